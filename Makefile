@@ -1,0 +1,72 @@
+# Everything runs in .venv, which each target makes or renews by itself. `make help` lists the targets.
+
+PYTHON ?= python3
+PYTEST_FLAGS ?= -n 2 --dist loadscope
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test test-fast test-float32 lint format clean
+
+help:
+	@echo "make demo          theory against simulation on photographs, written to results/; flags: ARGS=\"--help\""
+	@echo "make test          all tests: in float64, then the float32 part in a process of its own"
+	@echo "make test-fast     the tests not marked slow, in float64"
+	@echo "make test-float32  the tests marked float32, with float64 switched off"
+	@echo "make lint          ruff (rules and formatting) and mypy"
+	@echo "make format        rewrite the files as ruff formats them"
+	@echo "make clean         remove .venv, caches and build products; results/ stays"
+	@echo ""
+	@echo "PYTHON=python3.12 picks the interpreter of a new .venv; PYTEST_FLAGS=\"-n 0 -x\" replaces \"$(PYTEST_FLAGS)\""
+
+install: $(STAMP)
+
+# A stamp, because the time of the folder .venv itself says nothing about whether the installation finished.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) > /dev/null || { \
+	    echo "There is no '$(PYTHON)'. Name a Python 3.11 or newer: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "'$(PYTHON)' is $$($(PYTHON) --version 2>&1), too old: Python 3.11 or newer is needed." \
+	         "Name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m experiments theory_vs_simulation --out results $(ARGS)
+
+# Compiled programs are kept between runs of the tests, and shared by their processes. An absolute path, since a
+# test may start a process in another folder. The demo compiles afresh: the time it takes is part of what it shows.
+test test-fast test-float32: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/jax
+test test-fast test-float32: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0.5
+
+# JAX takes its precision once per process, hence two runs. The second does not start where the first fails.
+RUN_FLOAT64 = JAX_ENABLE_X64=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+RUN_FLOAT32 = JAX_ENABLE_X64=0 $(BIN)/python -m pytest $(PYTEST_FLAGS) -m float32
+
+test: $(STAMP)
+	$(RUN_FLOAT64)
+	$(RUN_FLOAT32)
+
+test-fast: $(STAMP)
+	$(RUN_FLOAT64) -m "not slow"
+
+test-float32: $(STAMP)
+	$(RUN_FLOAT32)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	find . -name .git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

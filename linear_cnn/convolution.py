@@ -1,0 +1,70 @@
+"""Convolution as a product of patches and filters.
+
+Under `jax.vmap` over kernels (training many seeds at once) XLA's convolution becomes a grouped
+convolution, which is several times slower than the same arithmetic as one matrix product.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+
+
+def patch_convolution(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = NHWC,
+    feature_group_count: int = 1,
+    precision: Any = None,
+    **_: Any,
+) -> jax.Array:
+    """Two-dimensional convolution of NHWC images, computed as (patches) @ (filters).
+
+    It has the signature of `jax.lax.conv_general_dilated`, so it can be handed to `flax.nnx.Conv`
+    as its `conv_general_dilated` argument, and returns the same values up to rounding.
+
+    Args:
+      lhs: images, (N, H, W, C).
+      rhs: filters in Flax order, (kh, kw, C, K).
+      window_strides: two strides.
+      padding: "SAME", "SAME_LOWER", "VALID", or ((top, bottom), (left, right)).
+      lhs_dilation, rhs_dilation, feature_group_count: only their trivial values.
+      dimension_numbers: only NHWC images with (kh, kw, C, K) filters.
+      precision: of the matrix product.
+
+    Returns:
+      responses, (N, H', W', K).
+
+    Raises:
+      NotImplementedError: dilation, feature groups or another layout were asked for.
+    """
+    dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+    if dilated or feature_group_count != 1 or dimension_numbers != NHWC:
+        raise NotImplementedError(
+            "patch_convolution computes undilated, ungrouped convolutions of NHWC images; got "
+            f"lhs_dilation={lhs_dilation}, rhs_dilation={rhs_dilation}, "
+            f"feature_group_count={feature_group_count}, dimension_numbers={dimension_numbers}. "
+            "Use jax.lax.conv_general_dilated for these."
+        )
+    kh, kw, _channels, filters = rhs.shape
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(lhs.shape[1:3], (kh, kw), window_strides, padding)
+    images = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
+    down, right = window_strides
+    rows = (images.shape[1] - kh) // down + 1
+    columns = (images.shape[2] - kw) // right + 1
+    shifted = [
+        images[:, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * right + 1 : right]
+        for i in range(kh)
+        for j in range(kw)
+    ]
+    patches = jnp.concatenate(shifted, axis=-1)  # last axis in the order (kh, kw, C) of the filters
+    return jnp.matmul(patches, rhs.reshape(-1, filters), precision=precision)

@@ -1,0 +1,106 @@
+"""Networks, and the one place that says where a network's first layer is."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from linear_cnn.convolution import patch_convolution
+
+
+class Fixed(nnx.Variable):
+    """An array of a network that training leaves alone."""
+
+
+class LinearCNN(nnx.Module):
+    r"""Convolution without bias, global average pool, fixed head: the linear CNN of the paper, section 4.
+
+    .. math:: f(x) = a^T \frac1J \sum_j W^T p_j(x)
+
+    Only the convolution is trained. All products run at the highest precision on every backend.
+
+    Attributes:
+      conv1: the convolution, `flax.nnx.Conv`; its kernel is (kh, kw, in_features, features).
+      head: a, (features, M), not trained.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        kernel_size: int | Sequence[int] = 3,
+        *,
+        strides: int | Sequence[int] = 1,
+        padding: str | int | Sequence[int | tuple[int, int]] = "VALID",
+        head: Any = None,
+        init_std: float = 1e-3,
+        dtype: Any = jnp.float32,
+        conv_general_dilated: Callable[..., jax.Array] = patch_convolution,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Draw the filters.
+
+        Args:
+          in_features: C, channels of the images.
+          features: K, number of filters.
+          kernel_size: kh = kw, or (kh, kw).
+          strides, padding: of the convolution, as `flax.nnx.Conv` takes them.
+          head: a, (K,) or (K, M); all ones, one output, if None (the paper's choice).
+          init_std: standard deviation of the independent Gaussian weights.
+          dtype: of the filters and the head.
+          conv_general_dilated: how to convolve: `patch_convolution`, fast under `jax.vmap` over seeds, or
+            `jax.lax.conv_general_dilated`, which needs less memory for large images.
+          rngs: source of the initial filters.
+
+        Raises:
+          ValueError: a head of the wrong shape, of zeros, or not finite; a negative init_std.
+        """
+        a = jnp.ones(features, dtype) if head is None else jnp.asarray(head, dtype)
+        if a.ndim not in (1, 2) or a.shape[0] != features or 0 in a.shape:
+            raise ValueError(
+                f"head must have shape ({features},) or ({features}, M), one row a filter, got {a.shape}."
+            )
+        if not isinstance(a, jax.core.Tracer) and not (np.isfinite(a).all() and np.any(a)):
+            raise ValueError("head must be finite and not all zeros, or no gradient reaches the filters.")
+        if not init_std >= 0:
+            raise ValueError(f"init_std must be >= 0, got {init_std}.")
+        self.conv1 = nnx.Conv(
+            in_features,
+            features,
+            (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size),
+            strides=strides,
+            padding=padding,
+            use_bias=False,
+            kernel_init=nnx.initializers.normal(init_std),
+            param_dtype=dtype,
+            precision=lax.Precision.HIGHEST,
+            conv_general_dilated=conv_general_dilated,
+            rngs=rngs,
+        )
+        self.head = Fixed(a.reshape(features, -1))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Images (N, H, W, C) -> outputs (N, M)."""
+        pooled = self.conv1(images).mean(axis=(1, 2))
+        return jnp.matmul(pooled, self.head[...], precision=lax.Precision.HIGHEST)
+
+
+def first_kernel(parameters: Any) -> jax.Array:
+    """The first layer's kernel, (kh, kw, C, K), among the parameters of a network.
+
+    Every network names its first convolution `conv1`.
+
+    Raises:
+      ValueError: it has no such layer.
+    """
+    if "conv1" not in parameters or "kernel" not in parameters["conv1"]:
+        raise ValueError(
+            "the network needs an attribute `conv1`, its first convolution, for its trajectory to be recorded; "
+            f"its trainable parts are {sorted(map(str, parameters))}."
+        )
+    kernel: jax.Array = parameters["conv1"]["kernel"]
+    return kernel

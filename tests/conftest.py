@@ -1,0 +1,25 @@
+"""Every test runs with strict dtype and rank promotion, warnings as errors (pyproject.toml) and no display.
+
+Float64 is on unless JAX_ENABLE_X64=0, as in `make test-float32`, which runs the tests marked float32.
+"""
+
+import os
+
+os.environ.setdefault("JAX_ENABLE_X64", "1")
+
+import jax
+import matplotlib as mpl
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 2)
+mpl.use("Agg")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With float64 off, only the tests that are made for it can run."""
+    if not jax.config.jax_enable_x64:
+        for item in items:
+            if item.get_closest_marker("float32") is None:
+                item.add_marker(pytest.mark.skip(reason="needs float64"))

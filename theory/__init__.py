@@ -1,0 +1,31 @@
+"""Closed forms of what the first layer of a convolutional network learns (Chowers and Weiss, ICML 2023)."""
+
+from theory.autocorrelation import CrossMoments, autocorrelation, cross_moments
+from theory.dynamics import LinearDynamics, gradient_descent, largest_stable_learning_rate
+from theory.geometric_sum import geometric_sum
+from theory.patches import MeanPatchMoments, PatchSpectrum, mean_patch_moments, patch_spectrum
+from theory.profiles import energy_profile, filters_with_profile, profile_correlation
+from theory.quadratic_form import quadratic_form_quantile
+from theory.theorem import decorrelation_ratio, iteration_profile, theorem_profile, whitening_profile
+
+__all__ = [
+    "CrossMoments",
+    "LinearDynamics",
+    "MeanPatchMoments",
+    "PatchSpectrum",
+    "autocorrelation",
+    "cross_moments",
+    "decorrelation_ratio",
+    "energy_profile",
+    "filters_with_profile",
+    "geometric_sum",
+    "gradient_descent",
+    "iteration_profile",
+    "largest_stable_learning_rate",
+    "mean_patch_moments",
+    "patch_spectrum",
+    "profile_correlation",
+    "quadratic_form_quantile",
+    "theorem_profile",
+    "whitening_profile",
+]

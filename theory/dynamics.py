@@ -1,0 +1,366 @@
+"""Exact gradient descent on a linear CNN, and its distribution over random initialisation and targets."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from theory._arguments import (
+    as_floats,
+    check_finite,
+    check_head,
+    check_iterations,
+    check_kernel,
+    check_positive,
+    check_stable,
+    concrete,
+    einsum,
+    flatten_kernel,
+    float64_outside_traces,
+    matmul,
+)
+from theory.geometric_sum import decay, geometric_sum
+from theory.patches import MeanPatchMoments
+from theory.quadratic_form import quadratic_form_quantile
+
+# The "mse" loss is the mean over images of the squared error summed over outputs; its gradient has a factor 2.
+GRADIENT_FACTOR = 2
+
+Targets = Literal["drawn", "shuffled"]
+
+
+def largest_stable_learning_rate(moments: MeanPatchMoments, head: Any) -> jax.Array:
+    r"""The border of stability, :math:`2 / (2 \max_i \alpha_i \max_j h_j)`: below it every mode decays.
+
+    Ours (docs/derivations.md, section 3). Arguments as in `gradient_descent`; returns a scalar.
+    """
+    check_head(head)
+    second, a = as_floats(moments.second, head)
+    # The largest singular value of the head squares to the largest eigenvalue of a^T a.
+    curvature = (
+        GRADIENT_FACTOR
+        * jnp.linalg.eigvalsh(second)[-1]
+        * jnp.linalg.norm(a.reshape(a.shape[0], -1), ord=2) ** 2
+    )
+    return 2 / curvature
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LinearDynamics:
+    r"""Full-batch gradient descent on a linear CNN, decomposed into independent modes.
+
+    With A = E diag(alpha) E^T (mean patches) and a^T a = Q diag(h) Q^T (head), mode (i, j) decays by
+    1 - x_ij in each step, x_ij = 2 eta alpha_i h_j. Made by `gradient_descent`; a pytree.
+
+    Attributes:
+      learning_rate: eta.
+      head: a, (K, M).
+      mean_patch_variance: alpha, (d,), descending; 0 where it is zero up to rounding.
+      components: E, (d, d), as columns.
+      head_variance: h, (M,); 0 where it is zero up to rounding.
+      head_components: Q, (M, M), as columns.
+      drive: E^T B Q, (d, M).
+      mean: E^T m, (d,), the mean over images of the mean patch.
+      target_mean: Q^T y, (M,).
+      target_covariance: Q^T C Q, (M, M).
+      count: N, the number of images.
+      kernel_shape: (kh, kw, C).
+    """
+
+    learning_rate: jax.Array
+    head: jax.Array
+    mean_patch_variance: jax.Array
+    components: jax.Array
+    head_variance: jax.Array
+    head_components: jax.Array
+    drive: jax.Array
+    mean: jax.Array
+    target_mean: jax.Array
+    target_covariance: jax.Array
+    count: int = field(metadata={"static": True})
+    kernel_shape: tuple[int, int, int] = field(metadata={"static": True})
+
+    @property
+    def rates(self) -> jax.Array:
+        """x_ij = 2 eta alpha_i h_j, (d, M), without unit; all in [0, 2)."""
+        alpha, h, eta = as_floats(self.mean_patch_variance, self.head_variance, self.learning_rate)
+        return GRADIENT_FACTOR * eta * alpha[:, None] * h
+
+    def kernel(self, t: Any, initial_kernel: Any) -> jax.Array:
+        r"""The filters after t steps, exactly, for any data, targets, head and initialisation.
+
+        .. math:: W(t) = W(0) + 2 \eta E [\varphi_t(x_{ij}) \circ (E^T (B - A W(0) a) Q)] Q^T a^T
+
+        Ours (docs/derivations.md, section 3).
+
+        Args:
+          t: steps, scalar or any shape, from 0 to infinity; integers, given as integers or in floating point and
+            then rounded.
+          initial_kernel: W(0) in Flax order, (..., kh, kw, C, K), leading batch axes allowed.
+
+        Returns:
+          kernel, t.shape + initial_kernel.shape. Directions that no image's mean patch has keep their initial value.
+
+        Raises:
+          ValueError: the kernel's shape is not that of the moments and head, or t is negative.
+        """
+        expected = (*self.kernel_shape, self.head.shape[0])
+        check_kernel(initial_kernel)
+        if np.shape(initial_kernel)[-4:] != expected:
+            raise ValueError(
+                f"initial_kernel must end in the axes (kh, kw, C, K) = {expected}, got {np.shape(initial_kernel)}."
+            )
+        check_finite("initial_kernel", initial_kernel)
+        check_iterations(t)
+        return _kernel(self, t, initial_kernel)
+
+    def expected_profile(
+        self,
+        t: Any,
+        *,
+        init_std: Any,
+        targets: Targets = "drawn",
+        change: bool = False,
+        components: Any = None,
+    ) -> jax.Array:
+        r"""Root mean square energy profile over random initialisation and targets.
+
+        For one output, in the eigenbasis of A, with :math:`\rho_i = (1 - x_i)^t`:
+
+        .. math:: E[e_i(t)^2] = \sigma^2 \left[1 - \frac{1 - \rho_i^2}{K}\right]
+           + \frac{4 h \eta^2}{K} \varphi_t(x_i)^2 \frac{\tau^2 \alpha_i}{N}
+
+        Ours (docs/derivations.md, section 4, with several outputs and any basis).
+
+        Args:
+          t: steps, as in `kernel`.
+          init_std: sigma, standard deviation of the independent Gaussian weights of W(0); may be 0.
+          targets: "drawn": independent of the images and of one another, of mean 0 and of the
+            moments' `target_covariance`. "shuffled": the moments' own targets, randomly permuted over the images.
+          change: the profile of W(t) - W(0) instead of W(t).
+          components: orthonormal directions as columns, (d, p), e.g. `PatchSpectrum.components`; E if None.
+
+        Returns:
+          sqrt(E[e^2]), t.shape + (p,), in units of the filters.
+
+        Raises:
+          ValueError: `targets` is neither word, a shape is wrong, init_std or t is negative.
+        """
+        self._check_law(t, init_std, targets, components)
+        return _expected_profile(self, t, init_std, components, targets=targets, change=change)
+
+    def profile_quantiles(
+        self,
+        q: Any,
+        t: Any,
+        *,
+        init_std: Any,
+        targets: Targets = "drawn",
+        change: bool = False,
+        components: Any = None,
+    ) -> jax.Array:
+        r"""Quantiles of each component of the energy profile over random initialisation and targets.
+
+        :math:`K e_i^2` is a sum of independent (noncentral) chi-square variables with known weights;
+        its distribution function is inverted numerically (`quadratic_form_quantile`). Exact for Gaussian
+        targets; for others a central limit theorem, poor for rare classes. Ours (docs/derivations.md, section 4).
+
+        Args:
+          q: probabilities in (0, 1), any shape.
+          t, init_std, targets, change, components: as in `expected_profile`.
+
+        Returns:
+          quantiles of e, q.shape + t.shape + (p,), in units of the filters.
+
+        Raises:
+          ValueError: as `expected_profile`, or a probability outside (0, 1).
+        """
+        self._check_law(t, init_std, targets, components)
+        values = concrete(q)
+        if values is not None and not ((values > 0) & (values < 1)).all():
+            raise ValueError(
+                f"q must lie strictly between 0 and 1, got values from {values.min()} to {values.max()}."
+            )
+        return _profile_quantiles(self, q, t, init_std, components, targets=targets, change=change)
+
+    def _check_law(self, t: Any, init_std: Any, targets: str, components: Any) -> None:
+        check_iterations(t)
+        if targets not in ("drawn", "shuffled"):
+            raise ValueError(f"targets must be 'drawn' or 'shuffled', got {targets!r}.")
+        sigma = concrete(init_std)
+        if sigma is not None and not (sigma.ndim == 0 and np.isfinite(sigma) and sigma >= 0):
+            raise ValueError(f"init_std must be a finite scalar >= 0, got {init_std!r}.")
+        d = self.components.shape[0]
+        if components is not None and (np.ndim(components) != 2 or np.shape(components)[0] != d):
+            raise ValueError(f"components must have shape (d, p) with d = {d}, got {np.shape(components)}.")
+
+
+@float64_outside_traces
+def gradient_descent(moments: MeanPatchMoments, head: Any, learning_rate: Any) -> LinearDynamics:
+    """Closed form of full-batch gradient descent on the "mse" loss of a linear CNN: decompose once, query at any t.
+
+    Ours (docs/derivations.md, section 3). The network is conv (no bias), global average pool and a fixed
+    head; the loss is the mean over images of the squared error summed over outputs.
+
+    Args:
+      moments: of the training images and targets.
+      head: a, (K,) or (K, M), of any rank; its number of outputs must be that of the targets.
+      learning_rate: eta > 0, as `optax.sgd` means it; scalar.
+
+    Returns:
+      the dynamics. Modes of curvature below rounding (d * eps * the largest) are taken as zero and do not move.
+      Outside a JAX transformation the decomposition is in float64 whatever JAX's flag; inside, in the dtype of
+      the moments (in float32, modes below about 3e-6 of the largest do not move), and values are not checked.
+
+    Raises:
+      ValueError: a head of zeros, outputs that do not match, or a step size that is not positive or at or beyond
+        the border of stability; the message names the largest stable one.
+    """
+    check_head(head)
+    check_positive("learning_rate", learning_rate)
+    outputs = 1 if moments.cross.ndim == 1 else moments.cross.shape[1]
+    second, a, eta = as_floats(moments.second, head, learning_rate)
+    a = a.reshape(a.shape[0], -1)
+    if a.shape[1] != outputs:
+        raise ValueError(
+            f"head of shape {np.shape(head)} has {a.shape[1]} outputs, but the targets have {outputs}."
+        )
+    alpha, e = (array[..., ::-1] for array in jnp.linalg.eigh(second))
+    h, q = (array[..., ::-1] for array in jnp.linalg.eigh(matmul(a.T, a)))
+    alpha, h = _without_rounding(alpha), _without_rounding(h)
+    check_stable("learning_rate", eta, GRADIENT_FACTOR * alpha[:1] * h[:1])
+    cross, mean, target_mean, covariance = as_floats(
+        moments.cross, moments.mean, moments.target_mean, moments.target_covariance
+    )
+    return LinearDynamics(
+        learning_rate=eta,
+        head=a,
+        mean_patch_variance=alpha,
+        components=e,
+        head_variance=h,
+        head_components=q,
+        drive=einsum("di,dm,mj->ij", e, cross.reshape(-1, outputs), q),
+        mean=matmul(e.T, mean),
+        target_mean=matmul(q.T, target_mean.reshape(outputs)),
+        target_covariance=einsum("mi,mn,nj->ij", q, covariance.reshape(outputs, outputs), q),
+        count=moments.count,
+        kernel_shape=moments.kernel_shape,
+    )
+
+
+def _without_rounding(eigenvalues: jax.Array) -> jax.Array:
+    """Descending eigenvalues of a positive semidefinite matrix, zeros restored where rounding moved them."""
+    tolerance = eigenvalues.shape[0] * jnp.finfo(eigenvalues.dtype).eps * eigenvalues[0]
+    return jnp.where(eigenvalues > tolerance, eigenvalues, 0)
+
+
+def _mode_sums(dynamics: LinearDynamics, t: jax.Array) -> jax.Array:
+    """phi_t(x_ij), t.shape + (d, M); 0 for modes without curvature, which nothing drives."""
+    x = dynamics.rates
+    seen = x > 0
+    return jnp.where(seen, geometric_sum(jnp.where(seen, x, 1), t[..., None, None]), 0)
+
+
+@float64_outside_traces
+def _kernel(dynamics: LinearDynamics, t: Any, initial_kernel: Any) -> jax.Array:
+    kernel, t, e, q, a, alpha, drive, eta = as_floats(
+        initial_kernel,
+        t,
+        dynamics.components,
+        dynamics.head_components,
+        dynamics.head,
+        dynamics.mean_patch_variance,
+        dynamics.drive,
+        dynamics.learning_rate,
+    )
+    w = flatten_kernel(kernel)
+    aq = matmul(a, q)
+    residual = drive - alpha[:, None] * einsum("di,...dk,kj->...ij", e, w, aq)
+    sums = _mode_sums(dynamics, t).astype(w.dtype)
+    sums = sums.reshape(*t.shape, *(1,) * (w.ndim - 2), *sums.shape[-2:])
+    change = GRADIENT_FACTOR * eta * einsum("di,...ij,kj->...dk", e, sums * residual, aq)
+    return kernel + change.reshape(*t.shape, *kernel.shape)
+
+
+def _gaussian_law(
+    dynamics: LinearDynamics, t: Any, init_std: Any, components: Any, *, targets: Targets, change: bool
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """K e_u^2 as sigma^2 chi2 with some degrees of freedom plus |z|^2, z Gaussian (docs/derivations.md, section 4).
+
+    Returns:
+      sigma^2 (); degrees of freedom (), the filter directions that the head does not read, 0 for the change;
+      mean of z, t.shape + (p, M); covariance of z, t.shape + (p, M, M).
+    """
+    sigma, t, eta, h, alpha, e, q_mean, q_covariance, m = as_floats(
+        init_std,
+        t,
+        dynamics.learning_rate,
+        dynamics.head_variance,
+        dynamics.mean_patch_variance,
+        dynamics.components,
+        dynamics.target_mean,
+        dynamics.target_covariance,
+        dynamics.mean,
+    )
+    u = e if components is None else jnp.asarray(components, e.dtype)
+    v = matmul(e.T, u)  # (d, p): the directions in the eigenbasis of A
+    read = h > 0
+    x = dynamics.rates
+    sums = _mode_sums(dynamics, t)
+    kept = x * sums if change else decay(x, t[..., None, None])
+    initial = sigma**2 * einsum("ip,...ij->...pj", v**2, kept**2) * read
+    gain = GRADIENT_FACTOR * eta * jnp.sqrt(h)
+    projected = einsum("ip,...ij,i->...pj", v, sums, m)  # the mean of the drive, along u
+    spread = einsum("ip,...ij,...il,i->...pjl", v**2, sums, sums, alpha)
+    if targets == "shuffled":
+        spread = spread - projected[..., :, None] * projected[..., None, :]
+        mean = gain * q_mean * projected
+    else:
+        mean = jnp.zeros_like(projected)
+    driven = gain[:, None] * gain * q_covariance / dynamics.count * spread
+    covariance = driven + initial[..., :, None] * jnp.eye(h.shape[0], dtype=initial.dtype)
+    freedom = jnp.zeros_like(sigma) if change else dynamics.head.shape[0] - read.sum().astype(sigma.dtype)
+    return sigma**2, freedom, mean, covariance
+
+
+@float64_outside_traces
+def _expected_profile(
+    dynamics: LinearDynamics, t: Any, init_std: Any, components: Any, *, targets: Targets, change: bool
+) -> jax.Array:
+    variance, freedom, mean, covariance = _gaussian_law(
+        dynamics, t, init_std, components, targets=targets, change=change
+    )
+    energy = variance * freedom + jnp.trace(covariance, axis1=-2, axis2=-1) + jnp.sum(mean**2, axis=-1)
+    return jnp.sqrt(jnp.maximum(energy, 0) / dynamics.head.shape[0])
+
+
+@float64_outside_traces
+def _profile_quantiles(
+    dynamics: LinearDynamics,
+    q: Any,
+    t: Any,
+    init_std: Any,
+    components: Any,
+    *,
+    targets: Targets,
+    change: bool,
+) -> jax.Array:
+    variance, freedom, mean, covariance = _gaussian_law(
+        dynamics, t, init_std, components, targets=targets, change=change
+    )
+    (q,) = as_floats(q)
+    weights, axes = jnp.linalg.eigh(covariance)
+    weights = jnp.maximum(weights, 0)
+    means = einsum("...jl,...j->...l", axes, mean)
+    pad = [(0, 0)] * (weights.ndim - 1) + [(1, 0)]
+    every = jnp.broadcast_to(variance, (*weights.shape[:-1], 1))
+    energy = quadratic_form_quantile(
+        q.reshape(*q.shape, *(1,) * (weights.ndim - 1)),
+        variances=jnp.concatenate([every, weights], axis=-1),
+        means=jnp.pad(means, pad),
+        degrees=jnp.concatenate([freedom[None], jnp.ones(weights.shape[-1], freedom.dtype)]),
+    )
+    return jnp.sqrt(energy / dynamics.head.shape[0])

@@ -1,0 +1,180 @@
+"""Theorems 4.2 and 4.3 of the paper, and the diagnostic that says whether their assumption holds."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from theory._arguments import (
+    as_floats,
+    check_head,
+    check_iterations,
+    check_positive,
+    check_stable,
+    concrete,
+    einsum,
+)
+from theory.dynamics import GRADIENT_FACTOR
+from theory.geometric_sum import geometric_sum
+from theory.patches import MeanPatchMoments, PatchSpectrum
+
+
+def iteration_profile(variance: Any, iterations: Any, effective_learning_rate: Any) -> jax.Array:
+    r"""Energy profile of a linear CNN's first layer after t iterations, up to a constant factor.
+
+    .. math:: e_i(t) \propto \frac{|1 - (1 - \eta' \lambda_i^2)^t|}{\lambda_i}
+
+    Paper, Theorem 4.2 (equations 3 and 7). It assumes that different patches of an image are
+    uncorrelated; see `decorrelation_ratio`. All constants are in `theorem_profile`.
+
+    Args:
+      variance: lambda_i^2, (d,), e.g. `PatchSpectrum.variance`.
+      iterations: t, scalar or any shape, from 0 to infinity; integers, given as integers or in floating point and
+        then rounded.
+      effective_learning_rate: eta' > 0, scalar, in units of 1 / variance. Stable while eta' lambda^2 < 2.
+
+    Returns:
+      profile, iterations.shape + (d,), in units of 1 / lambda; 0 where lambda^2 = 0.
+
+    Raises:
+      ValueError: negative variance or iterations, or a step size at or beyond the border of stability (the
+        message names it). Not checked under tracing.
+    """
+    variance, rate, t = _checked(variance, "effective_learning_rate", effective_learning_rate, iterations)
+    check_stable("effective_learning_rate", rate, variance)
+    x = rate * variance
+    return jnp.sqrt(variance) * rate * _masked_geometric_sum(x, t[..., None])
+
+
+def whitening_profile(variance: Any) -> jax.Array:
+    r"""The limit of `iteration_profile` at t = infinity: 1 / lambda_i, a whitening filter bank.
+
+    Paper, Theorem 4.3.
+
+    Args:
+      variance: lambda_i^2, (..., d).
+
+    Returns:
+      profile, same shape; 0 where lambda^2 = 0, as nothing drives these components.
+
+    Raises:
+      ValueError: negative variance.
+    """
+    (variance,) = as_floats(variance)
+    _check_variance(variance)
+    seen = variance > 0
+    return jnp.where(seen, 1 / jnp.sqrt(jnp.where(seen, variance, 1)), 0)
+
+
+def theorem_profile(
+    variance: Any,
+    iterations: Any,
+    *,
+    learning_rate: Any,
+    head: Any,
+    patches_per_image: int,
+    count: int,
+    target_std: Any = 1.0,
+) -> jax.Array:
+    r"""Root mean square energy profile of Theorem 4.2 with every constant, hence no free parameter.
+
+    .. math:: \operatorname{rms} e_i(t) = \tau \sqrt{\frac{J}{h K N}} \,
+       \frac{|1 - (1 - \eta' \lambda_i^2)^t|}{\lambda_i}, \qquad \eta' = \frac{2 \eta h}{J}, \quad h = |a|^2
+
+    Ours (docs/derivations.md, section 5, which has the sum over several outputs): the rms over random targets of
+    the kernel's change, for small initialisation, under the paper's assumptions that different
+    patches of an image are uncorrelated and of zero mean, and targets uncorrelated with the images.
+
+    Args:
+      variance: lambda_i^2, (d,), of the patches.
+      iterations: t as in `iteration_profile`.
+      learning_rate: eta, as `optax.sgd` means it, on the "mse" loss (mean over images of the squared error
+        summed over outputs).
+      head: a, (K,) or (K, M).
+      patches_per_image: J.
+      count: N, the number of images.
+      target_std: tau, standard deviation of every target.
+
+    Returns:
+      profile, iterations.shape + (d,), in units of the filters.
+
+    Raises:
+      ValueError: as `iteration_profile`; or a head of zeros or of the wrong rank, or a count below 1.
+    """
+    check_head(head)
+    variance, rate, t = _checked(variance, "learning_rate", learning_rate, iterations)
+    for name, value in (("patches_per_image", patches_per_image), ("count", count)):
+        check_positive(name, value)
+    a, tau = as_floats(head, target_std)
+    a = a.reshape(a.shape[0], -1)
+    h = jnp.maximum(jnp.linalg.eigvalsh(einsum("km,kn->mn", a, a)), 0)
+    curvature = GRADIENT_FACTOR * variance[:, None] * h / patches_per_image
+    check_stable("learning_rate", rate, curvature)
+    sums = _masked_geometric_sum(rate * curvature, t[..., None, None])
+    scale = GRADIENT_FACTOR * rate * tau * jnp.sqrt(variance / (patches_per_image * a.shape[0] * count))
+    return scale * jnp.sqrt(jnp.sum(h * sums**2, axis=-1))
+
+
+def decorrelation_ratio(moments: MeanPatchMoments, spectrum: PatchSpectrum) -> jax.Array:
+    r"""How far the data are from the assumption of Theorem 4.2 that patches of an image are uncorrelated.
+
+    .. math:: \frac{J\, u_i^T A u_i}{\lambda_i^2}
+
+    Ours (docs/derivations.md, section 6). It is 1 if different patches of an image are uncorrelated, J if all are
+    equal, and below 1 where neighbours cancel. If the spectrum is centred then A is centred
+    here too (the covariance of the mean patch over images); otherwise both are about zero.
+
+    Args:
+      moments: of the images' mean patches.
+      spectrum: of the patches of the same images, with the same kernel, stride and padding.
+
+    Returns:
+      ratio, (d,), without unit; NaN where lambda_i^2 = 0.
+
+    Raises:
+      ValueError: the two were not taken from the same windows.
+    """
+    taken = [(m.kernel_shape, m.stride, m.padding) for m in (moments, spectrum)]
+    if taken[0] != taken[1] or spectrum.count != moments.count * moments.patches_per_image:
+        raise ValueError(
+            "moments and spectrum must come from the same images, kernel, stride and padding; got (kernel shape, "
+            f"stride, padding) {taken[0]} of {moments.count} x {moments.patches_per_image} patches "
+            f"and {taken[1]} of {spectrum.count} patches."
+        )
+    second, mean, u, variance = as_floats(
+        moments.second, moments.mean, spectrum.components, spectrum.variance
+    )
+    if spectrum.centered:
+        second = second - jnp.outer(mean, mean)
+    seen = variance > 0
+    ratio = moments.patches_per_image * einsum("di,de,ei->i", u, second, u) / jnp.where(seen, variance, 1)
+    return jnp.where(seen, ratio, jnp.nan)
+
+
+def _masked_geometric_sum(x: jax.Array, t: jax.Array) -> jax.Array:
+    """phi_t(x), and 0 where x = 0: nothing drives that component, not even for ever."""
+    seen = x > 0
+    return jnp.where(seen, geometric_sum(jnp.where(seen, x, 1), t), 0)
+
+
+def _checked(
+    variance: Any, rate_name: str, rate: Any, iterations: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    check_positive(rate_name, rate)
+    check_iterations(iterations)
+    variance, rate, t = as_floats(variance, rate, iterations)
+    _check_variance(variance)
+    if variance.ndim != 1:
+        raise ValueError(
+            f"variance must have shape (d,), got {variance.shape}; map over others with jax.vmap."
+        )
+    return variance, rate, t
+
+
+def _check_variance(variance: jax.Array) -> None:
+    values = concrete(variance)
+    if values is not None and not (np.isfinite(values).all() and (values >= 0).all()):
+        raise ValueError(
+            f"variance must be finite and >= 0, smallest entry {values.min()}; clip rounding errors to 0."
+        )
