@@ -11,13 +11,9 @@ def check_images(images: Any) -> None:
     """Raise unless images are finite floating-point numbers (N, H, W, C), none of the axes empty."""
     shape, dtype = np.shape(images), jnp.result_type(images)
     if len(shape) != 4 or min(shape) == 0:
-        raise ValueError(
-            f"images must have shape (N, H, W, C), no axis empty, got {shape}; one image is images[None]."
-        )
+        raise ValueError(f"images must have shape (N, H, W, C), no axis empty, got {shape}; one image is images[None].")
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(
-            f"images must be floating point, got {dtype}; scale them, e.g. images.astype('float32') / 255."
-        )
+        raise TypeError(f"images must be floating point, got {dtype}; scale them, e.g. images.astype('float32') / 255.")
     check_finite("images", images)
 
 

@@ -35,9 +35,7 @@ def photographs() -> ImageSet:
     photographers and licences.
     """
     folder = resources.files("linear_cnn") / "photographs"
-    files = sorted(
-        (file for file in folder.iterdir() if file.name.endswith(".png")), key=lambda file: file.name
-    )
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".png")), key=lambda file: file.name)
     tiles = []
     for file in files:
         with file.open("rb") as stream, Image.open(stream) as picture:

@@ -61,9 +61,7 @@ class LinearCNN(nnx.Module):
         """
         a = jnp.ones(features, dtype) if head is None else jnp.asarray(head, dtype)
         if a.ndim not in (1, 2) or a.shape[0] != features or 0 in a.shape:
-            raise ValueError(
-                f"head must have shape ({features},) or ({features}, M), one row a filter, got {a.shape}."
-            )
+            raise ValueError(f"head must have shape ({features},) or ({features}, M), one row a filter, got {a.shape}.")
         if not isinstance(a, jax.core.Tracer) and not (np.isfinite(a).all() and np.any(a)):
             raise ValueError("head must be finite and not all zeros, or no gradient reaches the filters.")
         if not init_std >= 0:

@@ -120,9 +120,7 @@ def train_seeds(
     """
     keys = jnp.asarray(keys)
     if keys.ndim != (1 if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else 2) or keys.shape[0] == 0:
-        raise ValueError(
-            f"keys must be one axis of JAX keys, e.g. jax.random.split(key, 8), got shape {keys.shape}."
-        )
+        raise ValueError(f"keys must be one axis of JAX keys, e.g. jax.random.split(key, 8), got shape {keys.shape}.")
     check_images(images)
     images = jnp.asarray(images)
     seeds, count, shape = keys.shape[0], images.shape[0], np.shape(targets)
@@ -202,9 +200,7 @@ def _train_seeds(
 ) -> tuple[jax.Array, jax.Array]:
     seeds = keys.shape[0]
     devices, blocks, size = _layout(seeds)
-    run = jax.vmap(
-        partial(_run, init, optimizer, loss, batch_size), in_axes=(0, None, 0 if per_seed else None, None)
-    )
+    run = jax.vmap(partial(_run, init, optimizer, loss, batch_size), in_axes=(0, None, 0 if per_seed else None, None))
 
     def run_blocks(keys: jax.Array, images: jax.Array, targets: jax.Array, record_steps: jax.Array) -> Any:
         def run_block(block: tuple[jax.Array, jax.Array | None]) -> Any:

@@ -33,13 +33,9 @@ def shuffle_patches(images: Any, kernel_size: int | Sequence[int], key: jax.Arra
     kh, kw = np.broadcast_to(kernel_size, 2).tolist()
     count, height, width, channels = np.shape(images)
     if not (1 <= kh <= height and 1 <= kw <= width):
-        raise ValueError(
-            f"kernel_size {kernel_size!r} must lie between 1 and the images' size {height}x{width}."
-        )
+        raise ValueError(f"kernel_size {kernel_size!r} must lie between 1 and the images' size {height}x{width}.")
     rows, columns = height // kh, width // kw
-    blocks = jnp.asarray(images)[:, : rows * kh, : columns * kw].reshape(
-        count, rows, kh, columns, kw, channels
-    )
+    blocks = jnp.asarray(images)[:, : rows * kh, : columns * kw].reshape(count, rows, kh, columns, kw, channels)
     patches = blocks.swapaxes(2, 3).reshape(-1, kh, kw, channels)
     shuffled = jax.random.permutation(key, patches).reshape(count, rows, columns, kh, kw, channels)
     return shuffled.swapaxes(2, 3).reshape(count, rows * kh, columns * kw, channels)

@@ -110,9 +110,7 @@ def check_head(head: Any) -> None:
 def check_positive(name: str, value: Any) -> None:
     """Raise unless a concrete scalar is finite and > 0."""
     if np.ndim(value) != 0:
-        raise ValueError(
-            f"{name} must be a scalar, got shape {np.shape(value)}; map over several with jax.vmap."
-        )
+        raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}; map over several with jax.vmap.")
     number = concrete(value)
     if number is not None and not (np.isfinite(number) and number > 0):
         raise ValueError(f"{name} must be finite and > 0, got {number}.")

@@ -77,9 +77,7 @@ def cross_moments(
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3))
-def _cross_moments(
-    images: jax.Array, where: Window, distances: tuple[int, ...], center: bool
-) -> CrossMoments:
+def _cross_moments(images: jax.Array, where: Window, distances: tuple[int, ...], center: bool) -> CrossMoments:
     mean = mean_patches(images, where).mean(axis=0)
     origin = mean if center else jnp.zeros_like(mean)
     rows, columns = where.locations

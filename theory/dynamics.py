@@ -40,9 +40,7 @@ def largest_stable_learning_rate(moments: MeanPatchMoments, head: Any) -> jax.Ar
     second, a = as_floats(moments.second, head)
     # The largest singular value of the head squares to the largest eigenvalue of a^T a.
     curvature = (
-        GRADIENT_FACTOR
-        * jnp.linalg.eigvalsh(second)[-1]
-        * jnp.linalg.norm(a.reshape(a.shape[0], -1), ord=2) ** 2
+        GRADIENT_FACTOR * jnp.linalg.eigvalsh(second)[-1] * jnp.linalg.norm(a.reshape(a.shape[0], -1), ord=2) ** 2
     )
     return 2 / curvature
 
@@ -181,9 +179,7 @@ class LinearDynamics:
         self._check_law(t, init_std, targets, components)
         values = concrete(q)
         if values is not None and not ((values > 0) & (values < 1)).all():
-            raise ValueError(
-                f"q must lie strictly between 0 and 1, got values from {values.min()} to {values.max()}."
-            )
+            raise ValueError(f"q must lie strictly between 0 and 1, got values from {values.min()} to {values.max()}.")
         return _profile_quantiles(self, q, t, init_std, components, targets=targets, change=change)
 
     def _check_law(self, t: Any, init_std: Any, targets: str, components: Any) -> None:
@@ -225,9 +221,7 @@ def gradient_descent(moments: MeanPatchMoments, head: Any, learning_rate: Any) -
     second, a, eta = as_floats(moments.second, head, learning_rate)
     a = a.reshape(a.shape[0], -1)
     if a.shape[1] != outputs:
-        raise ValueError(
-            f"head of shape {np.shape(head)} has {a.shape[1]} outputs, but the targets have {outputs}."
-        )
+        raise ValueError(f"head of shape {np.shape(head)} has {a.shape[1]} outputs, but the targets have {outputs}.")
     alpha, e = (array[..., ::-1] for array in jnp.linalg.eigh(second))
     h, q = (array[..., ::-1] for array in jnp.linalg.eigh(matmul(a.T, a)))
     alpha, h = _without_rounding(alpha), _without_rounding(h)

@@ -81,9 +81,7 @@ def _geometric_sum_derivative(x: jax.Array, t: jax.Array) -> jax.Array:
     below = x < 1
     small_x = jnp.where(below, x, 0)
     finite = jnp.where(jnp.isinf(n), 0, n)
-    exponent_over_square = finite * _log1p_remainder(-small_x) + finite**2 * _log1p_remainder(
-        finite * small_x
-    )
+    exponent_over_square = finite * _log1p_remainder(-small_x) + finite**2 * _log1p_remainder(finite * small_x)
     exponent = small_x**2 * exponent_over_square
     tiny = exponent > -1e-3  # there expm1(e)/e is smooth; beyond, dividing by x^2 is safe
     near = exponent_over_square * _expm1_ratio(jnp.where(tiny, exponent, 0))

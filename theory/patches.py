@@ -119,11 +119,7 @@ def sum_over_images(statistic: Callable[[jax.Array], Any], images: jax.Array, wh
     size = max(1, min(images.shape[0], _CHUNK_ENTRIES // entries))
     chunks = images.shape[0] // size
     body = images[: chunks * size].reshape(chunks, size, *images.shape[1:])
-    total = (
-        jax.tree.map(lambda sums: sums.sum(axis=0), lax.map(statistic, body))
-        if chunks > 1
-        else statistic(body[0])
-    )
+    total = jax.tree.map(lambda sums: sums.sum(axis=0), lax.map(statistic, body)) if chunks > 1 else statistic(body[0])
     if chunks * size < images.shape[0]:
         total = jax.tree.map(jnp.add, total, statistic(images[chunks * size :]))
     return total

@@ -97,9 +97,7 @@ def distribution(x: jax.Array, terms: _Terms) -> jax.Array:
     # f at the saddle, as a sum of terms that do not cancel.
     s = saddle[..., None]
     height = 1 + saddle * residual - jnp.log(saddle)
-    height += jnp.sum(
-        n / 2 * (slope * s - jnp.log1p(2 * v * s)) - 2 * squares * v * (shrink * s) ** 2, axis=-1
-    )
+    height += jnp.sum(n / 2 * (slope * s - jnp.log1p(2 * v * s)) - 2 * squares * v * (shrink * s) ** 2, axis=-1)
 
     # The hyperbola s(y) - s0 = i width sinh(w y)/w - bend (cosh(w y) - 1)/w^2.
     width = 1 / jnp.sqrt(second)

@@ -142,9 +142,7 @@ def decorrelation_ratio(moments: MeanPatchMoments, spectrum: PatchSpectrum) -> j
             f"stride, padding) {taken[0]} of {moments.count} x {moments.patches_per_image} patches "
             f"and {taken[1]} of {spectrum.count} patches."
         )
-    second, mean, u, variance = as_floats(
-        moments.second, moments.mean, spectrum.components, spectrum.variance
-    )
+    second, mean, u, variance = as_floats(moments.second, moments.mean, spectrum.components, spectrum.variance)
     if spectrum.centered:
         second = second - jnp.outer(mean, mean)
     seen = variance > 0
@@ -158,23 +156,17 @@ def _masked_geometric_sum(x: jax.Array, t: jax.Array) -> jax.Array:
     return jnp.where(seen, geometric_sum(jnp.where(seen, x, 1), t), 0)
 
 
-def _checked(
-    variance: Any, rate_name: str, rate: Any, iterations: Any
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _checked(variance: Any, rate_name: str, rate: Any, iterations: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     check_positive(rate_name, rate)
     check_iterations(iterations)
     variance, rate, t = as_floats(variance, rate, iterations)
     _check_variance(variance)
     if variance.ndim != 1:
-        raise ValueError(
-            f"variance must have shape (d,), got {variance.shape}; map over others with jax.vmap."
-        )
+        raise ValueError(f"variance must have shape (d,), got {variance.shape}; map over others with jax.vmap.")
     return variance, rate, t
 
 
 def _check_variance(variance: jax.Array) -> None:
     values = concrete(variance)
     if values is not None and not (np.isfinite(values).all() and (values >= 0).all()):
-        raise ValueError(
-            f"variance must be finite and >= 0, smallest entry {values.min()}; clip rounding errors to 0."
-        )
+        raise ValueError(f"variance must be finite and >= 0, smallest entry {values.min()}; clip rounding errors to 0.")
