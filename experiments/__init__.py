@@ -1,0 +1,1 @@
+"""Scripts that compare `theory` with networks trained by `linear_cnn`: `python -m experiments --help`."""

@@ -1,15 +1,66 @@
 """Checks of arguments. `theory` has its own: the two packages share nothing, so that one can test the other."""
 
+import operator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+
+Padding = str | int | Sequence[int | Sequence[int]]
+
+
+def integer(name: str, value: Any, *, minimum: int) -> int:
+    """The value as a Python int; raise unless it is an integer of at least that size."""
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be an integer, got {value!r}.") from error
+    if number < minimum:
+        raise ValueError(f"{name} must be >= {minimum}, got {number}.")
+    return number
+
+
+def pair(name: str, value: Any, *, minimum: int = 1) -> tuple[int, int]:
+    """An int, or a pair of them (down, right), as a pair."""
+    values = tuple(value) if isinstance(value, (Sequence, np.ndarray)) else (value, value)
+    if len(values) != 2:
+        raise ValueError(f"{name} must be an integer or a pair of integers, got {value!r}.")
+    down, right = (integer(name, number, minimum=minimum) for number in values)
+    return down, right
+
+
+def pixels_of_padding(
+    padding: Padding, image_size: Sequence[int], kernel_size: Sequence[int], strides: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Zero padding of a convolution, as Flax and JAX take it, in pixels: [(top, bottom), (left, right)]."""
+    if isinstance(padding, str):
+        if padding.upper() not in ("VALID", "SAME", "SAME_LOWER"):
+            raise ValueError(
+                f"padding must be 'VALID', 'SAME', 'SAME_LOWER', a number of pixels or pairs of them, got {padding!r}."
+            )
+        return lax.padtype_to_pads(image_size, kernel_size, strides, padding)
+    sides = tuple(padding) if isinstance(padding, (Sequence, np.ndarray)) else (padding, padding)
+    if len(sides) != 2:
+        raise ValueError(f"padding must have one entry for each of the two image axes, got {padding!r}.")
+    return [pair("padding", side, minimum=0) for side in sides]
+
+
+def check_fits(image_size: Sequence[int], padding: Sequence[Sequence[int]], kernel_size: Sequence[int]) -> None:
+    """Raise if images with their padding in pixels are smaller than the kernel."""
+    padded = [length + sum(side) for length, side in zip(image_size, padding, strict=True)]
+    if any(length < k for length, k in zip(padded, kernel_size, strict=True)):
+        raise ValueError(
+            f"images of {image_size[0]}x{image_size[1]} pixels (padded to {padded[0]}x{padded[1]}) are smaller "
+            f"than the kernel of {kernel_size[0]}x{kernel_size[1]}; use larger images, padding, or a smaller kernel."
+        )
 
 
 def check_images(images: Any) -> None:
     """Raise unless images are finite floating-point numbers (N, H, W, C), none of the axes empty."""
-    shape, dtype = np.shape(images), jnp.result_type(images)
+    shape, dtype = np.shape(images), _dtype(images)
     if len(shape) != 4 or min(shape) == 0:
         raise ValueError(f"images must have shape (N, H, W, C), no axis empty, got {shape}; one image is images[None].")
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -24,7 +75,7 @@ def check_finite(name: str, values: Any) -> None:
 
 
 def check_targets(targets: Any, count: int, *, seeds: int | None = None) -> None:
-    """Raise unless targets are finite numbers, (N,) or (N, M), after an axis of `seeds` if given."""
+    """Raise unless targets are finite real numbers, (N,) or (N, M), after an axis of `seeds` if given."""
     shape = np.shape(targets)
     axes = shape if seeds is None else shape[1:]
     if len(axes) not in (1, 2) or axes[0] != count or 0 in shape:
@@ -34,4 +85,21 @@ def check_targets(targets: Any, count: int, *, seeds: int | None = None) -> None
         )
     if seeds is not None and shape[0] != seeds:
         raise ValueError(f"targets of shape {shape} hold {shape[0]} sets, but there are {seeds} seeds.")
+    dtype = _dtype(targets)
+    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise TypeError(f"targets must be real numbers, got {dtype}; convert them, e.g. targets.astype('float32').")
     check_finite("targets", targets)
+
+
+def check_keys(name: str, keys: Any, *, axes: int) -> None:
+    """Raise unless keys are JAX keys, typed or raw, with as many axes of at least one key."""
+    shape, dtype = np.shape(keys), getattr(keys, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (typed or dtype == np.uint32) or len(shape) != axes + (not typed) or 0 in shape:
+        example = "one JAX key, e.g. jax.random.key(0)" if axes == 0 else "JAX keys (S,), e.g. jax.random.split(key, 8)"
+        found = repr(keys) if dtype is None else f"{dtype} of shape {shape}"
+        raise TypeError(f"{name} must be {example}, got {found}.")
+
+
+def _dtype(values: Any) -> Any:
+    return values.dtype if hasattr(values, "dtype") else np.asarray(values).dtype

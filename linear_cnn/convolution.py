@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from linear_cnn._arguments import check_fits
+
 NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
 
@@ -23,8 +25,10 @@ def patch_convolution(
     rhs_dilation: Sequence[int] | None = None,
     dimension_numbers: Any = NHWC,
     feature_group_count: int = 1,
+    batch_group_count: int = 1,
     precision: Any = None,
-    **_: Any,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
 ) -> jax.Array:
     """Two-dimensional convolution of NHWC images, computed as (patches) @ (filters).
 
@@ -36,27 +40,33 @@ def patch_convolution(
       rhs: filters in Flax order, (kh, kw, C, K).
       window_strides: two strides.
       padding: "SAME", "SAME_LOWER", "VALID", or ((top, bottom), (left, right)).
-      lhs_dilation, rhs_dilation, feature_group_count: only their trivial values.
+      lhs_dilation, rhs_dilation, feature_group_count, batch_group_count, out_sharding: only their trivial values.
       dimension_numbers: only NHWC images with (kh, kw, C, K) filters.
-      precision: of the matrix product.
+      precision, preferred_element_type: of the matrix product.
 
     Returns:
       responses, (N, H', W', K).
 
     Raises:
-      NotImplementedError: dilation, feature groups or another layout were asked for.
+      NotImplementedError: dilation, groups, a sharding or another layout were asked for.
+      ValueError: images with other channels than the filters, or smaller than these, padding included.
     """
     dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-    if dilated or feature_group_count != 1 or dimension_numbers != NHWC:
+    grouped = feature_group_count != 1 or batch_group_count != 1
+    if dilated or grouped or dimension_numbers != NHWC or out_sharding is not None:
         raise NotImplementedError(
             "patch_convolution computes undilated, ungrouped convolutions of NHWC images; got "
             f"lhs_dilation={lhs_dilation}, rhs_dilation={rhs_dilation}, "
-            f"feature_group_count={feature_group_count}, dimension_numbers={dimension_numbers}. "
+            f"feature_group_count={feature_group_count}, batch_group_count={batch_group_count}, "
+            f"dimension_numbers={dimension_numbers}, out_sharding={out_sharding}. "
             "Use jax.lax.conv_general_dilated for these."
         )
-    kh, kw, _channels, filters = rhs.shape
+    kh, kw, channels, filters = rhs.shape
+    if lhs.shape[-1] != channels:
+        raise ValueError(f"images of shape {lhs.shape} have {lhs.shape[-1]} channels, but the filters {channels}.")
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], (kh, kw), window_strides, padding)
+    check_fits(lhs.shape[1:3], padding, (kh, kw))
     images = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
     down, right = window_strides
     rows = (images.shape[1] - kh) // down + 1
@@ -67,4 +77,6 @@ def patch_convolution(
         for j in range(kw)
     ]
     patches = jnp.concatenate(shifted, axis=-1)  # last axis in the order (kh, kw, C) of the filters
-    return jnp.matmul(patches, rhs.reshape(-1, filters), precision=precision)
+    return jnp.matmul(
+        patches, rhs.reshape(-1, filters), precision=precision, preferred_element_type=preferred_element_type
+    )

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from linear_cnn._arguments import check_keys, integer
+
 _TILE = 32
 # Photographs are shrunk by averaging blocks of pixels; the smaller versions, poor in tiles, are cut with overlap.
 _SCALES = {1: _TILE, 2: _TILE // 2, 4: _TILE // 2}
@@ -68,26 +70,30 @@ def gaussian_images(key: jax.Array, count: int, power_spectrum: Any) -> jax.Arra
     Args:
       key: JAX key.
       count: N.
-      power_spectrum: (H, W, C), >= 0, in the order of `numpy.fft.fft2`; equal at opposite frequencies, because the images
-        are real. Channels are independent.
+      power_spectrum: (H, W, C), >= 0, in the order of `numpy.fft.fft2`; equal at opposite frequencies, because the
+        images are real. Channels are independent.
 
     Returns:
       images, (N, H, W, C), of mean 0.
 
     Raises:
-      ValueError: a power spectrum of the wrong rank, negative, not finite or not symmetric.
+      TypeError: no key. ValueError: a count below 1; a power spectrum of the wrong rank, negative, not finite or
+        not symmetric.
     """
+    check_keys("key", key, axes=0)
+    count = integer("count", count, minimum=1)
     power = np.asarray(power_spectrum)
     if power.ndim != 3 or 0 in power.shape:
         raise ValueError(f"power_spectrum must have shape (H, W, C), got {power.shape}.")
     if not (np.isfinite(power).all() and (power >= 0).all()):
         raise ValueError("power_spectrum must be finite and >= 0.")
     opposite = np.roll(power[::-1, ::-1], 1, axis=(0, 1))
-    if not np.allclose(power, opposite, rtol=1e-6):
+    if not np.allclose(power, opposite, rtol=1e-6, atol=1e-12 * power.max()):
         raise ValueError(
             "power_spectrum must be equal at opposite frequencies (k and -k), or the images would not be real; "
             "average it with numpy.roll(power[::-1, ::-1], 1, axis=(0, 1))."
         )
     noise = jax.random.normal(key, (count, *power.shape))
-    spectrum = jnp.fft.fft2(noise, axes=(1, 2)) * jnp.sqrt(jnp.asarray(power, noise.dtype))[None]
-    return jnp.fft.ifft2(spectrum, axes=(1, 2)).real
+    spectrum = jnp.fft.fft2(noise, axes=(1, 2))
+    amplitude = jnp.sqrt(jnp.asarray(power, noise.dtype)).astype(spectrum.dtype)
+    return jnp.fft.ifft2(spectrum * amplitude[None], axes=(1, 2)).real

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from linear_cnn._arguments import pair
 from linear_cnn.convolution import patch_convolution
 
 
@@ -51,29 +52,33 @@ class LinearCNN(nnx.Module):
           strides, padding: of the convolution, as `flax.nnx.Conv` takes them.
           head: a, (K,) or (K, M); all ones, one output, if None (the paper's choice).
           init_std: standard deviation of the independent Gaussian weights.
-          dtype: of the filters and the head.
+          dtype: of the filters, the head and the computation; images are converted to it.
           conv_general_dilated: how to convolve: `patch_convolution`, fast under `jax.vmap` over seeds, or
             `jax.lax.conv_general_dilated`, which needs less memory for large images.
           rngs: source of the initial filters.
 
         Raises:
-          ValueError: a head of the wrong shape, of zeros, or not finite; a negative init_std.
+          ValueError: a head of the wrong shape, of zeros, or not finite; a negative init_std; malformed kernel_size
+            or strides.
         """
         a = jnp.ones(features, dtype) if head is None else jnp.asarray(head, dtype)
         if a.ndim not in (1, 2) or a.shape[0] != features or 0 in a.shape:
             raise ValueError(f"head must have shape ({features},) or ({features}, M), one row a filter, got {a.shape}.")
-        if not isinstance(a, jax.core.Tracer) and not (np.isfinite(a).all() and np.any(a)):
+        if not isinstance(head, jax.core.Tracer | None) and not (
+            np.isfinite(np.asarray(head)).all() and np.asarray(head).any()
+        ):
             raise ValueError("head must be finite and not all zeros, or no gradient reaches the filters.")
-        if not init_std >= 0:
-            raise ValueError(f"init_std must be >= 0, got {init_std}.")
+        if not 0 <= init_std < np.inf:
+            raise ValueError(f"init_std must be finite and >= 0, got {init_std}.")
         self.conv1 = nnx.Conv(
             in_features,
             features,
-            (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size),
-            strides=strides,
+            pair("kernel_size", kernel_size),
+            strides=pair("strides", strides),
             padding=padding,
             use_bias=False,
             kernel_init=nnx.initializers.normal(init_std),
+            dtype=dtype,
             param_dtype=dtype,
             precision=lax.Precision.HIGHEST,
             conv_general_dilated=conv_general_dilated,
@@ -82,9 +87,17 @@ class LinearCNN(nnx.Module):
         self.head = Fixed(a.reshape(features, -1))
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images (N, H, W, C) -> outputs (N, M)."""
-        pooled = self.conv1(images).mean(axis=(1, 2))
-        return jnp.matmul(pooled, self.head[...], precision=lax.Precision.HIGHEST)
+        """Images (N, H, W, C) -> outputs (N, M).
+
+        Raises:
+          ValueError: images of another rank, with other channels than the filters, or smaller than these.
+        """
+        if images.ndim != 4 or images.shape[-1] != self.conv1.in_features:
+            raise ValueError(f"images must have shape (N, H, W, {self.conv1.in_features}), got {images.shape}.")
+        responses = self.conv1(images)
+        if 0 in responses.shape[1:3]:  # their mean would be NaN
+            raise ValueError(f"images of shape {images.shape} are smaller than the kernel, padding included.")
+        return jnp.matmul(responses.mean(axis=(1, 2)), self.head[...], precision=lax.Precision.HIGHEST)
 
 
 def first_kernel(parameters: Any) -> jax.Array:

@@ -1,14 +1,14 @@
 """Exact shortcuts for training a linear CNN: smaller data with the same trajectory."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from linear_cnn._arguments import check_finite, check_images
+from linear_cnn._arguments import Padding, check_finite, check_fits, check_images, pair, pixels_of_padding
 
 
 def mean_patch_images(
@@ -16,7 +16,7 @@ def mean_patch_images(
     kernel_size: int | Sequence[int],
     *,
     strides: int | Sequence[int] = 1,
-    padding: str | int | Sequence[int | Sequence[int]] = "VALID",
+    padding: Padding = "VALID",
 ) -> jax.Array:
     """The mean patch of every image, as an image of the kernel's size with one location.
 
@@ -25,28 +25,21 @@ def mean_patch_images(
 
     Args:
       images: floating point, (N, H, W, C).
-      kernel_size, strides, padding: of the convolution, as `LinearCNN` takes them.
+      kernel_size, strides, padding: of the convolution, as `LinearCNN` takes them; zero padding only.
 
     Returns:
       images, (N, kh, kw, C), of the same dtype.
 
     Raises:
-      TypeError: images of integer dtype. ValueError: wrong rank, NaN, or smaller than the kernel.
+      TypeError: images of integer dtype. ValueError: wrong rank, NaN, or smaller than the kernel; malformed or
+        other than zero padding.
     """
     check_images(images)
     images = jnp.asarray(images)
-    kernel, steps = (np.broadcast_to(value, 2).tolist() for value in (kernel_size, strides))
-    if isinstance(padding, str):
-        pads = lax.padtype_to_pads(images.shape[1:3], kernel, steps, padding)
-    else:
-        sides = padding if isinstance(padding, Sequence) else (padding, padding)
-        pads = [np.broadcast_to(side, 2).tolist() for side in sides]
+    kernel, steps = pair("kernel_size", kernel_size), pair("strides", strides)
+    pads = pixels_of_padding(padding, images.shape[1:3], kernel, steps)
+    check_fits(images.shape[1:3], pads, kernel)
     padded = jnp.pad(images, ((0, 0), *pads, (0, 0)))
-    if padded.shape[1] < kernel[0] or padded.shape[2] < kernel[1]:
-        raise ValueError(
-            f"images of {images.shape[1]}x{images.shape[2]} pixels are smaller than kernel_size {kernel}, padding "
-            f"{padding!r} included; use larger images or a smaller kernel."
-        )
     rows, columns = ((n - k) // s + 1 for n, k, s in zip(padded.shape[1:3], kernel, steps, strict=True))
     # Entry (i, j) of the mean patch averages the pixels (i, j) + stride * location.
     sums = lax.reduce_window(
@@ -81,6 +74,6 @@ def compress(images: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
         )
     check_finite("targets", targets)
     q, r = jnp.linalg.qr(images.reshape(count, -1))
-    scale = np.sqrt(r.shape[0] / count)
+    scale = math.sqrt(r.shape[0] / count)  # a Python number, which leaves the images' dtype alone
     projected = jnp.tensordot(q.T, targets.astype(q.dtype), axes=1, precision=lax.Precision.HIGHEST)
     return scale * r.reshape(-1, *images.shape[1:]), scale * projected

@@ -1,6 +1,5 @@
 """A jit-compiled training loop that records the first layer's trajectory."""
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +11,9 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from linear_cnn._arguments import check_images, check_targets
+from linear_cnn._arguments import check_images, check_keys, check_targets, integer
 from linear_cnn.networks import first_kernel
 
 Init = Callable[[jax.Array], nnx.Module]
@@ -64,8 +63,8 @@ def train(
 
     Args:
       init: key -> `flax.nnx.Module` that maps images to outputs (N, M) and has its first convolution in `conv1`.
-      images: floating point, (N, H, W, C); their dtype should be that of the network.
-      targets: (N,) or (N, M), real numbers.
+      images: floating point, (N, H, W, C); their dtype should be that of the network (`LinearCNN` converts them).
+      targets: (N,) or (N, M), real numbers; converted to the dtype of the outputs.
       optimizer: any optax transformation; its learning rate refers to the stated loss.
       steps: length of the run, at least the last recorded step; later steps leave no trace and are not run.
       key: of the initialisation and the order of the batches.
@@ -78,13 +77,15 @@ def train(
       the trajectory.
 
     Raises:
-      TypeError, ValueError: malformed arguments, before anything is compiled; the message names the remedy.
+      TypeError, ValueError: malformed arguments, a network without `conv1`, or outputs that do not match the
+        targets, before anything is compiled; the message names the remedy.
     """
+    check_keys("key", key, axes=0)
     check_images(images)
     images = jnp.asarray(images)
     check_targets(targets, images.shape[0])
-    records = _checked_records(images.shape[0], steps, record_steps, batch_size, loss)
-    targets = jnp.asarray(targets, images.dtype).reshape(images.shape[0], -1)
+    batch_size, records = _checked_run(images.shape[0], optimizer, steps, record_steps, batch_size, loss)
+    targets = jnp.asarray(targets).reshape(images.shape[0], -1)
     conv1, losses = _train(init, optimizer, loss, batch_size, key, images, targets, records)
     return Trajectory(records, conv1, losses)
 
@@ -118,9 +119,7 @@ def train_seeds(
     Raises:
       TypeError, ValueError: as `train`; also where (N, M) and (S, N) targets cannot be told apart.
     """
-    keys = jnp.asarray(keys)
-    if keys.ndim != (1 if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else 2) or keys.shape[0] == 0:
-        raise ValueError(f"keys must be one axis of JAX keys, e.g. jax.random.split(key, 8), got shape {keys.shape}.")
+    check_keys("keys", keys, axes=1)
     check_images(images)
     images = jnp.asarray(images)
     seeds, count, shape = keys.shape[0], images.shape[0], np.shape(targets)
@@ -130,9 +129,13 @@ def train_seeds(
         )
     per_seed = len(shape) == 3 or shape == (seeds, count)
     check_targets(targets, count, seeds=seeds if per_seed else None)
-    records = _checked_records(count, steps, record_steps, batch_size, loss)
-    targets = jnp.asarray(targets, images.dtype).reshape(*shape[: 1 + per_seed], -1)
-    conv1, losses = _train_seeds(init, optimizer, loss, batch_size, per_seed, keys, images, targets, records)
+    batch_size, records = _checked_run(count, optimizer, steps, record_steps, batch_size, loss)
+    targets = jnp.asarray(targets).reshape(*shape[: 1 + per_seed], -1)
+    mesh = Mesh(np.array(jax.local_devices()[:seeds]), ("seeds",))
+    # Data may lie on any one device, and results are to be used with other arrays: so they go to one again.
+    data = jax.device_put((jnp.asarray(keys), images, targets, records), NamedSharding(mesh, PartitionSpec()))
+    results = _train_seeds(init, optimizer, loss, batch_size, per_seed, mesh, *data)
+    conv1, losses = jax.device_put(results, mesh.devices[0])
     return Trajectory(records, conv1, losses)
 
 
@@ -147,16 +150,31 @@ def _run(
     record_steps: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     init_key, order_key = jax.random.split(key)
-    graph, parameters, state = nnx.split(init(init_key), nnx.Param, ...)
+    network = init(init_key)
+    if not isinstance(network, nnx.Module):
+        raise TypeError(f"init must return a flax.nnx.Module, got {type(network).__name__}.")
+    graph, *variables = nnx.split(network, nnx.Param, ...)
     # Plain arrays: modules' own variables cannot cross the traces of scan and grad.
-    parameters, state = nnx.as_pure(parameters), nnx.as_pure(state)
+    parameters, state = map(nnx.as_pure, variables)
     count = images.shape[0]
     per_epoch = count // (batch_size or count)
 
-    def evaluate(parameters: Any, state: Any, x: jax.Array, y: jax.Array) -> tuple[jax.Array, Any]:
+    def predict(parameters: Any, state: Any, x: jax.Array) -> tuple[jax.Array, Any]:
         model: Any = nnx.merge(graph, parameters, state, copy=True)
-        value = _LOSSES[loss](model(x), y)
-        return value, nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param)))
+        outputs = model(x)
+        return outputs, nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param)))
+
+    def evaluate(parameters: Any, state: Any, x: jax.Array, y: jax.Array) -> tuple[jax.Array, Any]:
+        outputs, state = predict(parameters, state, x)
+        return _LOSSES[loss](outputs, y), state
+
+    outputs, _ = jax.eval_shape(predict, parameters, state, images)
+    if outputs.shape != targets.shape:  # they might broadcast
+        raise ValueError(
+            f"the network's outputs have shape {outputs.shape}, but the targets {targets.shape}; give the network one "
+            "output for each target, e.g. a head (K, M), or encode class labels, e.g. jax.nn.one_hot(labels, M)."
+        )
+    targets = targets.astype(outputs.dtype)
 
     def step(index: jax.Array, carry: Any) -> Any:
         parameters, state, moments, order = carry
@@ -168,7 +186,8 @@ def _run(
             batch = lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)
             x, y = images[batch], targets[batch]
         gradients, state = jax.grad(evaluate, has_aux=True)(parameters, state, x, y)
-        updates, moments = optimizer.update(gradients, moments, parameters)
+        with jax.numpy_dtype_promotion("standard"):  # some of optax's own arithmetic needs it
+            updates, moments = optimizer.update(gradients, moments, parameters)
         return optax.apply_updates(parameters, updates), state, moments, order
 
     def until(carry: Any, record_step: jax.Array) -> Any:
@@ -186,20 +205,21 @@ def _run(
 _train = jax.jit(_run, static_argnums=(0, 1, 2, 3))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _train_seeds(
     init: Init,
     optimizer: optax.GradientTransformation,
     loss: str,
     batch_size: int | None,
     per_seed: bool,
+    mesh: Mesh,
     keys: jax.Array,
     images: jax.Array,
     targets: jax.Array,
     record_steps: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     seeds = keys.shape[0]
-    devices, blocks, size = _layout(seeds)
+    blocks, size = _layout(seeds, mesh.size)
     run = jax.vmap(partial(_run, init, optimizer, loss, batch_size), in_axes=(0, None, 0 if per_seed else None, None))
 
     def run_blocks(keys: jax.Array, images: jax.Array, targets: jax.Array, record_steps: jax.Array) -> Any:
@@ -210,10 +230,10 @@ def _train_seeds(
         return jax.tree.map(lambda values: values.reshape(1, -1, *values.shape[2:]), results)
 
     # Blocks of equal size, filled up by repeating seeds, so that one trace serves them all.
-    filled = jnp.arange(devices * blocks * size).reshape(devices, blocks, size) % seeds
+    filled = jnp.arange(mesh.size * blocks * size).reshape(mesh.size, blocks, size) % seeds
     results = jax.shard_map(
         run_blocks,
-        mesh=Mesh(np.array(jax.local_devices()[:devices]), ("seeds",)),
+        mesh=mesh,
         in_specs=(
             PartitionSpec("seeds"),
             PartitionSpec(),
@@ -226,32 +246,40 @@ def _train_seeds(
     return jax.tree.map(lambda values: values.reshape(-1, *values.shape[2:])[:seeds], results)
 
 
-def _layout(seeds: int) -> tuple[int, int, int]:
-    """How many devices, blocks on each, and seeds in each block."""
+def _layout(seeds: int, devices: int) -> tuple[int, int]:
+    """How many blocks on each device, and seeds in each block."""
     block = 32 if jax.default_backend() == "cpu" else seeds
-    devices = min(jax.local_device_count(), seeds)
     blocks = -(-seeds // (devices * block))
-    return devices, blocks, -(-seeds // (devices * blocks))
+    return blocks, -(-seeds // (devices * blocks))
 
 
-def _checked_records(
-    count: int, steps: int, record_steps: Sequence[int] | np.ndarray, batch_size: int | None, loss: str
-) -> jax.Array:
-    """The steps to record, beginning with 0, after checking how the run is specified."""
+def _checked_run(
+    count: int,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    record_steps: Sequence[int] | np.ndarray,
+    batch_size: int | None,
+    loss: str,
+) -> tuple[int | None, jax.Array]:
+    """The batch size and the steps to record, beginning with 0, after checking how the run is specified."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(f"optimizer must be an optax transformation, e.g. optax.sgd(0.1), got {optimizer!r}.")
     if loss not in _LOSSES:
         raise ValueError(f"loss must be one of {sorted(_LOSSES)}, got {loss!r}.")
-    if batch_size is not None and not 1 <= operator.index(batch_size) <= count:
-        raise ValueError(f"batch_size must lie between 1 and the number of images {count}, got {batch_size}.")
-    if operator.index(steps) < 0:
-        raise ValueError(f"steps must be >= 0, got {steps}.")
+    if batch_size is not None:
+        batch_size = integer("batch_size", batch_size, minimum=1)
+        if batch_size > count:
+            raise ValueError(f"batch_size must be at most the number of images {count}, got {batch_size}.")
+    steps = integer("steps", steps, minimum=0)
     records = np.atleast_1d(np.asarray(record_steps))
     if records.ndim != 1 or (records.size and not np.issubdtype(records.dtype, np.integer)):
         raise TypeError(f"record_steps must be a list of integers, got {record_steps!r}.")
+    records = records.astype(np.int64)  # differences of unsigned integers are never negative
     if records.size and (records[0] < 0 or (np.diff(records) <= 0).any() or records[-1] > steps):
         raise ValueError(
             f"record_steps must increase and lie between 0 and steps = {steps}, got {records.tolist()}; "
             "numpy.unique sorts them and drops repeated ones."
         )
     if not records.size or records[0] != 0:
-        records = np.concatenate([[0], records])
-    return jnp.asarray(records, int)
+        records = np.concatenate([np.zeros(1, np.int64), records])
+    return batch_size, jnp.asarray(records, int)

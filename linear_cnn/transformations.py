@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from linear_cnn._arguments import check_images
+from linear_cnn._arguments import check_fits, check_images, check_keys, pair
 
 
 def shuffle_patches(images: Any, kernel_size: int | Sequence[int], key: jax.Array) -> jax.Array:
@@ -27,13 +27,13 @@ def shuffle_patches(images: Any, kernel_size: int | Sequence[int], key: jax.Arra
       images, (N, kh * (H // kh), kw * (W // kw), C), of the same dtype.
 
     Raises:
-      TypeError: images of integer dtype. ValueError: wrong rank, NaN, or smaller than the kernel.
+      TypeError: images of integer dtype, or no key. ValueError: wrong rank, NaN, or smaller than the kernel.
     """
     check_images(images)
-    kh, kw = np.broadcast_to(kernel_size, 2).tolist()
+    check_keys("key", key, axes=0)
+    kh, kw = pair("kernel_size", kernel_size)
     count, height, width, channels = np.shape(images)
-    if not (1 <= kh <= height and 1 <= kw <= width):
-        raise ValueError(f"kernel_size {kernel_size!r} must lie between 1 and the images' size {height}x{width}.")
+    check_fits((height, width), ((0, 0), (0, 0)), (kh, kw))
     rows, columns = height // kh, width // kw
     blocks = jnp.asarray(images)[:, : rows * kh, : columns * kw].reshape(count, rows, kh, columns, kw, channels)
     patches = blocks.swapaxes(2, 3).reshape(-1, kh, kw, channels)

@@ -18,7 +18,8 @@ einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 def concrete(value: Any) -> np.ndarray | None:
     """The value as a NumPy array, or None where it is being traced (values cannot be checked there)."""
-    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+    return None if traced else np.asarray(value)
 
 
 def as_floats(*values: Any) -> list[jax.Array]:
@@ -29,6 +30,18 @@ def as_floats(*values: Any) -> list[jax.Array]:
         if not jnp.issubdtype(dtype, jnp.inexact):
             dtype = jnp.result_type(float)
     return [jnp.asarray(value, dtype) for value in values]
+
+
+def square_root(x: jax.Array) -> jax.Array:
+    """sqrt(x), and 0 where rounding left x slightly negative; its derivative at 0 is taken as 0, not as infinity."""
+    zero = x <= 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
+
+
+def without_rounding(eigenvalues: jax.Array) -> jax.Array:
+    """Descending eigenvalues of a positive semidefinite matrix, zeros restored where rounding moved them."""
+    tolerance = eigenvalues.shape[0] * jnp.finfo(eigenvalues.dtype).eps * eigenvalues[0]
+    return jnp.where(eigenvalues > tolerance, eigenvalues, 0)
 
 
 def float64_outside_traces(function: Function) -> Function:
@@ -61,8 +74,9 @@ def _to_float64(leaf: Any) -> Any:
 
 def check_finite(name: str, value: Any) -> None:
     """Raise ValueError if a concrete array holds NaN or infinity."""
-    if not isinstance(value, jax.core.Tracer) and not bool(jnp.isfinite(jnp.asarray(value)).all()):
-        count = int((~np.isfinite(np.asarray(value))).sum())
+    values = concrete(value)
+    if values is not None and not np.isfinite(values).all():
+        count = int((~np.isfinite(values)).sum())
         raise ValueError(f"{name} has {count} entries that are NaN or infinite; remove or replace them.")
 
 
@@ -107,13 +121,20 @@ def check_head(head: Any) -> None:
         raise ValueError("head is all zeros, so that no gradient reaches the filters; use for example ones.")
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Raise unless a concrete scalar is finite and > 0."""
+def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:
+    """Raise unless a concrete scalar is finite and > 0, or >= 0 if that is allowed."""
     if np.ndim(value) != 0:
         raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}; map over several with jax.vmap.")
     number = concrete(value)
-    if number is not None and not (np.isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be finite and > 0, got {number}.")
+    if number is not None and not (np.isfinite(number) and (number > 0 or (or_zero and number == 0))):
+        raise ValueError(f"{name} must be finite and {'>=' if or_zero else '>'} 0, got {number}.")
+
+
+def check_probabilities(name: str, value: Any) -> None:
+    """Raise unless concrete probabilities lie strictly between 0 and 1."""
+    values = concrete(value)
+    if values is not None and not ((values > 0) & (values < 1)).all():
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {values.min()} to {values.max()}.")
 
 
 def check_iterations(iterations: Any) -> None:

@@ -73,7 +73,7 @@ def cross_moments(
             f"distances must lie between 0 and {longest} pixels (images of {np.shape(images)[1:3]} and a kernel of "
             f"{where.kernel_size} leave {where.locations} locations), got {distances!r}."
         )
-    return _cross_moments(images, where, tuple(int(step) for step in steps), bool(center))
+    return _cross_moments(jnp.asarray(images), where, tuple(int(step) for step in steps), bool(center))
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3))
@@ -83,7 +83,7 @@ def _cross_moments(images: jax.Array, where: Window, distances: tuple[int, ...],
     rows, columns = where.locations
 
     def pair_sums(chunk: jax.Array) -> list[jax.Array]:
-        patches = extract_patches(chunk, where) - origin
+        patches = extract_patches(chunk, where) - origin[None, None, None]
         sums = [einsum("nijd,nije->de", patches, patches) / (rows * columns)]
         for step in distances:
             across = einsum("nijd,nije->de", patches[:, :, : columns - step], patches[:, :, step:])
@@ -97,6 +97,7 @@ def _cross_moments(images: jax.Array, where: Window, distances: tuple[int, ...],
     return CrossMoments(second, jnp.stack(cross), distances, kernel_shape, center)
 
 
+@float64_outside_traces
 def autocorrelation(kernel: Any, cross_moments: CrossMoments) -> jax.Array:
     r"""Autocorrelation of the vector of all filters' responses against distance.
 
@@ -111,7 +112,7 @@ def autocorrelation(kernel: Any, cross_moments: CrossMoments) -> jax.Array:
       cross_moments: of patches of the kernel's size.
 
     Returns:
-      (..., D), 1 at distance 0.
+      (..., D), 1 at distance 0; in float64 under the same rule as `patch_spectrum`.
 
     Raises:
       ValueError: the kernel's shape is not that of the moments.
@@ -119,7 +120,8 @@ def autocorrelation(kernel: Any, cross_moments: CrossMoments) -> jax.Array:
     check_kernel(kernel)
     if np.shape(kernel)[-4:-1] != cross_moments.kernel_shape:
         raise ValueError(
-            f"kernel of shape {np.shape(kernel)} does not match cross moments of patches of {cross_moments.kernel_shape}."
+            f"kernel of shape {np.shape(kernel)} does not match cross moments of patches of shape "
+            f"{cross_moments.kernel_shape}; its axes (kh, kw, C) must be these."
         )
     w, second, cross = as_floats(kernel, cross_moments.second, cross_moments.cross)
     w = flatten_kernel(w)

@@ -1,6 +1,7 @@
 """Exact gradient descent on a linear CNN, and its distribution over random initialisation and targets."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -14,12 +15,13 @@ from theory._arguments import (
     check_iterations,
     check_kernel,
     check_positive,
+    check_probabilities,
     check_stable,
-    concrete,
     einsum,
-    flatten_kernel,
     float64_outside_traces,
     matmul,
+    square_root,
+    without_rounding,
 )
 from theory.geometric_sum import decay, geometric_sum
 from theory.patches import MeanPatchMoments
@@ -31,6 +33,7 @@ GRADIENT_FACTOR = 2
 Targets = Literal["drawn", "shuffled"]
 
 
+@float64_outside_traces
 def largest_stable_learning_rate(moments: MeanPatchMoments, head: Any) -> jax.Array:
     r"""The border of stability, :math:`2 / (2 \max_i \alpha_i \max_j h_j)`: below it every mode decays.
 
@@ -84,8 +87,7 @@ class LinearDynamics:
     @property
     def rates(self) -> jax.Array:
         """x_ij = 2 eta alpha_i h_j, (d, M), without unit; all in [0, 2)."""
-        alpha, h, eta = as_floats(self.mean_patch_variance, self.head_variance, self.learning_rate)
-        return GRADIENT_FACTOR * eta * alpha[:, None] * h
+        return _rates(*as_floats(self.learning_rate, self.mean_patch_variance, self.head_variance))
 
     def kernel(self, t: Any, initial_kernel: Any) -> jax.Array:
         r"""The filters after t steps, exactly, for any data, targets, head and initialisation.
@@ -177,18 +179,14 @@ class LinearDynamics:
           ValueError: as `expected_profile`, or a probability outside (0, 1).
         """
         self._check_law(t, init_std, targets, components)
-        values = concrete(q)
-        if values is not None and not ((values > 0) & (values < 1)).all():
-            raise ValueError(f"q must lie strictly between 0 and 1, got values from {values.min()} to {values.max()}.")
+        check_probabilities("q", q)
         return _profile_quantiles(self, q, t, init_std, components, targets=targets, change=change)
 
     def _check_law(self, t: Any, init_std: Any, targets: str, components: Any) -> None:
         check_iterations(t)
         if targets not in ("drawn", "shuffled"):
             raise ValueError(f"targets must be 'drawn' or 'shuffled', got {targets!r}.")
-        sigma = concrete(init_std)
-        if sigma is not None and not (sigma.ndim == 0 and np.isfinite(sigma) and sigma >= 0):
-            raise ValueError(f"init_std must be a finite scalar >= 0, got {init_std!r}.")
+        check_positive("init_std", init_std, or_zero=True)
         d = self.components.shape[0]
         if components is not None and (np.ndim(components) != 2 or np.shape(components)[0] != d):
             raise ValueError(f"components must have shape (d, p) with d = {d}, got {np.shape(components)}.")
@@ -207,9 +205,10 @@ def gradient_descent(moments: MeanPatchMoments, head: Any, learning_rate: Any) -
       learning_rate: eta > 0, as `optax.sgd` means it; scalar.
 
     Returns:
-      the dynamics. Modes of curvature below rounding (d * eps * the largest) are taken as zero and do not move.
-      Outside a JAX transformation the decomposition is in float64 whatever JAX's flag; inside, in the dtype of
-      the moments (in float32, modes below about 3e-6 of the largest do not move), and values are not checked.
+      the dynamics. Curvatures below rounding (d * eps * the largest) are taken as zero. Outside a JAX transformation
+      the decomposition is in float64 whatever JAX's flag; inside, in the dtype of the moments, and values are not
+      checked. In float32 a curvature below about 3e-6 of the largest counts as zero: its mode grows by its drive
+      for ever, which is right while learning_rate * curvature * t is small.
 
     Raises:
       ValueError: a head of zeros, outputs that do not match, or a step size that is not positive or at or beyond
@@ -218,17 +217,38 @@ def gradient_descent(moments: MeanPatchMoments, head: Any, learning_rate: Any) -
     check_head(head)
     check_positive("learning_rate", learning_rate)
     outputs = 1 if moments.cross.ndim == 1 else moments.cross.shape[1]
-    second, a, eta = as_floats(moments.second, head, learning_rate)
+    head_outputs = 1 if np.ndim(head) == 1 else np.shape(head)[1]
+    if head_outputs != outputs:
+        raise ValueError(f"head of shape {np.shape(head)} has {head_outputs} outputs, but the targets have {outputs}.")
+    dynamics = _decompose(moments, head, learning_rate)
+    curvature = GRADIENT_FACTOR * dynamics.mean_patch_variance[:1] * dynamics.head_variance[:1]
+    check_stable("learning_rate", learning_rate, curvature)
+    return dynamics
+
+
+@jax.jit
+def _decompose(moments: MeanPatchMoments, head: Any, learning_rate: Any) -> LinearDynamics:
+    second, cross, mean, target_mean, covariance, a, eta = as_floats(
+        moments.second,
+        moments.cross,
+        moments.mean,
+        moments.target_mean,
+        moments.target_covariance,
+        head,
+        learning_rate,
+    )
     a = a.reshape(a.shape[0], -1)
-    if a.shape[1] != outputs:
-        raise ValueError(f"head of shape {np.shape(head)} has {a.shape[1]} outputs, but the targets have {outputs}.")
+    outputs = a.shape[1]
     alpha, e = (array[..., ::-1] for array in jnp.linalg.eigh(second))
     h, q = (array[..., ::-1] for array in jnp.linalg.eigh(matmul(a.T, a)))
-    alpha, h = _without_rounding(alpha), _without_rounding(h)
-    check_stable("learning_rate", eta, GRADIENT_FACTOR * alpha[:1] * h[:1])
-    cross, mean, target_mean, covariance = as_floats(
-        moments.cross, moments.mean, moments.target_mean, moments.target_covariance
-    )
+    alpha, h = without_rounding(alpha), without_rounding(h)
+    target_mean = matmul(q.T, target_mean.reshape(outputs))
+    covariance = einsum("mi,mn,nj->ij", q, covariance.reshape(outputs, outputs), q)
+    drive = einsum("di,dm,mj->ij", e, cross.reshape(-1, outputs), q)
+    # By Cauchy and Schwarz |drive_ij|^2 <= alpha_i E[y_j^2]. Where alpha_i is zero the drive is rounding, small
+    # against the largest alpha; it must not accumulate over the steps.
+    rounding = jnp.finfo(drive.dtype).eps * jnp.sqrt(alpha[0] * (jnp.diag(covariance) + target_mean**2))
+    noise = (alpha[:, None] == 0) & (jnp.abs(drive) <= rounding[None])
     return LinearDynamics(
         learning_rate=eta,
         head=a,
@@ -236,51 +256,56 @@ def gradient_descent(moments: MeanPatchMoments, head: Any, learning_rate: Any) -
         components=e,
         head_variance=h,
         head_components=q,
-        drive=einsum("di,dm,mj->ij", e, cross.reshape(-1, outputs), q),
-        mean=matmul(e.T, mean),
-        target_mean=matmul(q.T, target_mean.reshape(outputs)),
-        target_covariance=einsum("mi,mn,nj->ij", q, covariance.reshape(outputs, outputs), q),
+        drive=jnp.where(noise, 0, drive),
+        mean=jnp.where(alpha > 0, matmul(e.T, mean), 0),
+        target_mean=target_mean,
+        target_covariance=covariance,
         count=moments.count,
         kernel_shape=moments.kernel_shape,
     )
 
 
-def _without_rounding(eigenvalues: jax.Array) -> jax.Array:
-    """Descending eigenvalues of a positive semidefinite matrix, zeros restored where rounding moved them."""
-    tolerance = eigenvalues.shape[0] * jnp.finfo(eigenvalues.dtype).eps * eigenvalues[0]
-    return jnp.where(eigenvalues > tolerance, eigenvalues, 0)
+def _rates(learning_rate: jax.Array, mean_patch_variance: jax.Array, head_variance: jax.Array) -> jax.Array:
+    """x_ij = 2 eta alpha_i h_j, (d, M)."""
+    return GRADIENT_FACTOR * learning_rate * mean_patch_variance[:, None] * head_variance[None]
 
 
-def _mode_sums(dynamics: LinearDynamics, t: jax.Array) -> jax.Array:
-    """phi_t(x_ij), t.shape + (d, M); 0 for modes without curvature, which nothing drives."""
-    x = dynamics.rates
-    seen = x > 0
-    return jnp.where(seen, geometric_sum(jnp.where(seen, x, 1), t[..., None, None]), 0)
+def _mode_sums(x: jax.Array, t: jax.Array) -> jax.Array:
+    """phi_t(x_ij), t.shape + (d, M).
+
+    A mode without curvature has phi_t(0) = t. That matters in float32, where small curvatures drown in rounding
+    before their drive does. At t = infinity it has 0 instead, since its limit cannot be told.
+    """
+    t = t[..., None, None]
+    return geometric_sum(x, jnp.where((x == 0) & jnp.isinf(t), 0, t))
 
 
 @float64_outside_traces
+@jax.jit
 def _kernel(dynamics: LinearDynamics, t: Any, initial_kernel: Any) -> jax.Array:
-    kernel, t, e, q, a, alpha, drive, eta = as_floats(
+    kernel, t, eta, a, alpha, e, h, q, drive = as_floats(
         initial_kernel,
         t,
-        dynamics.components,
-        dynamics.head_components,
+        dynamics.learning_rate,
         dynamics.head,
         dynamics.mean_patch_variance,
+        dynamics.components,
+        dynamics.head_variance,
+        dynamics.head_components,
         dynamics.drive,
-        dynamics.learning_rate,
     )
-    w = flatten_kernel(kernel)
-    aq = matmul(a, q)
-    residual = drive - alpha[:, None] * einsum("di,...dk,kj->...ij", e, w, aq)
-    sums = _mode_sums(dynamics, t).astype(w.dtype)
-    sums = sums.reshape(*t.shape, *(1,) * (w.ndim - 2), *sums.shape[-2:])
-    change = GRADIENT_FACTOR * eta * einsum("di,...ij,kj->...dk", e, sums * residual, aq)
-    return kernel + change.reshape(*t.shape, *kernel.shape)
+    w = kernel.reshape(-1, e.shape[0], a.shape[0])  # every batch axis in one
+    aq = jnp.where(h[None] > 0, matmul(a, q), 0)  # no rounding from outputs that the head does not read
+    residual = drive[None] - einsum("i,di,bdk,kj->bij", alpha, e, w, aq)
+    sums = _mode_sums(_rates(eta, alpha, h), t.reshape(-1))
+    change = GRADIENT_FACTOR * eta * einsum("di,tij,bij,kj->tbdk", e, sums, residual, aq)
+    change = change.reshape(*t.shape, *kernel.shape)
+    return jnp.broadcast_to(kernel, change.shape) + change
 
 
+@partial(jax.jit, static_argnames=("targets", "change"))
 def _gaussian_law(
-    dynamics: LinearDynamics, t: Any, init_std: Any, components: Any, *, targets: Targets, change: bool
+    dynamics: LinearDynamics, t: jax.Array, init_std: jax.Array, components: Any, *, targets: Targets, change: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """K e_u^2 as sigma^2 chi2 with some degrees of freedom plus |z|^2, z Gaussian (docs/derivations.md, section 4).
 
@@ -288,50 +313,55 @@ def _gaussian_law(
       sigma^2 (); degrees of freedom (), the filter directions that the head does not read, 0 for the change;
       mean of z, t.shape + (p, M); covariance of z, t.shape + (p, M, M).
     """
-    sigma, t, eta, h, alpha, e, q_mean, q_covariance, m = as_floats(
+    sigma, t, eta, alpha, e, h, m, q_mean, q_covariance = as_floats(
         init_std,
         t,
         dynamics.learning_rate,
-        dynamics.head_variance,
         dynamics.mean_patch_variance,
         dynamics.components,
+        dynamics.head_variance,
+        dynamics.mean,
         dynamics.target_mean,
         dynamics.target_covariance,
-        dynamics.mean,
     )
     u = e if components is None else jnp.asarray(components, e.dtype)
     v = matmul(e.T, u)  # (d, p): the directions in the eigenbasis of A
-    read = h > 0
-    x = dynamics.rates
-    sums = _mode_sums(dynamics, t)
-    kept = x * sums if change else decay(x, t[..., None, None])
-    initial = sigma**2 * einsum("ip,...ij->...pj", v**2, kept**2) * read
-    gain = GRADIENT_FACTOR * eta * jnp.sqrt(h)
+    read = (h > 0).astype(h.dtype)  # 1 for the filter directions that the head reads
+    x = _rates(eta, alpha, h)
+    sums = _mode_sums(x, t)
+    # What the initialisation contributes, up to its sign: 1 - (1-x)^t = x phi_t(x) to the change.
+    kept = einsum("ij,...ij->...ij", x, sums) if change else decay(x, t[..., None, None])
+    initial = sigma**2 * einsum("ip,...ij,j->...pj", v**2, kept**2, read)
+    gain = GRADIENT_FACTOR * eta * square_root(h)
     projected = einsum("ip,...ij,i->...pj", v, sums, m)  # the mean of the drive, along u
     spread = einsum("ip,...ij,...il,i->...pjl", v**2, sums, sums, alpha)
     if targets == "shuffled":
         spread = spread - projected[..., :, None] * projected[..., None, :]
-        mean = gain * q_mean * projected
+        mean = einsum("j,...pj->...pj", gain * q_mean, projected)
     else:
         mean = jnp.zeros_like(projected)
-    driven = gain[:, None] * gain * q_covariance / dynamics.count * spread
-    covariance = driven + initial[..., :, None] * jnp.eye(h.shape[0], dtype=initial.dtype)
-    freedom = jnp.zeros_like(sigma) if change else dynamics.head.shape[0] - read.sum().astype(sigma.dtype)
+    driven = einsum("j,l,jl,...pjl->...pjl", gain, gain, q_covariance / dynamics.count, spread)
+    j = jnp.arange(h.shape[0])
+    covariance = driven.at[..., j, j].add(initial)
+    freedom = jnp.zeros_like(sigma) if change else dynamics.head.shape[0] - read.sum()
     return sigma**2, freedom, mean, covariance
 
 
 @float64_outside_traces
+@partial(jax.jit, static_argnames=("targets", "change"))
 def _expected_profile(
     dynamics: LinearDynamics, t: Any, init_std: Any, components: Any, *, targets: Targets, change: bool
 ) -> jax.Array:
+    t, init_std, _ = as_floats(t, init_std, dynamics.learning_rate)
     variance, freedom, mean, covariance = _gaussian_law(
         dynamics, t, init_std, components, targets=targets, change=change
     )
     energy = variance * freedom + jnp.trace(covariance, axis1=-2, axis2=-1) + jnp.sum(mean**2, axis=-1)
-    return jnp.sqrt(jnp.maximum(energy, 0) / dynamics.head.shape[0])
+    return square_root(energy / dynamics.head.shape[0])
 
 
 @float64_outside_traces
+@partial(jax.jit, static_argnames=("targets", "change"))
 def _profile_quantiles(
     dynamics: LinearDynamics,
     q: Any,
@@ -342,19 +372,18 @@ def _profile_quantiles(
     targets: Targets,
     change: bool,
 ) -> jax.Array:
+    q, t, init_std, _ = as_floats(q, t, init_std, dynamics.learning_rate)
     variance, freedom, mean, covariance = _gaussian_law(
         dynamics, t, init_std, components, targets=targets, change=change
     )
-    (q,) = as_floats(q)
     weights, axes = jnp.linalg.eigh(covariance)
-    weights = jnp.maximum(weights, 0)
     means = einsum("...jl,...j->...l", axes, mean)
-    pad = [(0, 0)] * (weights.ndim - 1) + [(1, 0)]
-    every = jnp.broadcast_to(variance, (*weights.shape[:-1], 1))
+    # The first term stands for the filter directions that the head does not read.
+    unread = jnp.ones((*weights.shape[:-1], 1), weights.dtype)
     energy = quadratic_form_quantile(
         q.reshape(*q.shape, *(1,) * (weights.ndim - 1)),
-        variances=jnp.concatenate([every, weights], axis=-1),
-        means=jnp.pad(means, pad),
-        degrees=jnp.concatenate([freedom[None], jnp.ones(weights.shape[-1], freedom.dtype)]),
+        variances=jnp.concatenate([variance * unread, jnp.maximum(weights, 0)], axis=-1),
+        means=jnp.concatenate([0 * unread, means], axis=-1),
+        degrees=jnp.concatenate([freedom * unread, jnp.ones_like(weights)], axis=-1),
     )
-    return jnp.sqrt(energy / dynamics.head.shape[0])
+    return square_root(energy / dynamics.head.shape[0])

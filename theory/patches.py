@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from theory._arguments import check_finite, check_images, einsum, float64_outside_traces
+from theory._arguments import check_finite, check_images, einsum, float64_outside_traces, without_rounding
 
 # One chunk of patches should stay in the processor's cache while its moment is taken.
 _CHUNK_ENTRIES = 2**18
@@ -70,7 +70,7 @@ def window(
             )
         pads = tuple(lax.padtype_to_pads(image_shape[1:3], size, steps, padding.upper()))
     else:
-        sides = (padding, padding) if isinstance(padding, int) else tuple(padding)
+        sides: Any = padding if isinstance(padding, (Sequence, np.ndarray)) else (padding, padding)
         if len(sides) != 2:
             raise ValueError(f"padding must have one entry for each of the two image axes, got {padding!r}.")
         pads = tuple(pair("padding", side, minimum=0) for side in sides)
@@ -164,7 +164,8 @@ def patch_spectrum(
     .. math:: \Sigma = \frac{1}{NJ} \sum_{n,j} p_{n,j} p_{n,j}^T = U \operatorname{diag}(\lambda^2) U^T
 
     Paper, Definitions 2.1 and 4.1. The paper defines the PCA about zero, its authors' code subtracts the
-    mean patch first; the latter is the default here (`center=True`). Each u_i has its entry of largest magnitude positive.
+    mean patch first; the latter is the default here (`center=True`). Each u_i has its entry of largest magnitude
+    positive.
 
     Args:
       images: floating point, (N, H, W, C).
@@ -174,14 +175,15 @@ def patch_spectrum(
 
     Returns:
       the spectrum, in float64 when called outside a JAX transformation (NumPy arrays if JAX's float64 is
-      off) and in the images' dtype inside, where values are not checked.
+      off) and in the images' dtype inside, where values are not checked. Variances below rounding (d * eps * the
+      largest) are 0.
 
     Raises:
       TypeError: images of integer dtype. ValueError: wrong rank, NaN, or smaller than the kernel.
     """
     check_images(images)
     where = window(np.shape(images), kernel_size, stride, padding)
-    return _patch_spectrum(images, where, bool(center))
+    return _patch_spectrum(jnp.asarray(images), where, bool(center))
 
 
 @partial(jax.jit, static_argnums=(1, 2))
@@ -192,7 +194,7 @@ def _patch_spectrum(images: jax.Array, where: Window, center: bool) -> PatchSpec
     largest = jnp.argmax(jnp.abs(components), axis=0)
     components = components * jnp.sign(jnp.take_along_axis(components, largest[None], axis=0))
     return PatchSpectrum(
-        variance=jnp.maximum(variance, 0),  # rounding can leave a zero eigenvalue slightly negative
+        variance=without_rounding(variance),
         components=components,
         mean=mean,
         count=count,
@@ -209,7 +211,7 @@ def patch_moments(images: jax.Array, where: Window, center: bool) -> tuple[jax.A
     origin = mean if center else jnp.zeros_like(mean)
 
     def second(chunk: jax.Array) -> jax.Array:
-        patches = extract_patches(chunk, where) - origin
+        patches = extract_patches(chunk, where) - origin[None, None, None]
         return einsum("nijd,nije->de", patches, patches)
 
     count = images.shape[0] * where.locations[0] * where.locations[1]
@@ -276,15 +278,15 @@ def mean_patch_moments(
         )
     check_finite("targets", targets)
     where = window(np.shape(images), kernel_size, stride, padding)
-    return _mean_patch_moments(images, targets, where)
+    return _mean_patch_moments(jnp.asarray(images), jnp.asarray(targets), where)
 
 
 @partial(jax.jit, static_argnums=2)
 def _mean_patch_moments(images: jax.Array, targets: jax.Array, where: Window) -> MeanPatchMoments:
     patches = mean_patches(images, where)
-    y = jnp.asarray(targets).astype(patches.dtype)
+    y = targets.astype(patches.dtype)
     count = patches.shape[0]
-    deviation = y - y.mean(axis=0)
+    deviation = y - y.mean(axis=0, keepdims=True)
     return MeanPatchMoments(
         second=einsum("nd,ne->de", patches, patches) / count,
         cross=einsum("nd,n...->d...", patches, y) / count,

@@ -1,12 +1,13 @@
 """Energy profiles of filter banks, and how two of them are compared."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theory._arguments import as_floats, check_kernel, einsum, flatten_kernel
+from theory._arguments import as_floats, check_kernel, einsum, flatten_kernel, square_root
 from theory.patches import PatchSpectrum
 
 
@@ -37,7 +38,7 @@ def energy_profile(kernel: Any, components: Any) -> jax.Array:
             f"{np.shape(kernel)}, got {u.shape}; take them from patches of the kernel's size."
         )
     projections = einsum("...dk,dp->...pk", w, u)
-    return jnp.sqrt(jnp.mean(projections**2, axis=-1))
+    return square_root(jnp.mean(projections**2, axis=-1))
 
 
 def profile_correlation(a: Any, b: Any) -> jax.Array:
@@ -57,13 +58,14 @@ def profile_correlation(a: Any, b: Any) -> jax.Array:
         raise ValueError(
             f"profiles must share a last axis of at least 2 components, got shapes {a.shape} and {b.shape}."
         )
-    a, b = (_standardized(profile) for profile in (a, b))
+    a, b = (_standardized(profile) for profile in jnp.broadcast_arrays(a, b))
     return jnp.clip(jnp.sum(a * b, axis=-1), -1, 1)
 
 
 def _standardized(profile: jax.Array) -> jax.Array:
     """Mean removed and scaled to unit norm; scaled by its largest entry first, lest squares underflow."""
-    deviation = profile - profile.mean(axis=-1, keepdims=True)
+    deviation = profile - profile[..., :1]  # exactly zero where the profile is constant, unlike with a rounded mean
+    deviation = deviation - deviation.mean(axis=-1, keepdims=True)
     deviation = deviation / jnp.abs(deviation).max(axis=-1, keepdims=True)
     return deviation / jnp.linalg.norm(deviation, axis=-1, keepdims=True)
 
@@ -84,5 +86,5 @@ def filters_with_profile(profile: Any, spectrum: PatchSpectrum) -> jax.Array:
     e, u = as_floats(profile, spectrum.components)
     if e.ndim == 0 or e.shape[-1] != u.shape[1]:
         raise ValueError(f"profile must end in an axis of d = {u.shape[1]} components, got shape {e.shape}.")
-    filters = u * (e * jnp.sqrt(e.shape[-1]).astype(e.dtype))[..., None, :]
+    filters = math.sqrt(u.shape[1]) * einsum("di,...i->...di", u, e)
     return filters.reshape(*e.shape[:-1], *spectrum.kernel_shape, -1)

@@ -14,6 +14,10 @@ from theory._arguments import (
     check_stable,
     concrete,
     einsum,
+    float64_outside_traces,
+    matmul,
+    square_root,
+    without_rounding,
 )
 from theory.dynamics import GRADIENT_FACTOR
 from theory.geometric_sum import geometric_sum
@@ -41,10 +45,13 @@ def iteration_profile(variance: Any, iterations: Any, effective_learning_rate: A
       ValueError: negative variance or iterations, or a step size at or beyond the border of stability (the
         message names it). Not checked under tracing.
     """
-    variance, rate, t = _checked(variance, "effective_learning_rate", effective_learning_rate, iterations)
+    _check_variance(variance, one_axis=True)
+    check_iterations(iterations)
+    check_positive("effective_learning_rate", effective_learning_rate)
+    variance, t, rate = as_floats(variance, iterations, effective_learning_rate)
     check_stable("effective_learning_rate", rate, variance)
-    x = rate * variance
-    return jnp.sqrt(variance) * rate * _masked_geometric_sum(x, t[..., None])
+    sums = _masked_geometric_sum(rate * variance, t[..., None])
+    return einsum("i,...i->...i", rate * square_root(variance), sums)
 
 
 def whitening_profile(variance: Any) -> jax.Array:
@@ -61,8 +68,8 @@ def whitening_profile(variance: Any) -> jax.Array:
     Raises:
       ValueError: negative variance.
     """
-    (variance,) = as_floats(variance)
     _check_variance(variance)
+    (variance,) = as_floats(variance)
     seen = variance > 0
     return jnp.where(seen, 1 / jnp.sqrt(jnp.where(seen, variance, 1)), 0)
 
@@ -102,20 +109,24 @@ def theorem_profile(
     Raises:
       ValueError: as `iteration_profile`; or a head of zeros or of the wrong rank, or a count below 1.
     """
+    _check_variance(variance, one_axis=True)
+    check_iterations(iterations)
+    check_positive("learning_rate", learning_rate)
     check_head(head)
-    variance, rate, t = _checked(variance, "learning_rate", learning_rate, iterations)
-    for name, value in (("patches_per_image", patches_per_image), ("count", count)):
-        check_positive(name, value)
-    a, tau = as_floats(head, target_std)
+    check_positive("patches_per_image", patches_per_image)
+    check_positive("count", count)
+    check_positive("target_std", target_std, or_zero=True)
+    variance, t, rate, a, tau = as_floats(variance, iterations, learning_rate, head, target_std)
     a = a.reshape(a.shape[0], -1)
-    h = jnp.maximum(jnp.linalg.eigvalsh(einsum("km,kn->mn", a, a)), 0)
-    curvature = GRADIENT_FACTOR * variance[:, None] * h / patches_per_image
+    h = without_rounding(jnp.linalg.eigvalsh(matmul(a.T, a))[::-1])
+    curvature = GRADIENT_FACTOR * variance[:, None] * h[None] / patches_per_image
     check_stable("learning_rate", rate, curvature)
     sums = _masked_geometric_sum(rate * curvature, t[..., None, None])
-    scale = GRADIENT_FACTOR * rate * tau * jnp.sqrt(variance / (patches_per_image * a.shape[0] * count))
-    return scale * jnp.sqrt(jnp.sum(h * sums**2, axis=-1))
+    scale = GRADIENT_FACTOR * rate * tau * square_root(variance / (patches_per_image * a.shape[0] * count))
+    return einsum("i,...i->...i", scale, square_root(einsum("j,...ij->...i", h, sums**2)))
 
 
+@float64_outside_traces
 def decorrelation_ratio(moments: MeanPatchMoments, spectrum: PatchSpectrum) -> jax.Array:
     r"""How far the data are from the assumption of Theorem 4.2 that patches of an image are uncorrelated.
 
@@ -130,7 +141,7 @@ def decorrelation_ratio(moments: MeanPatchMoments, spectrum: PatchSpectrum) -> j
       spectrum: of the patches of the same images, with the same kernel, stride and padding.
 
     Returns:
-      ratio, (d,), without unit; NaN where lambda_i^2 = 0.
+      ratio, (d,), without unit; NaN where lambda_i^2 = 0. In float64 under the same rule as `patch_spectrum`.
 
     Raises:
       ValueError: the two were not taken from the same windows.
@@ -156,17 +167,9 @@ def _masked_geometric_sum(x: jax.Array, t: jax.Array) -> jax.Array:
     return jnp.where(seen, geometric_sum(jnp.where(seen, x, 1), t), 0)
 
 
-def _checked(variance: Any, rate_name: str, rate: Any, iterations: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    check_positive(rate_name, rate)
-    check_iterations(iterations)
-    variance, rate, t = as_floats(variance, rate, iterations)
-    _check_variance(variance)
-    if variance.ndim != 1:
-        raise ValueError(f"variance must have shape (d,), got {variance.shape}; map over others with jax.vmap.")
-    return variance, rate, t
-
-
-def _check_variance(variance: jax.Array) -> None:
+def _check_variance(variance: Any, *, one_axis: bool = False) -> None:
+    if one_axis and np.ndim(variance) != 1:
+        raise ValueError(f"variance must have shape (d,), got {np.shape(variance)}; map over others with jax.vmap.")
     values = concrete(variance)
     if values is not None and not (np.isfinite(values).all() and (values >= 0).all()):
         raise ValueError(f"variance must be finite and >= 0, smallest entry {values.min()}; clip rounding errors to 0.")

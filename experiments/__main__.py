@@ -1,0 +1,33 @@
+"""Command line of the experiments."""
+
+import os
+import sys
+
+import jax
+import tyro
+
+from experiments import theory_vs_simulation
+
+EXPERIMENTS = {"theory_vs_simulation": theory_vs_simulation.main}
+
+
+def main() -> None:
+    # Patch spectra span five orders of magnitude; the networks choose their own precision.
+    jax.config.update("jax_enable_x64", True)
+    # Seeds are spread over JAX's devices: let a CPU count as one for each core.
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            EXPERIMENTS,
+            prog="python -m experiments",
+            description="Theory of the first layer of CNNs, compared with networks that were really trained.",
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+    except (OSError, ValueError, TypeError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; nothing was written")
+
+
+if __name__ == "__main__":
+    main()

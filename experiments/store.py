@@ -1,0 +1,95 @@
+"""Results on disk: settings, arrays and summary of a run, each written whole or not at all."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def prepare_folder(folder: Path) -> Path:
+    """Make a folder, and raise OSError with the remedy now rather than after the computation if it cannot be used."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to the output folder {folder}: {error}; choose another with --out.") from error
+    return folder
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it, so that no interruption leaves half a file."""
+    # The suffix stays the same, since writers choose the format by it.
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-", suffix=path.suffix)
+    os.close(descriptor)
+    unfinished = Path(name)
+    try:
+        write(unfinished)
+        umask = os.umask(0)
+        os.umask(umask)
+        unfinished.chmod(0o666 & ~umask)  # mkstemp keeps others out
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON; NumPy numbers and paths are accepted."""
+    write_whole(path, lambda file: file.write_text(json.dumps(content, indent=2, default=_plain) + "\n"))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write named arrays as .npz."""
+    content = {name: np.asarray(array) for name, array in arrays.items()}
+    write_whole(path, lambda file: np.savez(file, **content))  # type: ignore[arg-type]
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of a run.
+
+    Raises:
+      FileNotFoundError: there are none, with the remedy.
+      ValueError: the file is damaged.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; run the experiment once without --redraw.")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} is damaged ({error}); run the experiment again without --redraw.") from error
+
+
+def environment() -> dict[str, Any]:
+    """What a run depends on besides its settings: versions and machine."""
+    packages = ("linear-cnn", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "matplotlib")
+    return {
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in packages},
+        "machine": platform.machine(),
+        "backend": jax.default_backend(),
+        "devices": [str(device.device_kind) for device in jax.local_devices()],
+        "float64": bool(jax.config.read("jax_enable_x64")),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # run from a source folder that was never installed
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)):
+        return np.asarray(value).tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
