@@ -114,7 +114,7 @@ def train_seeds(
       others: as in `train`.
 
     Returns:
-      the trajectories, with a leading seed axis on `conv1` and `loss`.
+      the trajectories, with a leading seed axis on `conv1` and `loss`, gathered on the first of these devices.
 
     Raises:
       TypeError, ValueError: as `train`; also where (N, M) and (S, N) targets cannot be told apart.

@@ -114,7 +114,7 @@ def test_white_noise_has_unit_variance():
 def test_a_single_frequency_is_a_wave():
     power = np.zeros((4, 6, 1))
     power[0, 1] = power[0, 5] = 3
-    images = np.asarray(gaussian_images(KEY, 2, power))
+    images = np.asarray(gaussian_images(KEY, 500, power))
     assert np.abs(images).max() > 0.1
     np.testing.assert_allclose(images[:, :, 3:], -images[:, :, :3], rtol=0, atol=1e-14)
     np.testing.assert_allclose(images[:, 1:], images[:, :-1], rtol=0, atol=1e-14)
@@ -153,7 +153,7 @@ def patch_list(images, kh, kw):
 
 @pytest.mark.parametrize(
     ("size", "kernel_size", "cropped"),
-    [((6, 9), (2, 3), (6, 9)), ((7, 8), (2, 3), (6, 6)), ((5, 5), 3, (3, 3))],
+    [((7, 8), (2, 3), (6, 6)), ((6, 6), 3, (6, 6))],
 )
 def test_shuffling_keeps_the_patches(size, kernel_size, cropped):
     images = np.random.default_rng(1).normal(size=(20, *size, 2))
@@ -172,11 +172,11 @@ def test_shuffling_keeps_the_patches(size, kernel_size, cropped):
 
 
 def test_shuffling_depends_on_the_key_alone():
-    images = np.random.default_rng(2).normal(size=(8, 4, 4, 1)).astype(np.float32)
-    shuffled = shuffle_patches(images, 2, KEY)
+    images = np.random.default_rng(2).normal(size=(20, 6, 6, 2)).astype(np.float32)
+    shuffled = shuffle_patches(images, 3, KEY)
     assert shuffled.dtype == jnp.float32
-    np.testing.assert_array_equal(shuffled, shuffle_patches(images, 2, KEY))
-    assert np.any(shuffled != shuffle_patches(images, 2, jax.random.key(22)))
+    np.testing.assert_array_equal(shuffled, shuffle_patches(images, 3, KEY))
+    assert np.any(shuffled != shuffle_patches(images, 3, jax.random.key(22)))
 
 
 def test_shuffled_patches_of_an_image_are_uncorrelated(tiles):

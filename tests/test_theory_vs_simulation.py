@@ -6,7 +6,6 @@ formulas do not.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,8 @@ RECORDS = (0, 1, 2, 3, 10, 31, 100, 1000)
 KEY = jax.random.key(4)
 
 
-class Case(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
     """A network, and how many images to train it on."""
 
     kernel_size: tuple[int, int]
@@ -52,7 +52,7 @@ HEADS = np.random.default_rng(1).normal(size=(4, 4))
 ONE_OUTPUT = Case((3, 2), (1, 1), "VALID", HEADS[0], 20)
 STRIDES_AND_SAME = Case((3, 3), (2, 1), "SAME", HEADS[:, :2], 10)  # fewer images than pixels in a patch
 RANK_TWO = Case((2, 2), (1, 2), ((1, 0), (2, 1)), HEADS[:3, :2] @ HEADS[:2], 20)  # 3 filters, 4 outputs
-SINGLE = ONE_OUTPUT._replace(dtype=jnp.float32)
+SINGLE = dataclasses.replace(ONE_OUTPUT, dtype=jnp.float32)
 
 
 def data(case, *, x_max=0.9, image_mean=0.0, target_mean=0.0):
@@ -91,17 +91,10 @@ def assert_theory_follows(case, images, targets, simulated, tolerance=1e-9):
     u = np.asarray(spectrum.components)
     patch_moment = (u * np.asarray(spectrum.variance)) @ u.T / moments.patches_per_image
     centred = moments.second - np.outer(moments.mean, moments.mean)
-    print(
-        error(),
-        error(rate=RATE / 2),
-        error(dataclasses.replace(moments, second=patch_moment)),
-        error(dataclasses.replace(moments, second=centred)),
-        error(dataclasses.replace(moments, cross=1.01 * moments.cross)),
-    )
     assert error() <= tolerance
-    assert error(rate=RATE / 2) > 0.03
-    assert error(dataclasses.replace(moments, second=patch_moment)) > 0.03
-    assert error(dataclasses.replace(moments, second=centred)) > 0.03
+    assert error(rate=RATE / 2) > 0.1
+    assert error(dataclasses.replace(moments, second=patch_moment)) > 0.1
+    assert error(dataclasses.replace(moments, second=centred)) > 0.1
 
 
 @pytest.mark.parametrize(
@@ -116,6 +109,8 @@ def assert_theory_follows(case, images, targets, simulated, tolerance=1e-9):
 )
 def test_theory_follows_the_trained_network(case, properties):
     images, targets = data(case, **properties)
+    fastest = theory.gradient_descent(case.moments(images, targets), case.head, RATE).rates.max()
+    assert fastest == pytest.approx(properties.get("x_max", 0.9))  # above 1 the mode oscillates
     assert_theory_follows(case, images, targets, simulate(case.init, images, targets))
 
 
@@ -135,6 +130,5 @@ def test_smaller_data_give_the_same_trajectory(case):
     assert (len(compressed) == d < case.count) or (len(compressed) == case.count < d)
     assert distance(simulate(case.init_on_mean_patches, small, targets), full) <= 1e-9
     assert distance(simulate(case.init_on_mean_patches, compressed, projected), full) <= 1e-9
-    # Not at the same tolerance: the mean patches of another padding.
-    shifted = jnp.roll(small, 1, axis=1)
-    assert distance(simulate(case.init_on_mean_patches, shifted, targets), full) > 0.03
+    shifted = jnp.roll(small, 1, axis=1)  # as if the padding were off by a pixel
+    assert distance(simulate(case.init_on_mean_patches, shifted, targets), full) > 0.1
