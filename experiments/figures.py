@@ -7,11 +7,12 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 import theory
 from experiments import store
 
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -29,7 +30,7 @@ STYLE: dict[str, Any] = {
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
-def save(figure: plt.Figure, folder: Path, name: str) -> None:
+def save(figure: Figure, folder: Path, name: str) -> None:
     """Write a figure as PNG and PDF, and close it."""
     for suffix in (".png", ".pdf"):
         # Without dates, the same arrays give the same file.
@@ -49,7 +50,7 @@ def draw_theory_vs_simulation(
         save(_autocorrelation(arrays), folder, "autocorrelation")
 
 
-def _profiles(arrays: Mapping[str, np.ndarray]) -> plt.Figure:
+def _profiles(arrays: Mapping[str, np.ndarray]) -> Figure:
     """Energy profile against component at growing t: points simulation, lines theory."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 5), sharey=True)
     norm = mpl.colors.LogNorm(1, arrays["patches_drawn/steps"][-1])
@@ -112,7 +113,7 @@ def _decades(steps: np.ndarray) -> list[int]:
     return [i for i, step in enumerate(steps) if int(step) in tens or i == len(steps) - 1]
 
 
-def _errors(arrays: Mapping[str, np.ndarray], exact: Mapping[str, str], ensembles: Mapping[str, str]) -> plt.Figure:
+def _errors(arrays: Mapping[str, np.ndarray], exact: Mapping[str, str], ensembles: Mapping[str, str]) -> Figure:
     """Left: single runs against the exact form. Right: ensembles against the expected form and the theorem."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.8))
     for (name, title), colour in zip(exact.items(), COLOURS, strict=False):
@@ -144,7 +145,7 @@ def _errors(arrays: Mapping[str, np.ndarray], exact: Mapping[str, str], ensemble
     return figure
 
 
-def _ratios(arrays: Mapping[str, np.ndarray]) -> plt.Figure:
+def _ratios(arrays: Mapping[str, np.ndarray]) -> Figure:
     """The decorrelation ratio of raw and of patch-shuffled tiles."""
     figure, axis = plt.subplots(figsize=(6, 3.8))
     for name, label, marker, colour in (
@@ -161,12 +162,12 @@ def _ratios(arrays: Mapping[str, np.ndarray]) -> plt.Figure:
     return figure
 
 
-def _autocorrelation(arrays: Mapping[str, np.ndarray]) -> plt.Figure:
+def _autocorrelation(arrays: Mapping[str, np.ndarray]) -> Figure:
     """Autocorrelation of the responses to raw tiles, from the initial filters to whitening."""
     figure, axis = plt.subplots(figsize=(6, 4.6))
     distances, filters = arrays["autocorrelation/distances"], arrays["autocorrelation/filters"]
     steps = arrays["patches_drawn/steps"]
-    axis.plot(distances, arrays["autocorrelation/pixels"], color="grey", linestyle="-.", label="RGB pixels")
+    axis.plot(distances, arrays["autocorrelation/pixels"], color="grey", linestyle="-.", zorder=3, label="RGB pixels")
     chosen = [0, *_decades(steps)]
     shades = plt.colormaps["viridis"](np.linspace(0, 0.92, len(chosen)))
     for index, shade in zip(chosen, shades, strict=True):
