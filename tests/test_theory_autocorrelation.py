@@ -38,10 +38,10 @@ def correlation_of_responses(responses, distances):
 
 @pytest.mark.parametrize("center", [True, False])
 def test_it_equals_the_correlation_of_a_real_convolution(center):
-    responses = lax.conv_general_dilated(
-        jnp.asarray(IMAGES), jnp.asarray(KERNEL), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    images, kernel = jnp.asarray(IMAGES), jnp.asarray(KERNEL)
+    responses = np.asarray(
+        lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     )
-    responses = np.asarray(responses)
     if center:
         responses = responses - responses.mean(axis=(0, 1, 2))
     expected = correlation_of_responses(responses, DISTANCES)

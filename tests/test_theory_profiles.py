@@ -25,7 +25,8 @@ COMPONENTS = np.linalg.qr(RANDOM.normal(size=(D, D)))[0]
 
 def spectrum_of(components, kernel_shape=(2, 3, 2)):
     d = len(components)
-    return PatchSpectrum(np.ones(d), components, np.zeros(d), 100, kernel_shape, (1, 1), ((0, 0), (0, 0)), True)
+    flat, origin = jnp.ones(d), jnp.zeros(d)
+    return PatchSpectrum(flat, components, origin, 100, kernel_shape, (1, 1), ((0, 0), (0, 0)), True)
 
 
 def test_profile_equals_explicit_sums():
@@ -71,7 +72,7 @@ def test_leading_axes_are_batches():
 @pytest.mark.float32
 def test_float32_filters_with_float64_components():
     profile = energy_profile(KERNEL.astype(np.float32), COMPONENTS)
-    assert profile.dtype == (np.float64 if jax.config.jax_enable_x64 else np.float32)
+    assert profile.dtype == (np.float64 if jax.config.read("jax_enable_x64") else np.float32)
     expected = np.sqrt(((COMPONENTS.T @ KERNEL.reshape(D, 5)) ** 2).mean(axis=1))
     assert relative_error(profile, expected) < 1e-6
 

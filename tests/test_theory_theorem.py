@@ -62,9 +62,8 @@ def test_ways_of_calling_iteration_profile():
     assert profile.dtype == np.float32
     expected = [[theorem(v, t, 0.9) for v in variance] for t in steps]
     np.testing.assert_allclose(profile, expected, rtol=1e-5)
-    np.testing.assert_array_equal(
-        iteration_profile(variance, steps + np.float32(0.4), np.float32(0.9))[:2], profile[:2]
-    )
+    rounded = iteration_profile(variance, np.array([0.4, 3.4], np.float32), np.float32(0.9))
+    np.testing.assert_array_equal(rounded, profile[:2])
     rates = jnp.array([0.3, 0.9], np.float32)
     mapped = jax.jit(jax.vmap(iteration_profile, (None, None, 0)))(variance, 3, rates)
     np.testing.assert_allclose(mapped[1], profile[1], rtol=1e-5)
@@ -107,9 +106,10 @@ def test_theorem_profile_is_the_exact_law_where_its_assumption_holds(head):
         law = gradient_descent(moments, head, rate)
         return law.expected_profile(steps, init_std=0, change=True, components=components)
 
-    def closed(**changed):
-        settings = {"learning_rate": rate, "patches_per_image": locations, "count": count} | changed
-        return theorem_profile(variance, steps, head=head, target_std=tau, **settings)
+    @jax.jit
+    def closed(rate=rate, count=count):
+        settings = {"patches_per_image": locations, "count": count, "target_std": tau}
+        return theorem_profile(variance, steps, learning_rate=rate, head=head, **settings)
 
     profile, expected = closed(), exact(moments, rate)
     assert profile.shape == (4, 6)
@@ -121,14 +121,9 @@ def test_theorem_profile_is_the_exact_law_where_its_assumption_holds(head):
 
     assert error(profile, expected) < 1e-9
     np.testing.assert_array_equal(profile[:, 5], 0)
-    assert error(closed(learning_rate=rate / 2), expected) > 1e-2
-    assert error(closed(count=count - 1), expected) > 1e-2
+    assert error(closed(rate / 2), expected) > 1e-2
+    assert error(closed(rate, count - 1), expected) > 1e-2
     assert error(profile, exact(dataclasses.replace(moments, second=moments.second / 2), rate)) > 1e-2
-    np.testing.assert_allclose(
-        theorem_profile(variance, 10, learning_rate=rate, head=head, patches_per_image=7, count=50, target_std=tau),
-        profile[1],
-        rtol=1e-12,
-    )
 
 
 def test_theorem_profile_of_one_output_is_the_formula():
@@ -167,8 +162,8 @@ def ratio(images, center, **settings):
 @pytest.mark.parametrize("center", [True, False])
 def test_ratio_of_equal_opposite_and_independent_patches(center):
     pool = RANDOM.normal(size=(9, 2, 2, 1)) + 0.5
-    equal = tiled(np.stack([pool] * 3, axis=1))
-    np.testing.assert_allclose(ratio(equal, center), 3, rtol=1e-10)
+    equal = tiled(np.stack([pool, pool], axis=1))
+    np.testing.assert_allclose(ratio(equal, center), 2, rtol=1e-10)
     opposite = tiled(np.stack([pool, -pool], axis=1))
     np.testing.assert_allclose(ratio(opposite, center), 0, atol=1e-12)
     pairs = tiled(np.array([np.stack(pair) for pair in itertools.product(pool, pool)]))

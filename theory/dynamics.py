@@ -17,6 +17,7 @@ from theory._arguments import (
     check_positive,
     check_probabilities,
     check_stable,
+    concrete,
     einsum,
     float64_outside_traces,
     matmul,
@@ -115,7 +116,7 @@ class LinearDynamics:
             )
         check_finite("initial_kernel", initial_kernel)
         check_iterations(t)
-        return _kernel(self, t, initial_kernel)
+        return _kernel(self, self._as_float(t), initial_kernel)
 
     def expected_profile(
         self,
@@ -150,7 +151,7 @@ class LinearDynamics:
           ValueError: `targets` is neither word, a shape is wrong, init_std or t is negative.
         """
         self._check_law(t, init_std, targets, components)
-        return _expected_profile(self, t, init_std, components, targets=targets, change=change)
+        return _expected_profile(self, self._as_float(t), init_std, components, targets=targets, change=change)
 
     def profile_quantiles(
         self,
@@ -180,7 +181,12 @@ class LinearDynamics:
         """
         self._check_law(t, init_std, targets, components)
         check_probabilities("q", q)
-        return _profile_quantiles(self, q, t, init_std, components, targets=targets, change=change)
+        return _profile_quantiles(self, q, self._as_float(t), init_std, components, targets=targets, change=change)
+
+    def _as_float(self, t: Any) -> Any:
+        """Concrete steps in the dtype of the dynamics: int32, JAX's integer without float64, ends at 2e9."""
+        values = concrete(t)
+        return t if values is None else values.astype(self.learning_rate.dtype)
 
     def _check_law(self, t: Any, init_std: Any, targets: str, components: Any) -> None:
         check_iterations(t)
@@ -245,10 +251,11 @@ def _decompose(moments: MeanPatchMoments, head: Any, learning_rate: Any) -> Line
     target_mean = matmul(q.T, target_mean.reshape(outputs))
     covariance = einsum("mi,mn,nj->ij", q, covariance.reshape(outputs, outputs), q)
     drive = einsum("di,dm,mj->ij", e, cross.reshape(-1, outputs), q)
-    # By Cauchy and Schwarz |drive_ij|^2 <= alpha_i E[y_j^2]. Where alpha_i is zero the drive is rounding, small
-    # against the largest alpha; it must not accumulate over the steps.
-    rounding = jnp.finfo(drive.dtype).eps * jnp.sqrt(alpha[0] * (jnp.diag(covariance) + target_mean**2))
-    noise = (alpha[:, None] == 0) & (jnp.abs(drive) <= rounding[None])
+    # By Cauchy and Schwarz |drive_ij|^2 <= alpha_i E[y_j^2]. Where alpha_i is zero the drive is rounding, of E or of
+    # the sum over images in B; it must not accumulate over the steps.
+    of_axes = alpha.shape[0] * jnp.linalg.norm(drive, axis=0, keepdims=True)
+    of_sums = jnp.sqrt(alpha[0] * (jnp.diag(covariance) + target_mean**2))[None]
+    noise = (alpha[:, None] == 0) & (jnp.abs(drive) <= 4 * jnp.finfo(drive.dtype).eps * (of_axes + of_sums))
     return LinearDynamics(
         learning_rate=eta,
         head=a,
@@ -277,7 +284,7 @@ def _mode_sums(x: jax.Array, t: jax.Array) -> jax.Array:
     before their drive does. At t = infinity it has 0 instead, since its limit cannot be told.
     """
     t = t[..., None, None]
-    return geometric_sum(x, jnp.where((x == 0) & jnp.isinf(t), 0, t))
+    return geometric_sum(x, jnp.where(x == 0, jnp.where(jnp.isinf(t), 0, t), t))
 
 
 @float64_outside_traces
