@@ -32,6 +32,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write a figure as PNG and PDF, and close it."""
+    figure.draw_without_rendering()  # lays it out, once for both files
+    figure.set_layout_engine("none")
     for suffix in (".png", ".pdf"):
         # Without dates, the same arrays give the same file.
         metadata = {"CreationDate": None} if suffix == ".pdf" else None

@@ -14,7 +14,7 @@ from PIL import Image
 from experiments import store, theory_vs_simulation
 from experiments.theory_vs_simulation import Settings
 
-SMALL = {"seeds": 64, "steps": 2000, "tiles": 256, "full_steps": 3, "exact_steps": 50, "filters": 4}
+SMALL = {"seeds": 64, "steps": 2000, "tiles": 256, "full_steps": 3, "exact_steps": 100, "filters": 4}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_checks_pass(folder: Path) -> None:
     assert len(checks) == 24
     exact = [row for row in checks if row["check"].startswith("exact form")]
     assert len(exact) == 7
-    assert all(len(row["wrong_formulas"]) == 2 for row in exact)
+    assert [len(row["wrong_formulas"]) for row in exact] == [2, 2, 2, 1, 1, 1, 1]
 
 
 def failures(arrays: dict[str, np.ndarray]) -> set[str]:
@@ -61,7 +61,7 @@ def failures(arrays: dict[str, np.ndarray]) -> set[str]:
 @pytest.mark.parametrize(
     ("field", "change", "failing"),
     [
-        ("full/simulated", lambda w: np.repeat(w[:1], len(w), axis=0), "exact form, a quarter"),  # never trained
+        ("full/simulated", lambda w: np.repeat(w[:1], len(w), axis=0), "exact form, an eighth"),  # never trained
         ("few/predicted", lambda w: w * (1 + 1e-6), "exact form, 32 tiles, full"),
         ("permutations/expected", lambda e: e * (1 + 1e-6), "shuffled law"),
         ("compressed/simulated", lambda w: w + 1e-8, "all mean patches, vs compressed"),

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from theory._arguments import (
     as_floats,
@@ -82,19 +83,28 @@ def _cross_moments(images: jax.Array, where: Window, distances: tuple[int, ...],
     origin = mean if center else jnp.zeros_like(mean)
     rows, columns = where.locations
 
-    def pair_sums(chunk: jax.Array) -> list[jax.Array]:
-        patches = extract_patches(chunk, where) - origin[None, None, None]
-        sums = [einsum("nijd,nije->de", patches, patches) / (rows * columns)]
-        for step in distances:
-            across = einsum("nijd,nije->de", patches[:, :, : columns - step], patches[:, :, step:])
-            down = einsum("nijd,nije->de", patches[:, : rows - step], patches[:, step:])
-            both = across / (rows * (columns - step)) + down / ((rows - step) * columns)
-            sums.append((both + both.T) / 4)
-        return sums
+    steps = jnp.asarray(distances)
+    reach = max(distances)
 
-    second, *cross = (total / images.shape[0] for total in sum_over_images(pair_sums, images, where))
+    def pair_sums(chunk: jax.Array) -> tuple[jax.Array, jax.Array]:
+        patches = extract_patches(chunk, where) - origin[None, None, None]
+        # Beyond the image there are zeros, which add nothing: so one shape, and one program, serves every distance.
+        padded = jnp.pad(patches, ((0, 0), (0, reach), (0, reach), (0, 0)))
+
+        def at(step: jax.Array) -> jax.Array:
+            right = lax.dynamic_slice_in_dim(padded[:, :rows], step, columns, axis=2)
+            below = lax.dynamic_slice_in_dim(padded[:, :, :columns], step, rows, axis=1)
+            pairs_across, pairs_down = rows * (columns - step), (rows - step) * columns
+            across = einsum("nijd,nije->de", patches, right) / pairs_across.astype(patches.dtype)
+            down = einsum("nijd,nije->de", patches, below) / pairs_down.astype(patches.dtype)
+            both = across + down
+            return (both + both.T) / 4
+
+        return einsum("nijd,nije->de", patches, patches) / (rows * columns), lax.map(at, steps)
+
+    second, cross = (total / images.shape[0] for total in sum_over_images(pair_sums, images, where))
     kernel_shape = (*where.kernel_size, images.shape[-1])
-    return CrossMoments(second, jnp.stack(cross), distances, kernel_shape, center)
+    return CrossMoments(second, cross, distances, kernel_shape, center)
 
 
 @float64_outside_traces

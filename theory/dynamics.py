@@ -1,7 +1,6 @@
 """Exact gradient descent on a linear CNN, and its distribution over random initialisation and targets."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -151,7 +150,7 @@ class LinearDynamics:
           ValueError: `targets` is neither word, a shape is wrong, init_std or t is negative.
         """
         self._check_law(t, init_std, targets, components)
-        return _expected_profile(self, self._as_float(t), init_std, components, targets=targets, change=change)
+        return _expected_profile(self, self._as_float(t), init_std, components, targets == "shuffled", change)
 
     def profile_quantiles(
         self,
@@ -181,7 +180,7 @@ class LinearDynamics:
         """
         self._check_law(t, init_std, targets, components)
         check_probabilities("q", q)
-        return _profile_quantiles(self, q, self._as_float(t), init_std, components, targets=targets, change=change)
+        return _profile_quantiles(self, q, self._as_float(t), init_std, components, targets == "shuffled", change)
 
     def _as_float(self, t: Any) -> Any:
         """Concrete steps in the dtype of the dynamics: int32, JAX's integer without float64, ends at 2e9."""
@@ -310,9 +309,9 @@ def _kernel(dynamics: LinearDynamics, t: Any, initial_kernel: Any) -> jax.Array:
     return jnp.broadcast_to(kernel, change.shape) + change
 
 
-@partial(jax.jit, static_argnames=("targets", "change"))
+@jax.jit
 def _gaussian_law(
-    dynamics: LinearDynamics, t: jax.Array, init_std: jax.Array, components: Any, *, targets: Targets, change: bool
+    dynamics: LinearDynamics, t: jax.Array, init_std: jax.Array, components: Any, shuffled: Any, change: Any
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """K e_u^2 as sigma^2 chi2 with some degrees of freedom plus |z|^2, z Gaussian (docs/derivations.md, section 4).
 
@@ -337,52 +336,45 @@ def _gaussian_law(
     x = _rates(eta, alpha, h)
     sums = _mode_sums(x, t)
     # What the initialisation contributes, up to its sign: 1 - (1-x)^t = x phi_t(x) to the change.
-    kept = einsum("ij,...ij->...ij", x, sums) if change else decay(x, t[..., None, None])
+    kept = jnp.where(change, einsum("ij,...ij->...ij", x, sums), decay(x, t[..., None, None]))
     initial = sigma**2 * einsum("ip,...ij,j->...pj", v**2, kept**2, read)
     gain = GRADIENT_FACTOR * eta * square_root(h)
-    projected = einsum("ip,...ij,i->...pj", v, sums, m)  # the mean of the drive, along u
+    # The mean of the drive along u; drawn targets have mean 0.
+    projected = jnp.where(shuffled, einsum("ip,...ij,i->...pj", v, sums, m), 0)
     spread = einsum("ip,...ij,...il,i->...pjl", v**2, sums, sums, alpha)
-    if targets == "shuffled":
-        spread = spread - projected[..., :, None] * projected[..., None, :]
-        mean = einsum("j,...pj->...pj", gain * q_mean, projected)
-    else:
-        mean = jnp.zeros_like(projected)
+    spread = spread - projected[..., :, None] * projected[..., None, :]
+    mean = einsum("j,...pj->...pj", gain * q_mean, projected)
     driven = einsum("j,l,jl,...pjl->...pjl", gain, gain, q_covariance / dynamics.count, spread)
     j = jnp.arange(h.shape[0])
     covariance = driven.at[..., j, j].add(initial)
-    freedom = jnp.zeros_like(sigma) if change else dynamics.head.shape[0] - read.sum()
+    freedom = jnp.where(change, 0, dynamics.head.shape[0] - read.sum())
     return sigma**2, freedom, mean, covariance
 
 
 @float64_outside_traces
-@partial(jax.jit, static_argnames=("targets", "change"))
+@jax.jit
 def _expected_profile(
-    dynamics: LinearDynamics, t: Any, init_std: Any, components: Any, *, targets: Targets, change: bool
+    dynamics: LinearDynamics, t: Any, init_std: Any, components: Any, shuffled: Any, change: Any
 ) -> jax.Array:
     t, init_std, _ = as_floats(t, init_std, dynamics.learning_rate)
-    variance, freedom, mean, covariance = _gaussian_law(
-        dynamics, t, init_std, components, targets=targets, change=change
-    )
+    variance, freedom, mean, covariance = _gaussian_law(dynamics, t, init_std, components, shuffled, change)
     energy = variance * freedom + jnp.trace(covariance, axis1=-2, axis2=-1) + jnp.sum(mean**2, axis=-1)
     return square_root(energy / dynamics.head.shape[0])
 
 
 @float64_outside_traces
-@partial(jax.jit, static_argnames=("targets", "change"))
+@jax.jit
 def _profile_quantiles(
     dynamics: LinearDynamics,
     q: Any,
     t: Any,
     init_std: Any,
     components: Any,
-    *,
-    targets: Targets,
-    change: bool,
+    shuffled: Any,
+    change: Any,
 ) -> jax.Array:
     q, t, init_std, _ = as_floats(q, t, init_std, dynamics.learning_rate)
-    variance, freedom, mean, covariance = _gaussian_law(
-        dynamics, t, init_std, components, targets=targets, change=change
-    )
+    variance, freedom, mean, covariance = _gaussian_law(dynamics, t, init_std, components, shuffled, change)
     weights, axes = jnp.linalg.eigh(covariance)
     means = einsum("...jl,...j->...l", axes, mean)
     # The first term stands for the filter directions that the head does not read.

@@ -31,12 +31,12 @@ def geometric_sum(rate: Any, iterations: Any) -> jax.Array:
       ValueError: negative iterations. Not checked under tracing.
     """
     check_iterations(iterations)
-    return _geometric_sum(*_broadcast(rate, iterations))
+    return jax.jit(_geometric_sum)(*_broadcast(rate, iterations))
 
 
 def decay(rate: Any, iterations: Any) -> jax.Array:
     r"""What is left of a mode after t gradient steps, :math:`(1 - x)^t`; arguments as `geometric_sum`."""
-    return _decay(*_broadcast(rate, iterations))
+    return jax.jit(_decay)(*_broadcast(rate, iterations))
 
 
 def _broadcast(rate: Any, iterations: Any) -> list[jax.Array]:

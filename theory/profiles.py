@@ -37,6 +37,11 @@ def energy_profile(kernel: Any, components: Any) -> jax.Array:
             f"components must have shape (d, p) with d = kh*kw*C = {w.shape[-2]} for a kernel of shape "
             f"{np.shape(kernel)}, got {u.shape}; take them from patches of the kernel's size."
         )
+    return _energy_profile(w, u)
+
+
+@jax.jit
+def _energy_profile(w: jax.Array, u: jax.Array) -> jax.Array:
     projections = einsum("...dk,dp->...pk", w, u)
     return square_root(jnp.mean(projections**2, axis=-1))
 
