@@ -79,7 +79,7 @@ class Settings:
     seed: int = 0
     """Of every random number in the experiment."""
     redraw: bool = False
-    """Only draw the figures again, from the saved arrays."""
+    """Only draw the figures and print the table again, from the saved arrays."""
 
 
 def main(settings: Settings) -> None:
@@ -87,7 +87,9 @@ def main(settings: Settings) -> None:
     check(settings)
     folder = store.prepare_folder(settings.out / NAME)
     if settings.redraw:
-        figures.draw_theory_vs_simulation(folder, store.read_arrays(folder / "arrays.npz"), EXACT, ENSEMBLES)
+        arrays = store.read_arrays(folder / "arrays.npz")
+        figures.draw_theory_vs_simulation(folder, arrays, EXACT, ENSEMBLES)
+        print(table(judge(arrays)))
         print(f"figures drawn again in {folder}")
         return
     arrays, seconds = compute(settings)
@@ -227,8 +229,8 @@ def exact_run(
     }
     if data == "images":
         spectrum = theory.patch_spectrum(images, size, **window, center=False)
-        u = spectrum.components
-        uncorrelated = jnp.asarray((u * spectrum.variance) @ u.T) / moments.patches_per_image
+        u, variance = np.asarray(spectrum.components), np.asarray(spectrum.variance)
+        uncorrelated = jnp.asarray((u * variance) @ u.T) / moments.patches_per_image
         forms["wrong_second_moment"] = theory.gradient_descent(
             replace(moments, second=uncorrelated), head, learning_rate
         )

@@ -14,6 +14,8 @@ from PIL import Image
 from experiments import store, theory_vs_simulation
 from experiments.theory_vs_simulation import Settings
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"seeds": 64, "steps": 2000, "tiles": 256, "full_steps": 3, "exact_steps": 100, "filters": 4}
 
 
