@@ -117,7 +117,7 @@ def _decades(steps: np.ndarray) -> list[int]:
 
 def _errors(arrays: Mapping[str, np.ndarray], exact: Mapping[str, str], ensembles: Mapping[str, str]) -> Figure:
     """Left: single runs against the exact form. Right: ensembles against the expected form and the theorem."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.8))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 6))
     for (name, title), colour in zip(exact.items(), COLOURS, strict=False):
         simulated, steps = arrays[f"{name}/simulated"].astype(np.float64), arrays[f"{name}/steps"]
         moved = np.abs(simulated - simulated[0]).max()
@@ -127,7 +127,7 @@ def _errors(arrays: Mapping[str, np.ndarray], exact: Mapping[str, str], ensemble
     left.annotate("bound, float64", (1, 1e-9), textcoords="offset points", xytext=(0, 3), color="grey")
     left.set(xscale="log", yscale="log", xlabel="iteration t", title="One network against the exact form")
     left.set_ylabel("max |w(t) - exact| / max |w - w(0)|")
-    left.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+    left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     for (name, title), colour in zip(ensembles.items(), COLOURS, strict=False):
         kernels, steps = arrays[f"{name}/kernels"], arrays[f"{name}/steps"][1:]
         change = kernels[:, 1:] - kernels[:, :1]
@@ -143,7 +143,7 @@ def _errors(arrays: Mapping[str, np.ndarray], exact: Mapping[str, str], ensemble
     right.plot([], [], ":", color="grey", label="Theorem 4.2, nothing fitted")
     right.set(xscale="log", yscale="log", xlabel="iteration t", title="Rms profile of many seeds")
     right.set_ylabel("relative error, rms over components")
-    right.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+    right.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     return figure
 
 

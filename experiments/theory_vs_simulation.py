@@ -5,7 +5,7 @@
 Trains the Flax model by automatic differentiation and optax: single runs that must follow the exact form to rounding,
 and ensembles of seeds that must follow the expected form and, where its assumption holds, Theorem 4.2 of the
 paper. Writes <out>/theory_vs_simulation/{config.json, arrays.npz, summary.json, *.png, *.pdf}.
-The default takes about two minutes on 2 cores; 1,024 seeds take about six.
+The default takes two to three minutes on 2 cores; 1,024 seeds take about seven.
 """
 
 import itertools
