@@ -60,7 +60,7 @@ class Settings:
     """Folder for the results, in a subfolder of the experiment's name."""
     seeds: int = 128
     """Random initialisations, with new targets each, in every ensemble."""
-    steps: int = 200_000
+    steps: int = 150_000
     """Gradient steps on patch-shuffled tiles; raw tiles are trained for a tenth of them."""
     filters: int = 16
     """Width of the convolution."""
