@@ -299,6 +299,7 @@ def run_ensemble(
         moments = replace(moments, target_covariance=jnp.ones(()))  # standard normal, whatever the labels are
     learning_rate = settings.rate / 2 * float(theory.largest_stable_learning_rate(moments, head))
     dynamics = theory.gradient_descent(moments, head, learning_rate)
+    slow = theory.gradient_descent(moments, head, learning_rate / 2)  # deliberately wrong
     records = record_steps(steps)
 
     kernels, seconds = train_ensemble(
@@ -315,7 +316,6 @@ def run_ensemble(
         predictions[f"quantiles_{kind}"] = dynamics.profile_quantiles(
             np.array(QUANTILES), records, change=change, **law
         )
-        slow = theory.gradient_descent(moments, head, learning_rate / 2)
         predictions[f"wrong_learning_rate_{kind}"] = slow.expected_profile(records, change=change, **law)
     formula = partial(theory.theorem_profile, spectrum.variance, records, **theorem)
     return {
