@@ -5,11 +5,11 @@ import numpy as np
 
 def padding_pixels(length, size, stride, padding):
     """Pixels before and after one axis: as many locations as strides fit, the odd pixel after for "SAME"."""
-    if padding == "VALID":
+    if padding.upper() == "VALID":
         return 0, 0
     locations = -(-length // stride)
     total = max((locations - 1) * stride + size - length, 0)
-    return (total // 2, total - total // 2) if padding == "SAME" else (total - total // 2, total // 2)
+    return (total // 2, total - total // 2) if padding.upper() == "SAME" else (total - total // 2, total // 2)
 
 
 def all_patches(images, kernel_size, stride=1, padding="VALID"):
@@ -37,6 +37,37 @@ def all_patches(images, kernel_size, stride=1, padding="VALID"):
             ]
         )
     return np.array(result)
+
+
+def patch_rows(images, kernel_size, stride=1, padding="VALID"):
+    """Every patch as a row, (N*J, d)."""
+    patches = all_patches(images, kernel_size, stride, padding)
+    return patches.reshape(-1, patches.shape[-1])
+
+
+def mean_and_covariance(rows):
+    """Of rows (n, d), normalised by n; centred twice, so that rounding of a large mean does not matter."""
+    mean = rows.mean(axis=0)
+    rest = rows - mean
+    shift = rest.mean(axis=0)
+    rest = rest - shift
+    return mean + shift, rest.T @ rest / len(rows)
+
+
+def eigenvalue_error(variance, second):
+    """Largest error of an eigenvalue in units of rounding of the largest one.
+
+    It bounds the relative error of every eigenvalue, the smallest too, in units of eps times the condition number.
+    """
+    exact = np.linalg.eigvalsh(second)[::-1]
+    return float(np.abs(np.asarray(variance) - exact).max() / (np.finfo(float).eps * exact[0]))
+
+
+def entry_error(covariance, reference):
+    """Largest error of an entry of a covariance in units of eps times the two standard deviations."""
+    deviation = np.sqrt(np.diag(reference))
+    scale = np.finfo(float).eps * np.maximum(np.outer(deviation, deviation), np.finfo(float).tiny)
+    return float((np.abs(np.asarray(covariance) - reference) / scale).max())
 
 
 def descend(patches, targets, head, kernel, learning_rate, steps):

@@ -3,15 +3,26 @@
 from theory.autocorrelation import CrossMoments, autocorrelation, cross_moments
 from theory.dynamics import LinearDynamics, gradient_descent, largest_stable_learning_rate
 from theory.geometric_sum import geometric_sum
-from theory.patches import MeanPatchMoments, PatchSpectrum, mean_patch_moments, patch_spectrum
+from theory.labels import LabelCorrelation, label_correlation
+from theory.moments import (
+    MeanPatchMoments,
+    PatchMoments,
+    PatchSpectrum,
+    mean_patch_moments,
+    patch_moments,
+    patch_spectrum,
+)
 from theory.profiles import energy_profile, filters_with_profile, profile_correlation
 from theory.quadratic_form import quadratic_form_quantile
+from theory.storage import load_moments, save_moments
 from theory.theorem import decorrelation_ratio, iteration_profile, theorem_profile, whitening_profile
 
 __all__ = [
     "CrossMoments",
+    "LabelCorrelation",
     "LinearDynamics",
     "MeanPatchMoments",
+    "PatchMoments",
     "PatchSpectrum",
     "autocorrelation",
     "cross_moments",
@@ -21,11 +32,15 @@ __all__ = [
     "geometric_sum",
     "gradient_descent",
     "iteration_profile",
+    "label_correlation",
     "largest_stable_learning_rate",
+    "load_moments",
     "mean_patch_moments",
+    "patch_moments",
     "patch_spectrum",
     "profile_correlation",
     "quadratic_form_quantile",
+    "save_moments",
     "theorem_profile",
     "whitening_profile",
 ]

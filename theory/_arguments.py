@@ -1,25 +1,51 @@
 """What every module of `theory` does to its arguments: checks, dtypes, and the float64 rule."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import get_opaque_trace_state
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_OUTSIDE_TRACES = get_opaque_trace_state()
+
+
+def namespace(*arrays: Any) -> Any:
+    """jax.numpy if any of the arrays is JAX's, else NumPy: for what is computed with both."""
+    return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
+
+
 # Accelerators multiply float32 matrices in reduced precision unless told otherwise.
-matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+def matmul(a: Any, b: Any) -> Any:
+    """Matrix product at full precision."""
+    xp = namespace(a, b)
+    return xp.matmul(a, b) if xp is np else jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+
+def einsum(subscripts: str, *arrays: Any) -> Any:
+    """Sum of products at full precision."""
+    xp = namespace(*arrays)
+    return xp.einsum(subscripts, *arrays) if xp is np else jnp.einsum(subscripts, *arrays, precision="highest")
+
+
+def is_traced(*values: Any) -> bool:
+    """Whether any leaf of the values is being traced by a JAX transformation."""
+    # Iterators and views are no pytrees; what they will yield is looked at when it comes.
+    trees = [
+        v for v in values if isinstance(v, list | tuple | dict) or hasattr(v, "shape") or not isinstance(v, Iterable)
+    ]
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
 def concrete(value: Any) -> np.ndarray | None:
     """The value as a NumPy array, or None where it is being traced (values cannot be checked there)."""
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
-    return None if traced else np.asarray(value)
+    return None if is_traced(value) else np.asarray(value)
 
 
 def as_floats(*values: Any) -> list[jax.Array]:
@@ -44,6 +70,23 @@ def without_rounding(eigenvalues: jax.Array) -> jax.Array:
     return jnp.where(eigenvalues > tolerance, eigenvalues, 0)
 
 
+@contextlib.contextmanager
+def float64_now() -> Iterator[None]:
+    """Compute in float64 and at once, also on concrete arguments within a function that is being traced."""
+    # What follows evaluates constants of the programs that it traces one by one, so only where it is needed.
+    traced = get_opaque_trace_state() != _OUTSIDE_TRACES
+    with jax.ensure_compile_time_eval() if traced else contextlib.nullcontext(), jax.enable_x64(True):
+        yield
+
+
+def as_results(values: Any) -> Any:
+    """NumPy arrays of a pytree as JAX arrays, if those may be float64; JAX arrays as they are."""
+    if not jax.config.read("jax_enable_x64"):
+        return values
+    with float64_now():
+        return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf), values)
+
+
 def float64_outside_traces(function: Function) -> Function:
     """Compute in float64 whatever JAX's float64 flag, unless an argument is being traced.
 
@@ -55,11 +98,10 @@ def float64_outside_traces(function: Function) -> Function:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        leaves = jax.tree.leaves((args, kwargs))
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        if is_traced(args, kwargs):
             return function(*args, **kwargs)
         flag = jax.config.read("jax_enable_x64")
-        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        with float64_now():
             args, kwargs = jax.tree.map(_to_float64, (args, kwargs))
             result = function(*args, **kwargs)
             return result if flag else jax.tree.map(np.asarray, result)
@@ -81,8 +123,8 @@ def check_finite(name: str, value: Any) -> None:
 
 
 def check_images(images: Any) -> None:
-    """Raise unless images are finite floating-point numbers of shape (N, H, W, C), N > 0."""
-    shape = np.shape(images)
+    """Raise unless images are floating-point numbers of shape (N, H, W, C), N > 0; their values are not looked at."""
+    shape = images.shape if hasattr(images, "shape") else np.shape(images)
     if len(shape) != 4 or 0 in shape:
         raise ValueError(
             f"images must have shape (N, H, W, C) with no empty axis, got {shape}; "
@@ -94,7 +136,6 @@ def check_images(images: Any) -> None:
             f"images must be floating point, got {dtype}; scale them explicitly, "
             "for example images.astype('float32') / 255 for 8-bit images."
         )
-    check_finite("images", images)
 
 
 def check_kernel(kernel: Any) -> None:

@@ -6,43 +6,74 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from theory._arguments import (
     as_floats,
-    check_images,
+    as_results,
     check_kernel,
     einsum,
     flatten_kernel,
     float64_outside_traces,
+    namespace,
 )
-from theory.patches import Window, extract_patches, mean_patches, sum_over_images, window
+from theory.moments import check_same_patches, repeated, weighted_mean
+from theory.pair_sums import assemble_pair_sums, pair_sums
+from theory.patches import Window, patch_sums
+from theory.streaming import Statistic, accumulate
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CrossMoments:
-    """Second moments of pairs of patches at given distances.
+    """Second moments of pairs of patches at given distances; `a + b` are those of both sets of images.
 
     Attributes:
       second: R(0), (d, d), over all locations.
       cross: R at each distance, (D, d, d), mean of the horizontal and the vertical one; symmetrised, as a
         quadratic form cannot tell.
+      mean: the mean patch, (d,), over all locations.
+      pair_mean: the mean over the pairs at each distance of both their patches, (D, d), from which patches near the
+        border are missing.
       distances: in pixels, D integers.
+      count: number of images.
+      locations: of patches in an image, (rows, columns).
       kernel_shape: (kh, kw, C).
       centered: whether the mean patch was subtracted.
     """
 
     second: jax.Array
     cross: jax.Array
+    mean: jax.Array
+    pair_mean: jax.Array
     distances: tuple[int, ...] = field(metadata={"static": True})
+    count: int = field(metadata={"static": True})
+    locations: tuple[int, int] = field(metadata={"static": True})
     kernel_shape: tuple[int, int, int] = field(metadata={"static": True})
     centered: bool = field(metadata={"static": True})
 
+    def __add__(self, other: "CrossMoments") -> "CrossMoments":
+        check_same_patches(self, other, "distances", "locations", "kernel_shape", "centered")
+        means = weighted_mean(self, other, "mean", "pair_mean")
 
-@float64_outside_traces
+        def about_both(part: CrossMoments) -> tuple[jax.Array, jax.Array]:
+            if not self.centered:
+                return part.second, part.cross
+            shift, pair = part.mean - means["mean"], part.pair_mean - part.mean[None]
+            moved, products = shift[:, None] * shift[None, :], pair[:, :, None] * shift[None, None, :]
+            return part.second + moved, part.cross + products + products.swapaxes(1, 2) + moved[None]
+
+        count = self.count + other.count
+        second, cross = (
+            (self.count / count) * mine + (other.count / count) * theirs
+            for mine, theirs in zip(about_both(self), about_both(other), strict=True)
+        )
+        return CrossMoments(
+            second, cross, means["mean"], means["pair_mean"], self.distances, count, self.locations, self.kernel_shape,
+            self.centered,
+        )  # fmt: skip
+
+
 def cross_moments(
     images: Any, kernel_size: int | Sequence[int], distances: Sequence[int] | int, *, center: bool = True
 ) -> CrossMoments:
@@ -51,60 +82,97 @@ def cross_moments(
     .. math:: R(\delta) = E[p(i)\, p(i + \delta)^T]
 
     Ours (docs/derivations.md, section 8): over all images and all pairs of locations inside the image
-    (stride 1, no padding), the mean over horizontal pairs averaged with the mean over vertical pairs.
+    (stride 1, no padding), the mean over horizontal pairs averaged with the mean over vertical pairs. Like
+    `patch_moments` it forms no patch, and its memory does not grow with the number of images.
 
     Args:
-      images: floating point, (N, H, W, C).
+      images: as in `patch_moments`: an array (N, H, W, C), or an iterable of such arrays.
       kernel_size: kh = kw, or (kh, kw); 1 with an identity kernel gives the autocorrelation of the raw channels.
       distances: integers >= 0, in pixels.
       center: subtract the mean patch (of all images and locations) from every patch first.
 
     Raises:
-      TypeError: images or distances of the wrong dtype. ValueError: images as in `patch_spectrum`, or a
+      TypeError: images or distances of the wrong dtype. ValueError: images as in `patch_moments`, or a
         distance that is negative or longer than the image allows.
     """
-    check_images(images)
-    where = window(np.shape(images), kernel_size, 1, "VALID")
     steps = np.atleast_1d(np.asarray(distances))
     if steps.ndim != 1 or not np.issubdtype(steps.dtype, np.integer):
         raise TypeError(f"distances must be a list of integers, got {distances!r}.")
+    settings = tuple(int(step) for step in steps), bool(center)
+
+    def build(result: Any, count: int, where: Window, channels: int) -> CrossMoments:
+        second, cross, mean, pair_mean = result
+        shape = (*where.kernel_size, channels)
+        return CrossMoments(second, cross, mean, pair_mean, settings[0], count, where.locations, shape, settings[1])
+
+    check = partial(_check_distances, settings[0])
+    return as_results(accumulate(_PAIRS, settings, images, None, (kernel_size, 1, "VALID"), build, check))
+
+
+def _check_distances(distances: tuple[int, ...], where: Window) -> None:
     longest = min(where.locations) - 1
-    if steps.size == 0 or steps.min() < 0 or steps.max() > longest:
+    if not distances or min(distances) < 0 or max(distances) > longest:
         raise ValueError(
-            f"distances must lie between 0 and {longest} pixels (images of {np.shape(images)[1:3]} and a kernel of "
-            f"{where.kernel_size} leave {where.locations} locations), got {distances!r}."
+            f"distances must lie between 0 and {longest} pixels (the images and a kernel of {where.kernel_size} leave "
+            f"{where.locations} locations), got {list(distances)}."
         )
-    return _cross_moments(jnp.asarray(images), where, tuple(int(step) for step in steps), bool(center))
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
-def _cross_moments(images: jax.Array, where: Window, distances: tuple[int, ...], center: bool) -> CrossMoments:
-    mean = mean_patches(images, where).mean(axis=0)
-    origin = mean if center else jnp.zeros_like(mean)
-    rows, columns = where.locations
+def _turned(where: Window) -> Window:
+    """The window of images whose rows and columns are exchanged."""
+    return Window(*(parts[::-1] for parts in where))  # type: ignore[arg-type]
 
-    steps = jnp.asarray(distances)
-    reach = max(distances)
 
-    def pair_sums(chunk: jax.Array) -> tuple[jax.Array, jax.Array]:
-        patches = extract_patches(chunk, where) - origin[None, None, None]
-        # Beyond the image there are zeros, which add nothing: so one shape, and one program, serves every distance.
-        padded = jnp.pad(patches, ((0, 0), (0, reach), (0, reach), (0, 0)))
+def _pair_sums(images: Any, targets: Any, where: Window, settings: Any) -> Any:
+    down = pair_sums(images, where, (0, *settings[0]))
+    across = pair_sums(images.swapaxes(1, 2), _turned(where), settings[0])
+    return images.sum(axis=0), down, across
 
-        def at(step: jax.Array) -> jax.Array:
-            right = lax.dynamic_slice_in_dim(padded[:, :rows], step, columns, axis=2)
-            below = lax.dynamic_slice_in_dim(padded[:, :, :columns], step, rows, axis=1)
-            pairs_across, pairs_down = rows * (columns - step), (rows - step) * columns
-            across = einsum("nijd,nije->de", patches, right) / pairs_across.astype(patches.dtype)
-            down = einsum("nijd,nije->de", patches, below) / pairs_down.astype(patches.dtype)
-            both = across + down
-            return (both + both.T) / 4
 
-        return einsum("nijd,nije->de", patches, patches) / (rows * columns), lax.map(at, steps)
+def _finish_pairs(
+    sums: Any, count: Any, origin: Any, target_origin: Any, where: Window, settings: Any
+) -> tuple[Any, ...]:
+    image, down, across = sums
+    distances, center = settings
+    (rows, columns), (kh, kw), channels = where.locations, where.kernel_size, image.shape[-1]
+    xp = namespace(image)
 
-    second, cross = (total / images.shape[0] for total in sum_over_images(pair_sums, images, where))
-    kernel_shape = (*where.kernel_size, images.shape[-1])
-    return CrossMoments(second, cross, distances, kernel_shape, center)
+    def mean(row_span: tuple[int, int], column_span: tuple[int, int]) -> Any:
+        pixels = (row_span[1] - row_span[0]) * (column_span[1] - column_span[0])
+        return patch_sums(image[None], where, row_span, column_span)[0] / (count * pixels)
+
+    def normalised(sums: Any, pairs: list[int]) -> Any:
+        return sums / (count * xp.asarray(pairs, image.dtype))[:, None, None]
+
+    deviation = mean((0, rows), (0, columns))
+    pair_mean = xp.stack(
+        [
+            mean((0, rows - step), (0, columns)) + mean((step, rows), (0, columns))
+            + mean((0, rows), (0, columns - step)) + mean((0, rows), (step, columns))
+            for step in distances
+        ]
+    ) / 4  # fmt: skip
+    vertical = assemble_pair_sums(down, where, (0, *distances), channels)
+    second = vertical[0] / (count * rows * columns)
+    vertical = normalised(vertical[1:], [(rows - step) * columns for step in distances])
+    horizontal = assemble_pair_sums(across, _turned(where), distances, channels)
+    # Entries in the order (kw, kh, C) of exchanged rows and columns, brought back to (kh, kw, C).
+    order = np.arange(kh * kw * channels).reshape(kw, kh, channels).swapaxes(0, 1).ravel()
+    horizontal = normalised(horizontal[:, order][:, :, order], [rows * (columns - step) for step in distances])
+    both = vertical + horizontal
+    cross = (both + both.swapaxes(1, 2)) / 4
+
+    # From about the origin to about the mean, or to about zero.
+    tiled = repeated(origin, where)
+    shift = -deviation if center else tiled
+    moved = shift[:, None] * shift[None, :]
+    products = pair_mean[:, :, None] * shift[None, None, :]
+    cross = cross + products + products.swapaxes(1, 2) + moved[None]
+    once = deviation[:, None] * shift[None, :]
+    return second + once + once.T + moved, cross, deviation + tiled, pair_mean + tiled[None]
+
+
+_PAIRS = Statistic(_pair_sums, _finish_pairs)
 
 
 @float64_outside_traces

@@ -24,7 +24,7 @@ from theory._arguments import (
     without_rounding,
 )
 from theory.geometric_sum import decay, geometric_sum
-from theory.patches import MeanPatchMoments
+from theory.moments import MeanPatchMoments
 from theory.quadratic_form import quadratic_form_quantile
 
 # The "mse" loss is the mean over images of the squared error summed over outputs; its gradient has a factor 2.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from theory._arguments import as_floats, check_kernel, einsum, flatten_kernel, square_root
-from theory.patches import PatchSpectrum
+from theory.moments import PatchSpectrum
 
 
 def energy_profile(kernel: Any, components: Any) -> jax.Array:

@@ -21,7 +21,7 @@ from theory._arguments import (
 )
 from theory.dynamics import GRADIENT_FACTOR
 from theory.geometric_sum import geometric_sum
-from theory.patches import MeanPatchMoments, PatchSpectrum
+from theory.moments import MeanPatchMoments, PatchSpectrum
 
 
 def iteration_profile(variance: Any, iterations: Any, effective_learning_rate: Any) -> jax.Array:

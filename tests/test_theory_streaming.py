@@ -1,0 +1,325 @@
+"""Sums over images that arrive in batches, lie on several devices, or are taken in chunks, against all at once."""
+
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from theory_twins import all_patches, entry_error, mean_and_covariance, patch_rows, relative_error
+
+from theory import cross_moments, mean_patch_moments, patch_moments, patch_spectrum, streaming
+
+RANDOM = np.random.default_rng(4)
+KERNEL = (2, 3)
+# The mean drifts from image to image, so that every part has another one.
+IMAGES = RANDOM.normal(size=(29, 4, 11, 2)).cumsum(axis=2) + np.arange(29)[:, None, None, None] / 5
+TARGETS = RANDOM.normal(size=(29, 2)) + np.arange(29)[:, None]
+
+
+def assert_mean_patch_moments(moments, images=IMAGES, targets=TARGETS):
+    means = all_patches(images, KERNEL).mean(axis=(1, 2))
+    assert moments.count == len(images)
+    for computed, expected in (
+        (moments.second, means.T @ means / len(images)),
+        (moments.cross, means.T @ targets / len(images)),
+        (moments.mean, means.mean(axis=0)),
+        (moments.target_mean, targets.mean(axis=0)),
+        (moments.target_covariance, np.cov(targets.T)),
+    ):
+        assert relative_error(computed, expected) < 1e-14
+
+
+def assert_patch_moments(moments, images=IMAGES):
+    rows = patch_rows(images, KERNEL)
+    mean, covariance = mean_and_covariance(rows)
+    assert moments.count == len(rows)
+    assert relative_error(moments.mean, mean) < 1e-14
+    assert entry_error(moments.covariance, covariance) < 100
+
+
+@pytest.fixture(autouse=True)
+def batches(monkeypatch):
+    """Chunks of 3 images, batches of 12: 2 chunks for each of 2 devices. The sizes of all batches.
+
+    No other module has images of this size, so that no program with larger chunks is taken from the cache.
+    """
+    sizes = []
+    original = streaming._evaluate
+
+    def recorded(task, images, targets):
+        sizes.append(len(images))
+        return original(task, images, targets)
+
+    monkeypatch.setattr(streaming, "_chunk_size", lambda shape, where: min(shape[0], 3))
+    monkeypatch.setattr(streaming, "_batch_size", lambda shape, where: 12)
+    monkeypatch.setattr(streaming, "_evaluate", recorded)
+    return sizes
+
+
+@pytest.fixture(params=["host", "devices"])
+def place(request, monkeypatch):
+    """Where arrays of the host are summed: there, or as if these CPUs were accelerators."""
+    if request.param == "devices":
+        monkeypatch.setattr(jax, "default_backend", lambda: "accelerator")
+
+
+def split(sizes):
+    return np.split(IMAGES, np.cumsum(sizes)[:-1])
+
+
+# --- batches ---
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([29], [12, 12, 5]),
+        ([12, 12, 5], [12, 12, 5]),
+        ([17, 9, 3], [12, 5, 9, 3]),  # a batch larger than ours
+        ([5, 23, 1], [5, 12, 11, 1]),
+    ],
+)
+@pytest.mark.usefixtures("place")
+def test_batches_of_any_size_give_the_same(batches, sizes, expected):
+    moments = mean_patch_moments(iter(split(sizes)) if len(sizes) > 1 else IMAGES, TARGETS, KERNEL)
+    assert batches == expected
+    assert_mean_patch_moments(moments)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        list,
+        tuple,
+        lambda parts: (part for part in parts),
+        lambda parts: dict(enumerate(parts)).values(),
+        lambda parts: map(jnp.asarray, parts),
+    ],
+)
+def test_what_batches_may_come_in(kind):
+    assert_mean_patch_moments(mean_patch_moments(kind(split([12, 12, 5])), TARGETS, KERNEL))
+
+
+def test_one_output_from_batches():
+    moments = mean_patch_moments(iter(split([12, 12, 5])), TARGETS[:, 0].tolist(), KERNEL)
+    both = mean_patch_moments(IMAGES, TARGETS, KERNEL)
+    assert moments.cross.shape == (12,)
+    assert relative_error(moments.cross, np.asarray(both.cross)[:, 0]) < 1e-14
+    assert relative_error(moments.target_mean, np.asarray(both.target_mean)[0]) < 1e-14
+    assert relative_error(moments.target_covariance, np.asarray(both.target_covariance)[0, 0]) < 1e-14
+
+
+@pytest.mark.usefixtures("place")
+def test_all_patches_from_batches_in_parts_and_in_chunks():
+    whole = patch_moments(IMAGES, KERNEL)
+    assert_patch_moments(whole)
+    assert_patch_moments(patch_moments(iter(split([12, 12, 5])), KERNEL))
+    parts = [patch_moments(iter([part, part[:0:-1]]), KERNEL) for part in (IMAGES[:12], IMAGES[12:24])]
+    repeated = np.concatenate([IMAGES[:12], IMAGES[1:12], IMAGES[12:24], IMAGES[13:24]])
+    assert_patch_moments(parts[0] + parts[1], repeated)
+    assert_patch_moments(parts[1] + parts[0], repeated)
+    spectrum = patch_spectrum(iter(split([12, 12, 5])), KERNEL, center=False)
+    assert relative_error(spectrum.variance, whole.spectrum(center=False).variance) < 1e-14
+
+
+def test_pairs_of_patches_from_batches_and_in_parts():
+    def moments(images):
+        return cross_moments(images, 1, [2])
+
+    whole, streamed = moments(IMAGES), moments(iter(split([12, 12, 5])))
+    parts = moments(IMAGES[12:24]) + (moments(iter([IMAGES[:12], IMAGES[24:]])))
+    pixels = IMAGES - IMAGES.mean(axis=(0, 1, 2))
+    across = np.einsum("nyxc,nyxd->cd", pixels[:, :, :-2], pixels[:, :, 2:]) / (29 * 4 * 9)
+    down = np.einsum("nyxc,nyxd->cd", pixels[:, :-2], pixels[:, 2:]) / (29 * 2 * 11)
+    expected = (across + across.T + down + down.T) / 4
+    for computed in (whole, streamed, parts):
+        assert computed.count == 29
+        assert relative_error(computed.cross[0], expected) < 1e-14
+        assert relative_error(computed.second, np.einsum("nyxc,nyxd->cd", pixels, pixels) / (29 * 44)) < 1e-14
+
+
+@pytest.mark.usefixtures("place")
+def test_an_array_on_a_device_is_one_batch_of_many_chunks(batches):
+    """29 images in chunks of 3, the last of which is short."""
+    assert_mean_patch_moments(mean_patch_moments(jax.device_put(IMAGES, jax.devices()[1]), TARGETS, KERNEL))
+    assert batches == [29]
+
+
+def test_traced_images_are_taken_in_chunks():
+    traced = jax.jit(lambda images, targets: mean_patch_moments(images, targets, KERNEL))
+    assert_mean_patch_moments(traced(IMAGES, TARGETS))
+    assert "length=10" in str(jax.make_jaxpr(traced)(IMAGES, TARGETS))
+
+
+def test_a_large_mean_costs_no_digits():
+    """About the mean, not about zero, in chunks and batches too."""
+    shifted = patch_moments(IMAGES + 1000, KERNEL).covariance
+    assert entry_error(shifted, mean_and_covariance(patch_rows(IMAGES + 1000, KERNEL))[1]) < 1000
+
+
+@pytest.mark.float32
+def test_batches_of_float32_are_summed_in_float64():
+    images = (IMAGES + 100).astype(np.float32)
+    moments = mean_patch_moments(iter(np.split(images, [12, 24])), TARGETS.astype(np.float32), KERNEL)
+    assert {leaf.dtype for leaf in jax.tree.leaves(moments)} == {np.dtype(np.float64)}
+    assert_mean_patch_moments(moments, images, TARGETS.astype(np.float32).astype(np.float64))
+
+
+@pytest.mark.float32
+@pytest.mark.usefixtures("place")
+def test_batches_that_are_all_written_to_one_buffer():
+    """Aligned, so that JAX could use the memory without copying it."""
+    memory = np.zeros(12 * 4 * 11 * 2 * 8 + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    buffer = memory[start : start + 12 * 4 * 11 * 2 * 8].view(np.float64).reshape(12, 4, 11, 2)
+
+    def filled():
+        for number in range(40):
+            buffer[...] = IMAGES[:12] + number
+            yield buffer
+            buffer[...] = np.nan
+
+    moments = mean_patch_moments(filled(), np.tile(TARGETS[:12], (40, 1)), KERNEL)
+    images = np.concatenate([IMAGES[:12] + number for number in range(40)])
+    assert_mean_patch_moments(moments, images, np.tile(TARGETS[:12], (40, 1)))
+
+    def with_holes():
+        buffer[...] = np.inf
+        yield buffer
+        yield from filled()
+
+    with pytest.raises(ValueError, match="images has 1056 entries that are NaN or infinite"):
+        mean_patch_moments(with_holes(), np.ones(41 * 12), KERNEL)
+
+
+def test_memory_does_not_grow_with_the_number_of_batches():
+    yielded, alive, on_devices = [], [], []
+
+    def fresh():
+        for _ in range(30):
+            alive.append(sum(batch() is not None for batch in yielded))
+            on_devices.append(sum(array.nbytes for array in jax.live_arrays()))
+            batch = RANDOM.normal(size=(12, 4, 11, 2))
+            yielded.append(weakref.ref(batch))
+            yield batch
+            del batch
+
+    patch_moments(fresh(), KERNEL)
+    assert len(alive) == 30
+    assert max(alive) <= 2
+    assert max(on_devices) - on_devices[0] < 4 * 12 * 4 * 11 * 2 * 8
+
+
+# --- devices ---
+
+
+def on_eight_devices():
+    """Run in a process of its own, below."""
+    assert jax.device_count() == 8
+    images, targets = IMAGES[:16], TARGETS[:16]
+    programs = []
+    original = streaming._sharded_sums
+
+    def recorded(*arguments):
+        compiled = original.lower(*arguments).compile()
+        programs.append(compiled.as_text())
+        return compiled(*arguments[:2])
+
+    streaming._sharded_sums = recorded
+    line = Mesh(np.array(jax.devices()), ("n",))
+    grid = Mesh(np.array(jax.devices()).reshape(4, 2), ("a", "b"))
+    for mesh, axes, share in (
+        (line, ("n",), 2),
+        (grid, (("a", "b"), None), 2),
+        (grid, ("a",), 4),  # the same on both devices of a pair
+        (line, (), 0),  # the same on all of them
+        (grid, (None, "a"), 0),  # parts of an image on each: still right
+        (grid, ("b", "a"), 0),
+    ):
+        programs.clear()
+        array = jax.device_put(images, NamedSharding(mesh, PartitionSpec(*axes)))
+        assert_mean_patch_moments(mean_patch_moments(array, targets, KERNEL), images, targets)
+        assert len(programs) == (share > 0), axes
+        for program in programs:
+            # Each device sees its own images alone; only sums travel.
+            assert f"f64[{share},4,11,2]" in program
+            assert "f64[16,4,11,2]" not in program
+            assert "all-reduce" in program
+            assert "all-gather" not in program
+    spread = jax.device_put(images, NamedSharding(line, PartitionSpec("n")))
+    assert_patch_moments(patch_moments(spread, KERNEL), images)
+    programs.clear()
+    jax.default_backend = lambda: "accelerator"  # where arrays of the host are spread over the devices
+    assert_mean_patch_moments(mean_patch_moments(iter(np.split(IMAGES, [16])), TARGETS, KERNEL))
+    assert len(programs) == 1  # 13 images cannot be spread
+    assert "f64[2,4,11,2]" in programs[0]
+
+
+def test_images_on_eight_devices():
+    settings = {
+        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_ENABLE_X64": "1",
+        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+        "JAX_NUMPY_RANK_PROMOTION": "raise",
+    }
+    result = subprocess.run(
+        [sys.executable, __file__], env=os.environ | settings, cwd=Path.cwd(), capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+
+
+# --- bad input ---
+
+
+def test_bad_batches():
+    with pytest.raises(ValueError, match="images is an iterable without any batch"):
+        patch_moments(iter([]), KERNEL)
+    with pytest.raises(ValueError, match="images is an iterable without any batch"):
+        patch_moments([], KERNEL)
+    with pytest.raises(ValueError, match=r"batches must hold images of one shape, got \(4, 11, 2\), then \(3, 11, 2\)"):
+        patch_moments(iter([IMAGES[:12], IMAGES[:12, :3]]), KERNEL)
+    with pytest.raises(TypeError, match="images must be floating point, got uint8"):
+        patch_moments(iter([IMAGES[:12], IMAGES[:12].astype(np.uint8)]), KERNEL)
+    with pytest.raises(ValueError, match=r"no empty axis, got \(0, 4, 11, 2\)"):
+        patch_moments(iter([IMAGES[:0]]), KERNEL)
+    holes = np.where(IMAGES[:12] > 3, np.nan, IMAGES[:12])
+    count = int((IMAGES[:12] > 3).sum())
+    for batches in ([holes, IMAGES[:12]], [IMAGES[:12], holes]):
+        with pytest.raises(ValueError, match=f"images has {count} entries that are NaN or infinite"):
+            patch_moments(iter(batches), KERNEL)
+
+
+@pytest.mark.parametrize(
+    ("message", "targets"),
+    [
+        ("targets has 23 rows, but there are at least 24 images", TARGETS[:23]),
+        ("targets has 30 rows, but there are 29 images", np.ones(30)),
+        (r"targets must have shape \(N,\) or \(N, M\) with N = the number of images, got \(\)", 1.0),
+        ("targets has 1 entries that are NaN or infinite", np.where(np.arange(29) == 3, np.nan, 1)),
+    ],
+)
+def test_targets_that_do_not_fit_the_batches(message, targets):
+    with pytest.raises(ValueError, match=message):
+        mean_patch_moments(iter(split([12, 12, 5])), targets, KERNEL)
+
+
+def test_a_window_that_does_not_fit_stops_after_the_first_batch():
+    source = iter(split([12, 12, 5]))
+    with pytest.raises(ValueError, match="smaller than kernel_size 5x5"):
+        patch_moments(source, 5)
+    assert len(list(source)) == 2
+
+
+def test_traced_batches_are_refused():
+    with pytest.raises(TypeError, match="under a JAX transformation images must be one array, not an iterable"):
+        jax.jit(lambda images: patch_moments([images, images], KERNEL))(IMAGES[:12])
+
+
+if __name__ == "__main__":
+    on_eight_devices()

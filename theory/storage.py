@@ -1,0 +1,74 @@
+"""Moments on disk, so that machines or runs can each take their part of the images and add up later."""
+
+import json
+import os
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from theory._arguments import is_traced
+from theory.autocorrelation import CrossMoments
+from theory.moments import MeanPatchMoments, PatchMoments
+
+Moments = PatchMoments | MeanPatchMoments | CrossMoments
+
+_KINDS = {kind.__name__: kind for kind in (PatchMoments, MeanPatchMoments, CrossMoments)}
+_HEADER = "taken"
+
+
+def save_moments(path: str | os.PathLike[str], moments: Moments) -> None:
+    """Write moments to an .npz file, whole or not at all.
+
+    Args:
+      path: of the file; its folder must exist.
+      moments: `PatchMoments`, `MeanPatchMoments` or `CrossMoments`.
+
+    Raises:
+      TypeError: something else, or moments inside a JAX transformation. OSError: the file cannot be written.
+    """
+    kind = type(moments).__name__
+    if kind not in _KINDS or is_traced(moments):
+        raise TypeError(f"moments must be one of {sorted(_KINDS)}, outside a JAX transformation, got {kind}.")
+    values = {field.name: getattr(moments, field.name) for field in fields(moments)}
+    static = {field.name: values.pop(field.name) for field in fields(moments) if field.metadata.get("static")}
+    arrays = {name: np.asarray(value) for name, value in values.items()}
+    descriptor, unfinished = tempfile.mkstemp(dir=Path(path).parent, prefix=".unfinished-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, allow_pickle=False, **{_HEADER: np.array(json.dumps({"kind": kind, **static}))}, **arrays)
+        os.replace(unfinished, path)
+    except BaseException:
+        os.unlink(unfinished)
+        raise
+
+
+def load_moments(path: str | os.PathLike[str]) -> Moments:
+    """Read what `save_moments` wrote, bit for bit (NumPy arrays if JAX's float64 is off).
+
+    Raises:
+      FileNotFoundError: there is none. ValueError: the file is damaged or was written by something else.
+    """
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+            static = json.loads(str(stored[_HEADER]))
+            kind = _KINDS[static.pop("kind")]
+            names = [field.name for field in fields(kind) if not field.metadata.get("static")]
+            arrays: dict[str, Any] = {name: stored[name] for name in names}
+            if jax.config.read("jax_enable_x64"):
+                arrays = jax.tree.map(jnp.asarray, arrays)
+            return kind(**arrays, **{name: _tuples(value) for name, value in static.items()})
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged archive makes its readers fail in many ways
+        raise ValueError(
+            f"{os.fspath(path)} holds no moments written by save_moments, or is damaged: {error}."
+        ) from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value

@@ -1,0 +1,266 @@
+"""Sums over images without limit of their number: batches from the host, shards on devices, chunks in the cache."""
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from threadpoolctl import threadpool_limits
+
+from theory._arguments import check_finite, check_images, float64_now, is_traced, matmul, namespace
+from theory.patches import Padding, Window, pad_images, window
+
+Total = TypeVar("Total")
+
+# Padded pixels whose products are taken at once: on a CPU as many as its cache holds, on a device many more.
+_CHUNK_ENTRIES = {"cpu": 3 * 2**17, "device": 2**23}
+_CHUNKS_IN_BATCH = 16
+
+
+class Statistic(NamedTuple):
+    """Sums over images, and what is made of them; both for NumPy arrays as well as for JAX arrays.
+
+    Attributes:
+      sums: (images, targets, where, settings) -> pytree of arrays that add up over images. The images are padded and,
+        like the targets, given about an origin; all zeros, which must not count, stand for no image.
+      finish: (sums, count, origin, target_origin, where, settings) -> pytree of arrays.
+    """
+
+    sums: Callable[..., Any]
+    finish: Callable[..., Any]
+
+
+class _Task(NamedTuple):
+    """What to compute: the static argument of the compiled programs."""
+
+    statistic: Statistic
+    settings: Any
+    where: Window
+    dtype: Any
+
+
+def accumulate(
+    statistic: Statistic,
+    settings: Any,
+    images: Any,
+    targets: Any,
+    geometry: tuple[Any, Any, Padding],
+    build: Callable[[Any, int, Window, int], Total],
+    check: Callable[[Window], None] = lambda where: None,
+) -> Total:
+    """The total of a statistic over all images; `total + total` must merge two of them.
+
+    Args:
+      statistic, settings: what to compute; both hashable.
+      images: array (N, H, W, C), on the host or on devices, or an iterable of such arrays.
+      targets: (N, M), or None.
+      geometry: kernel_size, stride, padding.
+      build: (result of `statistic.finish`, count, window, channels) -> a partial result.
+      check: raises, before anything is computed, where the settings do not fit the images' window.
+
+    Outside traces everything is float64 and the result NumPy's, whatever JAX's flag; inside, of the images' dtype.
+    """
+    if is_traced(images, targets):
+        if not hasattr(images, "shape"):
+            raise TypeError("under a JAX transformation images must be one array, not an iterable of batches.")
+        check_images(images)
+        images = jnp.asarray(images)
+        where = window(images.shape, *geometry)
+        check(where)
+        task = _Task(statistic, settings, where, _at_least_float32(images.dtype))
+        y = jnp.zeros((images.shape[0], 0), task.dtype) if targets is None else jnp.asarray(targets).astype(task.dtype)
+        return build(_sums(images, y, task), images.shape[0], where, images.shape[-1])
+    if isinstance(images, (list, tuple)) and images and not hasattr(images[0], "shape"):
+        images = np.asarray(images)  # nested lists of numbers
+    with float64_now():
+        total: Any = None
+        for batch, y in _batches(images, targets, geometry):
+            where = window(batch.shape, *geometry)
+            check(where)
+            with np.errstate(over="ignore", invalid="ignore"):  # an error of our own follows
+                result = _evaluate(_Task(statistic, settings, where, jnp.dtype(jnp.float64)), batch, y)
+                result = jax.tree.map(np.asarray, result)
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result)):
+                check_finite("images", batch)
+                raise ValueError("images are so large that their second moment overflows; scale them.")
+            part = build(result, batch.shape[0], where, batch.shape[-1])
+            total = part if total is None else total + part
+        return total
+
+
+def _batches(images: Any, targets: Any, geometry: Any) -> Iterator[tuple[Any, Any]]:
+    """Batches of images and their targets; arrays on the host in pieces, those on devices as they are."""
+    seen, shape = 0, None
+    for item in [images] if hasattr(images, "shape") else _iterated(images):
+        item = item if hasattr(item, "shape") else np.asarray(item)
+        check_images(item)
+        if shape is None:
+            shape = tuple(item.shape)
+            window(shape, *geometry)  # raises before anything is computed
+        if tuple(item.shape[1:]) != shape[1:]:
+            raise ValueError(f"batches must hold images of one shape, got {shape[1:]}, then {tuple(item.shape[1:])}.")
+        size = item.shape[0] if isinstance(item, jax.Array) else _batch_size(item.shape, window(shape, *geometry))
+        for start in range(0, item.shape[0], size):
+            batch = item if isinstance(item, jax.Array) else np.asarray(item[start : start + size])
+            last = seen + batch.shape[0]
+            if targets is not None and last > len(targets):
+                raise ValueError(f"targets has {len(targets)} rows, but there are at least {last} images.")
+            yield (
+                batch,
+                np.zeros((batch.shape[0], 0)) if targets is None else np.asarray(targets[seen:last], np.float64),
+            )
+            seen = last
+    if shape is None:
+        raise ValueError("images is an iterable without any batch.")
+    if targets is not None and seen != len(targets):
+        raise ValueError(f"targets has {len(targets)} rows, but there are {seen} images.")
+
+
+def _iterated(images: Any) -> Iterable[Any]:
+    if isinstance(images, Iterable):
+        return images
+    raise TypeError(f"images must be an array (N, H, W, C) or an iterable of such arrays, got {type(images).__name__}.")
+
+
+def _evaluate(task: _Task, images: Any, targets: np.ndarray) -> Any:
+    """The statistic of one batch, where its images are: on the host, on a device, or on all that hold a part of it.
+
+    Where the host is also JAX's backend, NumPy takes the products: nothing needs to be compiled, and they are faster
+    than XLA's. Arrays that were sharded over several devices stay there.
+    """
+    if isinstance(images, jax.Array) and len(images.sharding.device_set) > 1:
+        mesh, axes = _shards(images)
+        return _sums(images, targets, task) if mesh is None else _sharded_sums(images, targets, task, mesh, axes)
+    if jax.default_backend() == "cpu":
+        return _sums_on_host(np.asarray(images), targets, task)
+    devices = jax.local_devices()
+    if isinstance(images, jax.Array) or len(devices) == 1 or images.shape[0] % len(devices):
+        return _sums(images, targets, task)
+    mesh = Mesh(np.array(devices), ("images",))
+    spread = jax.device_put((images, targets), NamedSharding(mesh, PartitionSpec("images")))
+    return _sharded_sums(*spread, task, mesh, "images")
+
+
+def _shards(images: jax.Array) -> tuple[Mesh | None, Any]:
+    """The mesh and its axes over which the first axis of an array, and no other, is split; None if it is not."""
+    sharding = images.sharding
+    if not isinstance(sharding, NamedSharding):
+        return None, None
+    spec = tuple(sharding.spec)
+    if not spec or spec[0] is None or any(axes is not None for axes in spec[1:]):
+        return None, None
+    return sharding.mesh, spec[0]  # type: ignore[return-value]
+
+
+def _batch_size(shape: tuple[int, ...], where: Window) -> int:
+    """Images of the host that are taken at a time: several chunks for each device or core."""
+    workers = _cores() if jax.default_backend() == "cpu" else len(jax.local_devices())
+    return _chunk_size(shape, where) * _CHUNKS_IN_BATCH * workers
+
+
+def _chunk_size(shape: tuple[int, ...], where: Window) -> int:
+    height, width = (length + sum(side) for length, side in zip(shape[1:3], where.padding, strict=True))
+    return max(1, min(shape[0], _CHUNK_ENTRIES[_kind()] // (height * width * shape[3])))
+
+
+def _kind() -> str:
+    return "cpu" if jax.default_backend() == "cpu" else "device"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _sums_on_host(images: np.ndarray, targets: np.ndarray, task: _Task) -> Any:
+    """The statistic of a batch by NumPy, each chunk on one core."""
+    statistic, settings, where, dtype = task
+    size = _chunk_size(images.shape, where)
+    # Sums about an origin near the mean, since sums about zero would lose the digits that a large mean takes up.
+    origin, target_origin = _pixel_sums(images).mean(axis=0, dtype=dtype) / images.shape[0], targets.mean(axis=0)
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def sums(start: int) -> Any:
+        x = images[start : start + size]
+        if any(map(any, where.padding)):
+            x = pad_images(x, where)
+        y = targets[start : start + size] - target_origin
+        return statistic.sums(np.subtract(x, origin, dtype=dtype), y, where, settings)
+
+    # BLAS's own threads only wait for one another in products as narrow as these.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_cores()) as pool:
+        parts = pool.map(sums, range(0, images.shape[0], size))
+        total = functools.reduce(partial(jax.tree.map, np.add), parts)
+    return statistic.finish(total, images.shape[0], origin, target_origin, where, settings)
+
+
+def _pixel_sums(images: Any) -> Any:
+    """Sums over images of each pixel, (H * W, C), as precise as an origin near the mean has to be."""
+    count = images.shape[0]
+    dtype = _at_least_float32(images.dtype)
+    ones = namespace(images).ones((1, count), dtype)
+    return matmul(ones, images.reshape(count, -1).astype(dtype)).reshape(-1, images.shape[-1])
+
+
+@partial(jax.jit, static_argnames="task")
+def _sums(images: jax.Array, targets: jax.Array, task: _Task) -> Any:
+    return _reduce(images, targets, task, lambda sums: sums)
+
+
+@partial(jax.jit, static_argnames=("task", "mesh", "axes"))
+def _sharded_sums(images: jax.Array, targets: jax.Array, task: _Task, mesh: Mesh, axes: Any) -> Any:
+    def local(images: jax.Array, targets: jax.Array) -> Any:
+        return _reduce(images, targets, task, partial(lax.psum, axis_name=axes))
+
+    each = PartitionSpec(axes)
+    spread = jax.shard_map(local, mesh=mesh, in_specs=(each, each), out_specs=PartitionSpec(), check_vma=False)
+    return spread(images, targets)
+
+
+def _reduce(images: jax.Array, targets: jax.Array, task: _Task, total_over_devices: Callable[[Any], Any]) -> Any:
+    """Sums over the images of one device in chunks, about an origin that all devices share."""
+    statistic, settings, where, dtype = task
+    count = images.shape[0]
+    size = _chunk_size(images.shape, where)
+
+    pixels, target_sum, total = total_over_devices(
+        (
+            _pixel_sums(images).astype(dtype).mean(axis=0),
+            targets.astype(dtype).sum(axis=0),
+            jnp.full((), count, dtype),
+        )
+    )
+    # Rounded to fewer bits, lest the compiler work the division into each expression that uses it, to be rounded
+    # differently in each.
+    bits = jnp.finfo(dtype)
+    origin, target_origin = (
+        lax.reduce_precision(sums / total, bits.nexp, bits.nmant - 4) for sums in (pixels, target_sum)
+    )
+
+    def sums(number: jax.Array) -> Any:
+        # The last chunk overlaps the one before it: what was seen already becomes zero.
+        start = jnp.minimum(number * size, count - size)
+        new = start + jnp.arange(size) >= number * size
+        x, y = (lax.dynamic_slice_in_dim(values, start, size).astype(dtype) for values in (images, targets))
+        x = jnp.where(new[:, None, None, None], pad_images(x, where) - origin[None, None, None], 0)
+        return statistic.sums(x, jnp.where(new[:, None], y - target_origin[None], 0), where, settings)
+
+    chunks = -(-count // size)
+    if chunks == 1:
+        result = sums(jnp.zeros((), int))
+    else:
+        shapes = jax.eval_shape(sums, jnp.zeros((), int))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        add = partial(jax.tree.map, jnp.add)
+        result, _ = lax.scan(lambda total, number: (add(total, sums(number)), None), zeros, jnp.arange(chunks))
+    return statistic.finish(total_over_devices(result), total, origin, target_origin, where, settings)
+
+
+def _at_least_float32(dtype: Any) -> Any:
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
