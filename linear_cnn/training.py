@@ -168,6 +168,22 @@ def _run(
         outputs, state = predict(parameters, state, x)
         return _LOSSES[loss](outputs, y), state
 
+    def loss_over_all(parameters: Any, state: Any) -> jax.Array:
+        """In batches of the training's size, so that recording needs no more memory than training."""
+        size = batch_size or count
+
+        def summed(start: Any, size: int) -> jax.Array:
+            x, y = (lax.dynamic_slice_in_dim(values, start, size) for values in (images, targets))
+            return evaluate(parameters, state, x, y)[0] * size
+
+        total = (
+            summed(0, size)
+            if per_epoch == 1
+            else lax.map(partial(summed, size=size), jnp.arange(per_epoch) * size).sum()
+        )
+        left = count - per_epoch * size
+        return (total + summed(count - left, left) if left else total) / count
+
     outputs, _ = jax.eval_shape(predict, parameters, state, images)
     if outputs.shape != targets.shape:  # they might broadcast
         raise ValueError(
@@ -194,8 +210,7 @@ def _run(
         previous, trained = carry
         trained = lax.fori_loop(previous, record_step, step, trained)
         parameters, state = trained[:2]
-        value, _ = evaluate(parameters, state, images, targets)
-        return (record_step, trained), (first_kernel(parameters), value)
+        return (record_step, trained), (first_kernel(parameters), loss_over_all(parameters, state))
 
     start = (parameters, state, optimizer.init(parameters), jnp.arange(count if batch_size else 0))
     _, records = lax.scan(until, (jnp.zeros_like(record_steps[0]), start), record_steps)
