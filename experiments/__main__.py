@@ -2,13 +2,21 @@
 
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import tyro
 
-from experiments import theory_vs_simulation
+from experiments import benchmark, data, iterations, label_correlation, theory_vs_simulation
 
-EXPERIMENTS = {"theory_vs_simulation": theory_vs_simulation.main}
+EXPERIMENTS: dict[str, Callable[..., Any]] = {
+    "theory_vs_simulation": theory_vs_simulation.main,
+    "iterations": iterations.main,
+    "label_correlation": label_correlation.main,
+    "benchmark": benchmark.main,
+    "data": data.main,
+}
 
 
 def main() -> None:
@@ -26,7 +34,7 @@ def main() -> None:
     except (OSError, ValueError, TypeError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; nothing was written")
+        sys.exit("interrupted; nothing partial was left")
 
 
 if __name__ == "__main__":

@@ -52,14 +52,78 @@ def draw_theory_vs_simulation(
         save(_autocorrelation(arrays), folder, "autocorrelation")
 
 
+def draw_iterations(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """The figure of `iterations`."""
+    with mpl.rc_context(STYLE):
+        save(_iterations(arrays), folder, "iterations")
+
+
+def draw_label_correlation(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """The figure of `label_correlation`."""
+    with mpl.rc_context(STYLE):
+        save(_label_correlation(arrays), folder, "label_correlation")
+
+
+def _iterations(arrays: Mapping[str, np.ndarray]) -> Figure:
+    """Energy profile against component at growing t, each panel scaled to its own largest value."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True)
+    component = np.arange(1, len(arrays["variance"]) + 1)
+    iterations = arrays["iterations"]
+    shades = plt.colormaps["viridis"](np.linspace(0, 0.92, len(iterations)))
+    scale = {"theorem": arrays["limit"].max(), "exact": arrays["exact"].max()}
+    for axis, form, title in (
+        (axes[0], "theorem", "Theorem 4.2"),
+        (axes[1], "exact", "Exact expectation, linear CNN on these images"),
+    ):
+        for profile, t, shade in zip(arrays[form], iterations, shades, strict=True):
+            axis.plot(component, profile / scale[form], color=shade, marker="o", markersize=2.5, label=f"t = {t:,}")
+        axis.set(yscale="log", title=title)
+        _component_axis(axis, len(component))
+    axes[0].plot(
+        component, arrays["limit"] / scale["theorem"], "--", color="black", label="whitening limit, Theorem 4.3"
+    )
+    axes[0].set_ylabel("energy profile e (largest = 1)")
+    axes[0].set_ylim(bottom=arrays["theorem"][0].min() / scale["theorem"] / 2)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
+    return figure
+
+
+def _label_correlation(arrays: Mapping[str, np.ndarray]) -> Figure:
+    """Correlation against component, a line for each class, for single patches and for the mean patch."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.8), sharey=True)
+    component = np.arange(1, len(arrays["variance"]) + 1)
+    names = [str(name) for name in arrays["class_names"]]
+    few = len(names) <= 10
+    shades = plt.colormaps["tab10" if few else "viridis"](np.arange(10) if few else np.linspace(0, 1, len(names)))
+    for axis, kind, title in (
+        (axes[0], "patch", "Single patches"),
+        (axes[1], "mean_patch", "Mean patch of each image"),
+    ):
+        for values, name, shade in zip(arrays[f"true/{kind}"], names, shades, strict=False):
+            axis.plot(component, values, color=shade, marker="o", markersize=2.5, linewidth=1, label=name)
+        noise = 2 * arrays[f"{kind}_noise"]
+        axis.fill_between(
+            component, -noise, noise, color="black", alpha=0.2, linewidth=0, label="95 % of shuffled labels"
+        )
+        axis.axhline(0, color="black", linewidth=0.6)
+        axis.set(title=title)
+        _component_axis(axis, len(component))
+    axes[0].set_ylabel("correlation with the label (class against rest)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    shown = slice(None) if few else slice(-1, None)
+    figure.legend(handles[shown], labels[shown], loc="outside lower center", ncols=6, fontsize=8)
+    return figure
+
+
 def _profiles(arrays: Mapping[str, np.ndarray]) -> Figure:
     """Energy profile against component at growing t: points simulation, lines theory."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 5), sharey=True)
     norm = mpl.colors.LogNorm(1, arrays["patches_drawn/steps"][-1])
     colour = plt.colormaps["viridis"].resampled(256)
     for axis, name, title in (
-        (axes[0], "patches_drawn", "Patch-shuffled tiles: the theorem's assumption holds"),
-        (axes[1], "raw_drawn", "Raw tiles: it fails, the exact form in A takes over"),
+        (axes[0], "patches_drawn", "Patch-shuffled images: the theorem's assumption holds"),
+        (axes[1], "raw_drawn", "Raw images: it fails, the exact form in A takes over"),
     ):
         steps, kernels = arrays[f"{name}/steps"], arrays[f"{name}/kernels"]
         component = np.arange(1, len(arrays[f"{name}/variance"]) + 1)
@@ -118,10 +182,10 @@ def _decades(steps: np.ndarray) -> list[int]:
 def _errors(arrays: Mapping[str, np.ndarray], exact: Mapping[str, str], ensembles: Mapping[str, str]) -> Figure:
     """Left: single runs against the exact form. Right: ensembles against the expected form and the theorem."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 6))
-    for (name, title), colour in zip(exact.items(), COLOURS, strict=False):
+    for (name, title), colour in zip(exact.items(), (*COLOURS, "#999999"), strict=True):
         simulated, steps = arrays[f"{name}/simulated"].astype(np.float64), arrays[f"{name}/steps"]
-        moved = np.abs(simulated - simulated[0]).max()
-        error = np.abs(simulated - arrays[f"{name}/predicted"]).max(axis=(1, 2, 3, 4)) / moved
+        moved = np.abs(simulated - simulated[:, :1]).max(axis=(1, 2, 3, 4, 5)).min()
+        error = np.abs(simulated - arrays[f"{name}/predicted"]).max(axis=(0, 2, 3, 4, 5)) / moved
         left.plot(steps[1:], np.maximum(error[1:], 1e-17), marker="o", markersize=2.5, color=colour, label=title)
     left.axhline(1e-9, color="grey", linestyle="--", linewidth=1)
     left.annotate("bound, float64", (1, 1e-9), textcoords="offset points", xytext=(0, 3), color="grey")
@@ -148,11 +212,11 @@ def _errors(arrays: Mapping[str, np.ndarray], exact: Mapping[str, str], ensemble
 
 
 def _ratios(arrays: Mapping[str, np.ndarray]) -> Figure:
-    """The decorrelation ratio of raw and of patch-shuffled tiles."""
+    """The decorrelation ratio of raw and of patch-shuffled images."""
     figure, axis = plt.subplots(figsize=(6, 3.8))
     for name, label, marker, colour in (
-        ("raw_drawn", "raw tiles", "o", COLOURS[0]),
-        ("patches_drawn", "patch-shuffled tiles", "s", COLOURS[1]),
+        ("raw_drawn", "raw images", "o", COLOURS[0]),
+        ("patches_drawn", "patch-shuffled images", "s", COLOURS[1]),
     ):
         ratio = arrays[f"{name}/decorrelation_ratio"]
         axis.plot(np.arange(1, len(ratio) + 1), ratio, marker=marker, markersize=4, color=colour, label=label)
@@ -165,7 +229,7 @@ def _ratios(arrays: Mapping[str, np.ndarray]) -> Figure:
 
 
 def _autocorrelation(arrays: Mapping[str, np.ndarray]) -> Figure:
-    """Autocorrelation of the responses to raw tiles, from the initial filters to whitening."""
+    """Autocorrelation of the responses to raw images, from the initial filters to whitening."""
     figure, axis = plt.subplots(figsize=(6, 4.6))
     distances, filters = arrays["autocorrelation/distances"], arrays["autocorrelation/filters"]
     steps = arrays["patches_drawn/steps"]

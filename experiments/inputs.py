@@ -1,0 +1,34 @@
+"""The images of an experiment: a data set by its name, scaled, and as few of them as asked for."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import linear_cnn
+
+
+class Inputs(NamedTuple):
+    """Images as float32 in [0, 1], (N, H, W, C), with labels (N,) and the names of the classes."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+
+def load(dataset: str, data_dir: Path | None, limit: int | None) -> Inputs:
+    """The training images of a data set, all of them or `limit` evenly spaced ones.
+
+    Raises:
+      FileNotFoundError: the data set is not there; the message says how to get it. ValueError: its name is unknown.
+    """
+    images, labels, class_names = linear_cnn.load_images(dataset, data_dir=data_dir)
+    if limit is not None and limit < len(labels):
+        chosen = np.linspace(0, len(labels) - 1, limit).round().astype(int)
+        images, labels = images[chosen], labels[chosen]
+    return Inputs(linear_cnn.scale_pixels(images), labels, class_names)
+
+
+def folder(out: Path, experiment: str, dataset: str) -> Path:
+    """Where the results of an experiment on a data set go; a data set given as a path goes by its last part."""
+    return out / experiment / Path(dataset).stem

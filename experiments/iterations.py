@@ -1,0 +1,119 @@
+"""The closed form at growing t: which components are whitened, and which come next (paper, Fig. 4).
+
+    python -m experiments iterations --dataset cifar10
+
+Evaluates Theorem 4.2 on the patch spectrum, and beside it the exact expectation for a linear CNN on the same images,
+which does not assume that patches of an image are uncorrelated. Takes seconds; writes
+<out>/iterations/<dataset>/{config.json, arrays.npz, summary.json, iterations.png, iterations.pdf}.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import linear_cnn
+import theory
+from experiments import figures, inputs, store
+
+NAME = "iterations"
+WHITENED = 0.9  # of the limit: where a component counts as whitened
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The closed form at growing numbers of iterations (paper, Fig. 4)."""
+
+    dataset: str = "photographs"
+    """photographs, cifar10, cifar100, fashion_mnist, a folder with a subfolder for each class, or an .npz file."""
+    data_dir: Path | None = None
+    """Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by default."""
+    images: int | None = None
+    """Use only so many images, evenly spaced; all by default."""
+    kernel_size: int = 3
+    """Height and width of the filters."""
+    decades: int = 7
+    """The iterations are 1, 10, ... to this power of ten."""
+    rate: float = 0.9
+    """Learning rate times the largest curvature; stable below 2."""
+    out: Path = Path("results")
+    """Folder for the results, in a subfolder of the experiment's and the data set's names."""
+    redraw: bool = False
+    """Only draw the figure and print the table again, from the saved arrays."""
+
+
+def main(settings: Settings) -> None:
+    """Run the experiment, or draw its figure again."""
+    for name, smallest in {"kernel_size": 1, "decades": 1, "images": 2}.items():
+        value = getattr(settings, name)
+        if value is not None and value < smallest:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}.")
+    if not 0 < settings.rate < 2:
+        raise ValueError(f"--rate must lie between 0 and 2, the border of stability, got {settings.rate}.")
+    folder = store.prepare_folder(inputs.folder(settings.out, NAME, settings.dataset))
+    if settings.redraw:
+        arrays = store.read_arrays(folder / "arrays.npz")
+    else:
+        arrays = compute(settings)
+        store.write_arrays(folder / "arrays.npz", arrays)
+        store.write_json(folder / "config.json", {"settings": asdict(settings), "environment": store.environment()})
+        store.write_json(folder / "summary.json", summary(arrays))
+    figures.draw_iterations(folder, arrays)
+    print(table(summary(arrays)))
+    print(f"written to {folder}")
+
+
+def compute(settings: Settings) -> dict[str, np.ndarray]:
+    """Profiles at each number of iterations, (T, d), by the theorem and by the exact expectation."""
+    pixels, labels, _ = inputs.load(settings.dataset, settings.data_dir, settings.images)
+    images = linear_cnn.normalize_channels(pixels)
+    spectrum = theory.patch_spectrum(images, settings.kernel_size, center=False)
+    iterations = 10 ** np.arange(settings.decades + 1)
+    rate = settings.rate / float(spectrum.variance[0])
+
+    # Labels that know nothing of the images, of variance 1; the number of filters drops out with the scale.
+    moments = theory.mean_patch_moments(images, labels, settings.kernel_size)
+    moments = replace(moments, target_covariance=jnp.ones(()))
+    head = np.ones(1)
+    learning_rate = settings.rate / 2 * float(theory.largest_stable_learning_rate(moments, head))
+    dynamics = theory.gradient_descent(moments, head, learning_rate)
+    exact = dynamics.expected_profile(iterations, init_std=0.0, targets="drawn", components=spectrum.components)
+    arrays = {
+        "variance": spectrum.variance,
+        "iterations": iterations,
+        "theorem": theory.iteration_profile(spectrum.variance, iterations, rate),
+        "limit": theory.whitening_profile(spectrum.variance),
+        "exact": exact,
+        "decorrelation_ratio": theory.decorrelation_ratio(moments, spectrum),
+        "images": len(images),
+    }
+    return {name: np.asarray(value) for name, value in arrays.items()}
+
+
+def summary(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """For each t the component of largest energy, and how many components are whitened, by the theorem."""
+    relative = arrays["theorem"] / arrays["limit"]
+    return [
+        {
+            "iterations": int(t),
+            "largest_component": int(np.argmax(profile)) + 1,
+            "whitened_components": int((share > WHITENED).sum()),
+            "largest_component_exact": int(np.argmax(exact)) + 1,
+        }
+        for t, profile, share, exact in zip(
+            arrays["iterations"], arrays["theorem"], relative, arrays["exact"], strict=True
+        )
+    ]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The summary as text."""
+    lines = [f"{'iteration':>12}  {'largest component':>18}  {'whitened':>9}  {'largest, exact expectation':>27}"]
+    lines += [
+        f"{row['iterations']:>12,}  {row['largest_component']:>18}  {row['whitened_components']:>9}"
+        f"  {row['largest_component_exact']:>27}"
+        for row in rows
+    ]
+    return "\n".join(lines)
