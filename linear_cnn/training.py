@@ -35,7 +35,7 @@ class Trajectory:
     Attributes:
       steps: the recorded steps, (R,), increasing from 0.
       conv1: the first layer's kernel at these steps, (R, kh, kw, C, K).
-      loss: the loss over all images at these steps, (R,).
+      loss: the loss over all images at these steps, (R,), taken in batches of the training's size.
     """
 
     steps: jax.Array
