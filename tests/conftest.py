@@ -6,6 +6,7 @@ Float64 is on unless JAX_ENABLE_X64=0, as in `make test-float32`, which runs the
 import os
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two tests run at once
 
 import jax
 import matplotlib as mpl

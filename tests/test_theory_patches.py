@@ -37,7 +37,8 @@ def test_locations_are_those_of_a_convolution(padding, sides):
         for kernel in ((1, 1), (2, 3), (4, 1), (5, 8), (11, 11)):
             for stride in ((1, 1), (1, 3), (2, 5), (7, 12)):
                 where = patches.window((2, *size, 3), kernel, stride, padding)
-                expected = sides or tuple(padding_pixels(*axis, padding) for axis in zip(size, kernel, stride))  # noqa: B905
+                axes = zip(size, kernel, stride, strict=True)
+                expected = sides or tuple(padding_pixels(*axis, padding) for axis in axes)
                 responses = jax.eval_shape(
                     lambda x, w, stride=stride: convolve(x, w, stride, sides or padding.upper()),
                     jax.ShapeDtypeStruct((2, *size, 3), jnp.float32),

@@ -41,6 +41,9 @@ def save_moments(path: str | os.PathLike[str], moments: Moments) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             np.savez(file, allow_pickle=False, **{_HEADER: np.array(json.dumps({"kind": kind, **static}))}, **arrays)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(unfinished, 0o666 & ~umask)  # mkstemp keeps others out
         os.replace(unfinished, path)
     except BaseException:
         os.unlink(unfinished)
@@ -62,7 +65,7 @@ def load_moments(path: str | os.PathLike[str]) -> Moments:
             if jax.config.read("jax_enable_x64"):
                 arrays = jax.tree.map(jnp.asarray, arrays)
             return kind(**arrays, **{name: _tuples(value) for name, value in static.items()})
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # a damaged archive makes its readers fail in many ways
         raise ValueError(

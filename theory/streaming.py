@@ -99,7 +99,8 @@ def _batches(images: Any, targets: Any, geometry: Any) -> Iterator[tuple[Any, An
     """Batches of images and their targets; arrays on the host in pieces, those on devices as they are."""
     seen, shape = 0, None
     for item in [images] if hasattr(images, "shape") else _iterated(images):
-        item = item if hasattr(item, "shape") else np.asarray(item)
+        if not hasattr(item, "shape") or (isinstance(item, jax.Array) and _is_on_host(item)):
+            item = np.asarray(item)
         check_images(item)
         if shape is None:
             shape = tuple(item.shape)
@@ -135,17 +136,21 @@ def _evaluate(task: _Task, images: Any, targets: np.ndarray) -> Any:
     Where the host is also JAX's backend, NumPy takes the products: nothing needs to be compiled, and they are faster
     than XLA's. Arrays that were sharded over several devices stay there.
     """
-    if isinstance(images, jax.Array) and len(images.sharding.device_set) > 1:
+    if isinstance(images, jax.Array):
         mesh, axes = _shards(images)
         return _sums(images, targets, task) if mesh is None else _sharded_sums(images, targets, task, mesh, axes)
     if jax.default_backend() == "cpu":
-        return _sums_on_host(np.asarray(images), targets, task)
+        return _sums_on_host(images, targets, task)
     devices = jax.local_devices()
-    if isinstance(images, jax.Array) or len(devices) == 1 or images.shape[0] % len(devices):
+    if len(devices) == 1 or images.shape[0] % len(devices):
         return _sums(images, targets, task)
     mesh = Mesh(np.array(devices), ("images",))
     spread = jax.device_put((images, targets), NamedSharding(mesh, PartitionSpec("images")))
     return _sharded_sums(*spread, task, mesh, "images")
+
+
+def _is_on_host(images: jax.Array) -> bool:
+    return jax.default_backend() == "cpu" and len(images.sharding.device_set) == 1
 
 
 def _shards(images: jax.Array) -> tuple[Mesh | None, Any]:
