@@ -67,6 +67,8 @@ class PatchSpectrum:
 class PatchMoments:
     """First and second moments of all patches of some images; `a + b` are those of both sets of images.
 
+    Adding them costs the rounding of the means: eps times a mean that is much larger than the standard deviation.
+
     Attributes:
       mean: the mean patch, (d,).
       covariance: of the patches, about their mean, (d, d), normalised by their number.
@@ -306,16 +308,6 @@ class MeanPatchCovariances:
     count: int = field(metadata={"static": True})
     where: Window = field(metadata={"static": True})
     channels: int = field(metadata={"static": True})
-
-    def __add__(self, other: "MeanPatchCovariances") -> "MeanPatchCovariances":
-        gaps = other.mean - self.mean, other.target_mean - self.target_mean
-        names = {"patches": (0, 0), "cross": (0, 1), "targets": (1, 1)}
-        means = weighted_mean(self, other, "mean", "target_mean", *names)
-        count = self.count + other.count
-        between = (self.count / count) * (other.count / count)
-        for name, (left, right) in names.items():
-            means[name] = means[name] + between * (gaps[left][:, None] * gaps[right][None, :])
-        return MeanPatchCovariances(**means, count=count, where=self.where, channels=self.channels)
 
 
 def mean_patch_covariances(images: Any, targets: Any, geometry: tuple[Any, Any, Padding]) -> MeanPatchCovariances:

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from theory._arguments import check_finite, check_images, float64_now, is_traced, matmul, namespace
 from theory.patches import Padding, Window, pad_images, window
 
-Total = TypeVar("Total")
+Result = TypeVar("Result")
 
 # Padded pixels whose products are taken at once: on a CPU as many as its cache holds, on a device many more.
 _CHUNK_ENTRIES = {"cpu": 3 * 2**17, "device": 2**23}
@@ -52,17 +52,19 @@ def accumulate(
     images: Any,
     targets: Any,
     geometry: tuple[Any, Any, Padding],
-    build: Callable[[Any, int, Window, int], Total],
+    build: Callable[[Any, int, Window, int], Result],
     check: Callable[[Window], None] = lambda where: None,
-) -> Total:
-    """The total of a statistic over all images; `total + total` must merge two of them.
+) -> Result:
+    """A statistic of all images, from sums about an origin near their mean.
+
+    Sums about zero would lose the digits that a large mean takes up. Near is enough: the mean of the first batch.
 
     Args:
       statistic, settings: what to compute; both hashable.
       images: array (N, H, W, C), on the host or on devices, or an iterable of such arrays.
       targets: (N, M), or None.
       geometry: kernel_size, stride, padding.
-      build: (result of `statistic.finish`, count, window, channels) -> a partial result.
+      build: (result of `statistic.finish`, count, window, channels) -> the result.
       check: raises, before anything is computed, where the settings do not fit the images' window.
 
     Outside traces everything is float64 and the result NumPy's, whatever JAX's flag; inside, of the images' dtype.
@@ -74,25 +76,38 @@ def accumulate(
         images = jnp.asarray(images)
         where = window(images.shape, *geometry)
         check(where)
-        task = _Task(statistic, settings, where, _at_least_float32(images.dtype))
-        y = jnp.zeros((images.shape[0], 0), task.dtype) if targets is None else jnp.asarray(targets).astype(task.dtype)
-        return build(_sums(images, y, task), images.shape[0], where, images.shape[-1])
+        dtype = _at_least_float32(images.dtype)
+        y = jnp.zeros((images.shape[0], 0), dtype) if targets is None else jnp.asarray(targets).astype(dtype)
+        # Rounded to fewer bits, lest the compiler work the mean into each expression that uses it, to be rounded
+        # differently in each.
+        bits = jnp.finfo(dtype)
+        means = [
+            lax.reduce_precision(mean.astype(dtype), bits.nexp, bits.nmant - 4)
+            for mean in (_pixel_mean(images), y.mean(axis=0))
+        ]
+        sums = _sums(images, y, *means, _Task(statistic, settings, where, dtype))
+        result = statistic.finish(sums, images.shape[0], *means, where, settings)
+        return build(result, images.shape[0], where, images.shape[-1])
     if isinstance(images, (list, tuple)) and images and not hasattr(images[0], "shape"):
         images = np.asarray(images)  # nested lists of numbers
     with float64_now():
         total: Any = None
+        origins: list[Any] = []
+        count = 0
         for batch, y in _batches(images, targets, geometry):
             where = window(batch.shape, *geometry)
             check(where)
             with np.errstate(over="ignore", invalid="ignore"):  # an error of our own follows
-                result = _evaluate(_Task(statistic, settings, where, jnp.dtype(jnp.float64)), batch, y)
-                result = jax.tree.map(np.asarray, result)
-            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result)):
+                if not origins:
+                    origins = [np.asarray(_pixel_mean(batch), np.float64), y.mean(axis=0)]
+                task = _Task(statistic, settings, where, jnp.dtype(jnp.float64))
+                sums = jax.tree.map(np.asarray, _evaluate(task, batch, y, *origins))
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(sums)):
                 check_finite("images", batch)
                 raise ValueError("images are so large that their second moment overflows; scale them.")
-            part = build(result, batch.shape[0], where, batch.shape[-1])
-            total = part if total is None else total + part
-        return total
+            total = sums if total is None else jax.tree.map(np.add, total, sums)
+            count += batch.shape[0]
+        return build(statistic.finish(total, count, *origins, where, settings), count, where, batch.shape[-1])
 
 
 def _batches(images: Any, targets: Any, geometry: Any) -> Iterator[tuple[Any, Any]]:
@@ -130,23 +145,25 @@ def _iterated(images: Any) -> Iterable[Any]:
     raise TypeError(f"images must be an array (N, H, W, C) or an iterable of such arrays, got {type(images).__name__}.")
 
 
-def _evaluate(task: _Task, images: Any, targets: np.ndarray) -> Any:
-    """The statistic of one batch, where its images are: on the host, on a device, or on all that hold a part of it.
+def _evaluate(task: _Task, images: Any, targets: np.ndarray, origin: Any, target_origin: Any) -> Any:
+    """The sums of one batch, where its images are: on the host, on a device, or on all that hold a part of it.
 
     Where the host is also JAX's backend, NumPy takes the products: nothing needs to be compiled, and they are faster
     than XLA's. Arrays that were sharded over several devices stay there.
     """
     if isinstance(images, jax.Array):
         mesh, axes = _shards(images)
-        return _sums(images, targets, task) if mesh is None else _sharded_sums(images, targets, task, mesh, axes)
+        if mesh is not None:
+            return _sharded_sums(images, targets, origin, target_origin, task, mesh, axes)
+        return _sums(images, targets, origin, target_origin, task)
     if jax.default_backend() == "cpu":
-        return _sums_on_host(images, targets, task)
+        return _sums_on_host(images, targets, origin, target_origin, task)
     devices = jax.local_devices()
     if len(devices) == 1 or images.shape[0] % len(devices):
-        return _sums(images, targets, task)
+        return _sums(images, targets, origin, target_origin, task)
     mesh = Mesh(np.array(devices), ("images",))
     spread = jax.device_put((images, targets), NamedSharding(mesh, PartitionSpec("images")))
-    return _sharded_sums(*spread, task, mesh, "images")
+    return _sharded_sums(*spread, origin, target_origin, task, mesh, "images")
 
 
 def _is_on_host(images: jax.Array) -> bool:
@@ -183,12 +200,18 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _sums_on_host(images: np.ndarray, targets: np.ndarray, task: _Task) -> Any:
-    """The statistic of a batch by NumPy, each chunk on one core."""
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    """The thread pools of this process; looking for them takes longer than a batch."""
+    return ThreadpoolController()
+
+
+def _sums_on_host(
+    images: np.ndarray, targets: np.ndarray, origin: np.ndarray, target_origin: np.ndarray, task: _Task
+) -> Any:
+    """The sums of a batch by NumPy, each chunk on one core."""
     statistic, settings, where, dtype = task
     size = _chunk_size(images.shape, where)
-    # Sums about an origin near the mean, since sums about zero would lose the digits that a large mean takes up.
-    origin, target_origin = _pixel_sums(images).mean(axis=0, dtype=dtype) / images.shape[0], targets.mean(axis=0)
 
     @np.errstate(over="ignore", invalid="ignore")
     def sums(start: int) -> Any:
@@ -199,54 +222,25 @@ def _sums_on_host(images: np.ndarray, targets: np.ndarray, task: _Task) -> Any:
         return statistic.sums(np.subtract(x, origin, dtype=dtype), y, where, settings)
 
     # BLAS's own threads only wait for one another in products as narrow as these.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_cores()) as pool:
+    with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(_cores()) as pool:
         parts = pool.map(sums, range(0, images.shape[0], size))
-        total = functools.reduce(partial(jax.tree.map, np.add), parts)
-    return statistic.finish(total, images.shape[0], origin, target_origin, where, settings)
+        return functools.reduce(partial(jax.tree.map, np.add), parts)
 
 
-def _pixel_sums(images: Any) -> Any:
-    """Sums over images of each pixel, (H * W, C), as precise as an origin near the mean has to be."""
-    count = images.shape[0]
+def _pixel_mean(images: Any) -> Any:
+    """The mean of each channel, as precise as an origin near the mean has to be."""
+    count, channels = images.shape[0], images.shape[-1]
     dtype = _at_least_float32(images.dtype)
-    ones = namespace(images).ones((1, count), dtype)
-    return matmul(ones, images.reshape(count, -1).astype(dtype)).reshape(-1, images.shape[-1])
+    share = namespace(images).full((1, count), 1 / count, dtype)
+    return matmul(share, images.reshape(count, -1).astype(dtype)).reshape(-1, channels).mean(axis=0)
 
 
 @partial(jax.jit, static_argnames="task")
-def _sums(images: jax.Array, targets: jax.Array, task: _Task) -> Any:
-    return _reduce(images, targets, task, lambda sums: sums)
-
-
-@partial(jax.jit, static_argnames=("task", "mesh", "axes"))
-def _sharded_sums(images: jax.Array, targets: jax.Array, task: _Task, mesh: Mesh, axes: Any) -> Any:
-    def local(images: jax.Array, targets: jax.Array) -> Any:
-        return _reduce(images, targets, task, partial(lax.psum, axis_name=axes))
-
-    each = PartitionSpec(axes)
-    spread = jax.shard_map(local, mesh=mesh, in_specs=(each, each), out_specs=PartitionSpec(), check_vma=False)
-    return spread(images, targets)
-
-
-def _reduce(images: jax.Array, targets: jax.Array, task: _Task, total_over_devices: Callable[[Any], Any]) -> Any:
-    """Sums over the images of one device in chunks, about an origin that all devices share."""
+def _sums(images: jax.Array, targets: jax.Array, origin: jax.Array, target_origin: jax.Array, task: _Task) -> Any:
+    """The sums of the images of one device, in chunks."""
     statistic, settings, where, dtype = task
     count = images.shape[0]
     size = _chunk_size(images.shape, where)
-
-    pixels, target_sum, total = total_over_devices(
-        (
-            _pixel_sums(images).astype(dtype).mean(axis=0),
-            targets.astype(dtype).sum(axis=0),
-            jnp.full((), count, dtype),
-        )
-    )
-    # Rounded to fewer bits, lest the compiler work the division into each expression that uses it, to be rounded
-    # differently in each.
-    bits = jnp.finfo(dtype)
-    origin, target_origin = (
-        lax.reduce_precision(sums / total, bits.nexp, bits.nmant - 4) for sums in (pixels, target_sum)
-    )
 
     def sums(number: jax.Array) -> Any:
         # The last chunk overlaps the one before it: what was seen already becomes zero.
@@ -264,7 +258,27 @@ def _reduce(images: jax.Array, targets: jax.Array, task: _Task, total_over_devic
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         add = partial(jax.tree.map, jnp.add)
         result, _ = lax.scan(lambda total, number: (add(total, sums(number)), None), zeros, jnp.arange(chunks))
-    return statistic.finish(total_over_devices(result), total, origin, target_origin, where, settings)
+    return result
+
+
+@partial(jax.jit, static_argnames=("task", "mesh", "axes"))
+def _sharded_sums(
+    images: jax.Array,
+    targets: jax.Array,
+    origin: jax.Array,
+    target_origin: jax.Array,
+    task: _Task,
+    mesh: Mesh,
+    axes: Any,
+) -> Any:
+    """The sums of images that are split over devices: each its own, then all by one collective."""
+
+    def local(images: jax.Array, targets: jax.Array) -> Any:
+        return lax.psum(_sums(images, targets, origin, target_origin, task), axes)
+
+    each = PartitionSpec(axes)
+    spread = jax.shard_map(local, mesh=mesh, in_specs=(each, each), out_specs=PartitionSpec(), check_vma=False)
+    return spread(images, targets)
 
 
 def _at_least_float32(dtype: Any) -> Any:
