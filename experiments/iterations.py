@@ -7,7 +7,7 @@ which does not assume that patches of an image are uncorrelated. Takes seconds; 
 <out>/iterations/<dataset>/{config.json, arrays.npz, summary.json, iterations.png, iterations.pdf}.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 import linear_cnn
 import theory
-from experiments import figures, inputs, store
+from experiments import figures, frame, inputs
 
 NAME = "iterations"
 WHITENED = 0.9  # of the limit: where a component counts as whitened
@@ -46,23 +46,10 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Run the experiment, or draw its figure again."""
-    for name, smallest in {"kernel_size": 1, "decades": 1, "images": 2}.items():
-        value = getattr(settings, name)
-        if value is not None and value < smallest:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}.")
+    frame.check_at_least(settings, {"kernel_size": 1, "decades": 1, "images": 2})
     if not 0 < settings.rate < 2:
         raise ValueError(f"--rate must lie between 0 and 2, the border of stability, got {settings.rate}.")
-    folder = store.prepare_folder(inputs.folder(settings.out, NAME, settings.dataset))
-    if settings.redraw:
-        arrays = store.read_arrays(folder / "arrays.npz")
-    else:
-        arrays = compute(settings)
-        store.write_arrays(folder / "arrays.npz", arrays)
-        store.write_json(folder / "config.json", {"settings": asdict(settings), "environment": store.environment()})
-        store.write_json(folder / "summary.json", summary(arrays))
-    figures.draw_iterations(folder, arrays)
-    print(table(summary(arrays)))
-    print(f"written to {folder}")
+    frame.run(NAME, settings, compute, summary, figures.draw_iterations, table)
 
 
 def compute(settings: Settings) -> dict[str, np.ndarray]:

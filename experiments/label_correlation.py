@@ -7,7 +7,7 @@ which is what a linear CNN sees, each with what shuffled labels give by chance. 
 <out>/label_correlation/<dataset>/{config.json, arrays.npz, summary.json, label_correlation.png, label_correlation.pdf}.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 import linear_cnn
 import theory
-from experiments import figures, inputs, store
+from experiments import figures, frame, inputs
 
 NAME = "label_correlation"
 
@@ -43,21 +43,8 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Run the experiment, or draw its figure again."""
-    for name, smallest in {"kernel_size": 1, "images": 2}.items():
-        value = getattr(settings, name)
-        if value is not None and value < smallest:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}.")
-    folder = store.prepare_folder(inputs.folder(settings.out, NAME, settings.dataset))
-    if settings.redraw:
-        arrays = store.read_arrays(folder / "arrays.npz")
-    else:
-        arrays = compute(settings)
-        store.write_arrays(folder / "arrays.npz", arrays)
-        store.write_json(folder / "config.json", {"settings": asdict(settings), "environment": store.environment()})
-        store.write_json(folder / "summary.json", summary(arrays))
-    figures.draw_label_correlation(folder, arrays)
-    print(table(summary(arrays)))
-    print(f"written to {folder}")
+    frame.check_at_least(settings, {"kernel_size": 1, "images": 2})
+    frame.run(NAME, settings, compute, summary, figures.draw_label_correlation, table)
 
 
 def compute(settings: Settings) -> dict[str, np.ndarray]:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import linear_cnn
 import theory
-from experiments import figures, inputs, store
+from experiments import figures, frame, inputs, store
 
 Stage = Callable[[], dict[str, Any]]
 
@@ -117,16 +117,12 @@ def main(settings: Settings) -> None:
 
 def check(settings: Settings) -> None:
     """Raise ValueError for settings that cannot work, before anything is computed."""
-    smallest = {"seeds": 2, "steps": 1, "filters": 1, "kernel_size": 1, "full_steps": 1, "exact_steps": 1}
-    for name, bound in smallest.items():
-        if getattr(settings, name) < bound:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {bound}, got {getattr(settings, name)}.")
+    smallest = {"seeds": 2, "steps": 1, "filters": 1, "kernel_size": 1, "full_steps": 1, "exact_steps": 1, "images": 64}
+    frame.check_at_least(settings, smallest)
     if not 0 < settings.rate < 2:
         raise ValueError(f"--rate must lie between 0 and 2, the border of stability, got {settings.rate}.")
     if not settings.init_std >= 0:
         raise ValueError(f"--init-std must be >= 0, got {settings.init_std}.")
-    if settings.images is not None and settings.images < 64:
-        raise ValueError(f"--images must be at least 64, got {settings.images}.")
 
 
 def record_steps(steps: int) -> np.ndarray:
