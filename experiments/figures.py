@@ -82,7 +82,7 @@ def _iterations(arrays: Mapping[str, np.ndarray]) -> Figure:
     axes[0].plot(
         component, arrays["limit"] / scale["theorem"], "--", color="black", label="whitening limit, Theorem 4.3"
     )
-    axes[0].set_ylabel("energy profile e (largest = 1)")
+    axes[0].set_ylabel("energy profile, each panel scaled to its largest")
     axes[0].set_ylim(bottom=arrays["theorem"][0].min() / scale["theorem"] / 2)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
@@ -122,8 +122,8 @@ def _profiles(arrays: Mapping[str, np.ndarray]) -> Figure:
     norm = mpl.colors.LogNorm(1, arrays["patches_drawn/steps"][-1])
     colour = plt.colormaps["viridis"].resampled(256)
     for axis, name, title in (
-        (axes[0], "patches_drawn", "Patch-shuffled images: the theorem's assumption holds"),
-        (axes[1], "raw_drawn", "Raw images: it fails, the exact form in A takes over"),
+        (axes[0], "patches_drawn", "Patch-shuffled images: Theorem 4.2 holds"),
+        (axes[1], "raw_drawn", "Raw images: Theorem 4.2 fails, the exact expectation holds"),
     ):
         steps, kernels = arrays[f"{name}/steps"], arrays[f"{name}/kernels"]
         component = np.arange(1, len(arrays[f"{name}/variance"]) + 1)

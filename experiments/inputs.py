@@ -1,5 +1,6 @@
 """The images of an experiment: a data set by its name, scaled, and as few of them as asked for."""
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,5 +31,11 @@ def load(dataset: str, data_dir: Path | None, limit: int | None) -> Inputs:
 
 
 def folder(out: Path, experiment: str, dataset: str) -> Path:
-    """Where the results of an experiment on a data set go; a data set given as a path goes by its last part."""
-    return out / experiment / Path(dataset).stem
+    """Where the results of an experiment on a data set go.
+
+    A data set given as a path goes by its last part and a hash of the whole, lest another path write over its results.
+    """
+    if dataset.isidentifier():
+        return out / experiment / dataset
+    path = Path(dataset).expanduser().resolve()
+    return out / experiment / f"{path.name.removesuffix('.npz')}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"

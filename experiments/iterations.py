@@ -3,7 +3,8 @@
     python -m experiments iterations --dataset cifar10
 
 Evaluates Theorem 4.2 on the patch spectrum, and beside it the exact expectation for a linear CNN on the same images,
-which does not assume that patches of an image are uncorrelated. Takes seconds; writes
+which does not assume that patches of an image are uncorrelated. Each form has the learning rate that its own largest
+curvature allows, so compare the order of the components, not the times. Channels are normalised. Takes seconds; writes
 <out>/iterations/<dataset>/{config.json, arrays.npz, summary.json, iterations.png, iterations.pdf}.
 """
 
@@ -27,7 +28,7 @@ class Settings:
     """The closed form at growing numbers of iterations (paper, Fig. 4)."""
 
     dataset: str = "photographs"
-    """photographs, cifar10, cifar100, fashion_mnist, a folder with a subfolder for each class, or an .npz file."""
+    """photographs, cifar10, cifar100, fashion_mnist, a folder of class folders, or an .npz file; read into memory."""
     data_dir: Path | None = None
     """Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by default."""
     images: int | None = None
@@ -37,7 +38,7 @@ class Settings:
     decades: int = 7
     """The iterations are 1, 10, ... to this power of ten."""
     rate: float = 0.9
-    """Learning rate times the largest curvature; stable below 2."""
+    """Learning rate times the largest curvature, for each form its own; stable below 2."""
     out: Path = Path("results")
     """Folder for the results, in a subfolder of the experiment's and the data set's names."""
     redraw: bool = False
@@ -45,7 +46,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    """Run the experiment, or draw its figure again."""
+    """Fig. 4 of the paper: the closed form at growing t."""
     frame.check_at_least(settings, {"kernel_size": 1, "decades": 1, "images": 2})
     if not 0 < settings.rate < 2:
         raise ValueError(f"--rate must lie between 0 and 2, the border of stability, got {settings.rate}.")

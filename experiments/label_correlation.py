@@ -3,7 +3,8 @@
     python -m experiments label_correlation --dataset cifar10
 
 Theorem 4.2 assumes that there is none. Shown for single patches, as in the paper, and for the mean patch of an image,
-which is what a linear CNN sees, each with what shuffled labels give by chance. Takes seconds; writes
+which is what a linear CNN sees, each with what shuffled labels give by chance. Channels are normalised, patches
+centred. Takes seconds; writes
 <out>/label_correlation/<dataset>/{config.json, arrays.npz, summary.json, label_correlation.png, label_correlation.pdf}.
 """
 
@@ -26,7 +27,7 @@ class Settings:
     """Correlation of labels with principal components (paper, Fig. 5)."""
 
     dataset: str = "photographs"
-    """photographs, cifar10, cifar100, fashion_mnist, a folder with a subfolder for each class, or an .npz file."""
+    """photographs, cifar10, cifar100, fashion_mnist, a folder of class folders, or an .npz file; read into memory."""
     data_dir: Path | None = None
     """Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by default."""
     images: int | None = None
@@ -42,7 +43,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    """Run the experiment, or draw its figure again."""
+    """Fig. 5 of the paper: labels against principal components."""
     frame.check_at_least(settings, {"kernel_size": 1, "images": 2})
     frame.run(NAME, settings, compute, summary, figures.draw_label_correlation, table)
 
@@ -88,11 +89,17 @@ def summary(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The summary as text."""
-    lines = [f"{'labels':>9}  {'coefficients':>12}  {'max |r|':>16}  {'rms r':>7}  {'noise':>7}  {'rms r / noise':>13}"]
+    lines = [
+        f"{'labels':>9}  {'coefficients':>12}  {'max |r|':>16}  {'rms r':>7}  {'noise':>7}  {'rms(r / noise)':>14}"
+    ]
     for row in rows:
         spread = f"{row['largest_of_the_least_correlated_component']:.3f} to {row['largest']:.3f}"
         lines.append(
             f"{row['labels']:>9}  {row['coefficients']:>12}  {spread:>16}  {row['rms']:>7.4f}  {row['noise_rms']:>7.4f}"
-            f"  {row['rms_in_noise']:>13.2f}"
+            f"  {row['rms_in_noise']:>14.2f}"
         )
-    return "\n".join([*lines, "max |r|: over classes, from the least to the most correlated component"])
+    lines.append(
+        "max |r|: over classes, from the least to the most correlated component; noise differs by component, and"
+    )
+    lines.append("r / noise is the same for patches and mean patches, whose covariance with the labels is the same")
+    return "\n".join(lines)

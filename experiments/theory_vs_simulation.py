@@ -63,7 +63,7 @@ class Settings:
     """Closed forms against trained linear CNNs."""
 
     dataset: str = "photographs"
-    """photographs, cifar10, cifar100, fashion_mnist, a folder with a subfolder for each class, or an .npz file."""
+    """photographs, cifar10, cifar100, fashion_mnist, a folder of class folders, or an .npz file; read into memory."""
     data_dir: Path | None = None
     """Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by default."""
     images: int | None = None

@@ -15,6 +15,7 @@ from linear_cnn.datasets import (
     photographs,
     scale_pixels,
 )
+from linear_cnn.image_files import ImageFiles
 from linear_cnn.networks import LinearCNN, first_kernel
 from linear_cnn.shortcuts import compress, mean_patch_images
 from linear_cnn.training import Trajectory, train, train_seeds
@@ -28,6 +29,7 @@ from linear_cnn.transformations import (
 )
 
 __all__ = [
+    "ImageFiles",
     "ImageSet",
     "LinearCNN",
     "Trajectory",

@@ -147,6 +147,8 @@ def scale_pixels(images: Any) -> np.ndarray:
 def image_batches(images: Any, size: int = 1024) -> Iterator[np.ndarray]:
     """All images in order, as float32 batches by `scale_pixels`; only one batch is in memory at a time.
 
+    An iterator, to be used once.
+
     Args:
       images: (N, H, W, C), an array or `ImageFiles`.
       size: images in a batch; the last one holds what is left.

@@ -59,7 +59,8 @@ class ImageFiles:
                 if other != sizes[0]:
                     raise ValueError(
                         f"images must have one size, but {self._files[0]} has {height}x{width} pixels and {file} "
-                        f"{other[0]}x{other[1]}; give size=(height, width) to scale and crop them."
+                        f"{other[0]}x{other[1]}; image_folder and labelled_folder scale and crop them with "
+                        "size=(height, width)."
                     )
         self.shape = (len(self._files), height, width, 3)
 

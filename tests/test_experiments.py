@@ -144,7 +144,15 @@ def test_images_of_an_experiment(tmp_path: Path) -> None:
     np.testing.assert_array_equal(some.images, images[[0, 3, 6, 9]].astype(np.float32) / np.float32(255))
     np.testing.assert_array_equal(some.labels, [0, 1, 0, 1])
     assert len(inputs.load(str(tmp_path / "mine.npz"), None, 11).images) == 10
-    assert inputs.folder(tmp_path, "iterations", "/data/mine.npz") == tmp_path / "iterations" / "mine"
+    assert inputs.folder(tmp_path, "iterations", "cifar10") == tmp_path / "iterations" / "cifar10"
+    # Paths that end alike have folders of their own, inside the experiment's.
+    folders = [
+        inputs.folder(tmp_path, "iterations", path) for path in ("/a/mine.npz", "/b/mine.npz", "/a/mine.v2", "..")
+    ]
+    assert len(set(folders)) == 4
+    assert {folder.parent for folder in folders} == {tmp_path / "iterations"}
+    assert folders[0].name.startswith("mine-")
+    assert folders[2].name.startswith("mine.v2-")
 
 
 SHORT = {

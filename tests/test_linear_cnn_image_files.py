@@ -128,7 +128,9 @@ def test_images_are_scaled_to_cover_the_size_and_cropped_at_the_centre(tmp_path,
 
 def test_images_of_different_sizes_need_a_size(tmp_path, files):
     other = saved(tmp_path / "other.png", Image.fromarray(np.zeros((7, 8, 3), np.uint8)))
-    with pytest.raises(ValueError, match=r"0\.png has 4x6 pixels and .*other\.png 7x8; give size=\(height, width\)"):
+    with pytest.raises(
+        ValueError, match=r"0\.png has 4x6 pixels and .*other\.png 7x8; image_folder and .* size=\(height, width\)"
+    ):
         ImageFiles([*files, other])
     assert ImageFiles([*files, other], 3)[:].shape == (6, 3, 3, 3)
 

@@ -11,6 +11,8 @@ import numpy as np
 from theory._arguments import check_images, concrete, einsum, float64_outside_traces, square_root
 from theory.moments import MeanPatchCovariances, PatchSpectrum, mean_patch_covariances
 
+_RENUMBER = "numpy.unique(labels, return_inverse=True)[1] numbers the classes that occur"
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ def label_correlation(images: Any, labels: Any, spectrum: PatchSpectrum) -> Labe
       TypeError: labels that are no integers. ValueError: labels of the wrong shape, negative, or with a class that has
         no image or all of them; images that are not those of the spectrum.
     """
+    if not isinstance(spectrum, PatchSpectrum):
+        raise TypeError(f"spectrum must be a PatchSpectrum, got {type(spectrum).__name__}; moments have .spectrum().")
     if hasattr(images, "shape"):
         check_images(images)
     one_hot = _one_vs_all(labels)
@@ -81,11 +85,15 @@ def _one_vs_all(labels: Any) -> Any:
     if not np.issubdtype(values.dtype, np.integer):
         raise TypeError(f"labels must be integers, got {values.dtype}.")
     if values.min() < 0:
-        raise ValueError(f"labels must be 0 or larger, got {values.min()}.")
+        raise ValueError(f"labels must be 0 or larger, got {values.min()}; {_RENUMBER}.")
+    if values.max() >= len(values):
+        raise ValueError(f"labels reach {values.max()}, but there are only {len(values)} images; {_RENUMBER}.")
     counts = np.bincount(values)
     if (counts == 0).any() or len(counts) < 2:
         what = "only class 0" if len(counts) < 2 else f"no image of class {int(np.argmin(counts))}"
-        raise ValueError(f"labels must hold each class from 0 to the largest, and at least two; there is {what}.")
+        raise ValueError(
+            f"labels must hold each class from 0 to the largest, and at least two; there is {what}; {_RENUMBER}."
+        )
     return values[:, None] == np.arange(len(counts))[None, :]
 
 

@@ -67,6 +67,7 @@ class PatchSpectrum:
 class PatchMoments:
     """First and second moments of all patches of some images; `a + b` are those of both sets of images.
 
+    `functools.reduce(operator.add, parts)` adds up many.
     Adding them costs the rounding of the means: eps times a mean that is much larger than the standard deviation.
 
     Attributes:
@@ -130,8 +131,9 @@ def patch_moments(
     (ours; docs/derivations.md, section 9). Results of parts of the images can be added.
 
     Args:
-      images: floating point, (N, H, W, C), on the host, on a device or sharded along N over several devices (each
-        sums its own, collectives add them up); or an iterable of such arrays, such as batches read from a disk.
+      images: floating point, (N, H, W, C), channels last; on the host, on a device or sharded along N over several
+        devices (each sums its own, collectives add them up); or an iterable of such arrays, like batches
+        read from a disk.
       kernel_size: kh = kw, or (kh, kw).
       stride, padding: as of the convolution; padding "VALID", "SAME", pixels, or pairs of them.
 

@@ -134,7 +134,7 @@ def _batches(images: Any, targets: Any, geometry: Any) -> Iterator[tuple[Any, An
             )
             seen = last
     if shape is None:
-        raise ValueError("images is an iterable without any batch.")
+        raise ValueError("images is an iterable without any batch; an iterator can be read only once.")
     if targets is not None and seen != len(targets):
         raise ValueError(f"targets has {len(targets)} rows, but there are {seen} images.")
 
