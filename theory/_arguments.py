@@ -64,10 +64,11 @@ def square_root(x: jax.Array) -> jax.Array:
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
-def without_rounding(eigenvalues: jax.Array) -> jax.Array:
+def without_rounding(eigenvalues: Any) -> Any:
     """Descending eigenvalues of a positive semidefinite matrix, zeros restored where rounding moved them."""
-    tolerance = eigenvalues.shape[0] * jnp.finfo(eigenvalues.dtype).eps * eigenvalues[0]
-    return jnp.where(eigenvalues > tolerance, eigenvalues, 0)
+    xp = namespace(eigenvalues)
+    tolerance = eigenvalues.shape[0] * xp.finfo(eigenvalues.dtype).eps * eigenvalues[0]
+    return xp.where(eigenvalues > tolerance, eigenvalues, 0)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theory._arguments import as_results, check_finite, check_images, float64_now, is_traced, matmul, namespace
+from theory._arguments import (
+    as_results,
+    check_finite,
+    check_images,
+    float64_now,
+    is_traced,
+    matmul,
+    namespace,
+    without_rounding,
+)
 from theory.pair_sums import assemble_pair_sums, pair_sums
 from theory.patches import Padding, Window, patch_sums
 from theory.streaming import Statistic, accumulate
@@ -113,10 +122,8 @@ def _eigenvectors(mean: Any, covariance: Any, center: bool) -> tuple[jax.Array, 
     xp = namespace(mean, covariance)
     variance, components = xp.linalg.eigh(covariance if center else covariance + mean[:, None] * mean[None, :])
     variance, components = variance[::-1], components[:, ::-1]
-    # Zeros are restored where rounding moved them.
-    variance = xp.where(variance > variance.shape[0] * xp.finfo(variance.dtype).eps * variance[0], variance, 0)
     largest = xp.argmax(xp.abs(components), axis=0)
-    return variance, components * xp.sign(xp.take_along_axis(components, largest[None], axis=0))
+    return without_rounding(variance), components * xp.sign(xp.take_along_axis(components, largest[None], axis=0))
 
 
 def patch_moments(
