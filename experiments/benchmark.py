@@ -9,7 +9,6 @@ out, with a word on how to install them. Writes <out>/benchmark/summary.json.
 """
 
 import gc
-import importlib.metadata
 import json
 import os
 import platform
@@ -30,6 +29,7 @@ from tqdm import tqdm
 import linear_cnn
 import theory
 from experiments import store
+from experiments.store import version
 
 Compute = Callable[[], np.ndarray]
 Measurement = dict[str, Any]
@@ -448,10 +448,3 @@ def machine() -> dict[str, Any]:
         "system": platform.system(),
         "load": os.getloadavg()[0],
     }
-
-
-def version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -100,7 +100,7 @@ def main(
     recipe = RECIPES[name]
     if source is not None and not source.expanduser().exists():
         raise FileNotFoundError(f"--source {source} does not exist; leave it out to download the data set.")
-    folder = _prepared(datasets.data_folder(data_dir) / name)
+    folder = store.prepare_folder(datasets.data_folder(data_dir) / name, "--data-dir")
     missing = [file for file in recipe.files if not _sound(recipe, folder / file)]
     if not missing:
         print(f"{name} is complete in {folder}")
@@ -113,16 +113,6 @@ def main(
     if source is None:
         origin.unlink(missing_ok=True)  # a download that could be resumed is no longer needed
     print(f"{name}: {len(missing)} files verified and written to {folder} in {time.perf_counter() - started:.0f} s")
-
-
-def _prepared(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"cannot write to {folder}: {error}; choose another folder with --data-dir.") from error
-    return folder
 
 
 def _sound(recipe: Recipe, file: Path) -> bool:

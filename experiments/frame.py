@@ -1,9 +1,9 @@
-"""What the short experiments share: checks, and from settings to arrays, summary, figure and table."""
+"""What experiments share: settings, checks, and the way from settings to arrays, summary, figure and table."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -12,15 +12,20 @@ from experiments import inputs, store
 Arrays = dict[str, np.ndarray]
 
 
-class Settings(Protocol):
-    """Fields of the settings of every experiment on a data set."""
+@dataclass(frozen=True)
+class Settings:
+    """What every experiment on a data set lets its user choose."""
 
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def out(self) -> Path: ...
-    @property
-    def redraw(self) -> bool: ...
+    dataset: str = "photographs"
+    """photographs, cifar10, cifar100, fashion_mnist, a folder of class folders, or an .npz file; read into memory."""
+    data_dir: Path | None = None
+    """Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by default."""
+    images: int | None = None
+    """Use only so many images, evenly spaced; all by default."""
+    out: Path = Path("results")
+    """Folder for the results, in a subfolder of the experiment's and the data set's names."""
+    redraw: bool = False
+    """Only draw the figures and print the table again, from the saved arrays."""
 
 
 def check_at_least(settings: Any, smallest: Mapping[str, int]) -> None:
@@ -46,7 +51,7 @@ def run(
     else:
         arrays = compute(settings)
         store.write_arrays(folder / "arrays.npz", arrays)
-        config = {"settings": asdict(settings), "environment": store.environment()}  # type: ignore[call-overload]
+        config = {"settings": asdict(settings), "environment": store.environment()}
         store.write_json(folder / "config.json", config)
         store.write_json(folder / "summary.json", summary(arrays))
     draw(folder, arrays)

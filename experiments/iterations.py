@@ -9,7 +9,6 @@ curvature allows, so compare the order of the components, not the times. Channel
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,25 +23,15 @@ WHITENED = 0.9  # of the limit: where a component counts as whitened
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(frame.Settings):
     """The closed form at growing numbers of iterations (paper, Fig. 4)."""
 
-    dataset: str = "photographs"
-    """photographs, cifar10, cifar100, fashion_mnist, a folder of class folders, or an .npz file; read into memory."""
-    data_dir: Path | None = None
-    """Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by default."""
-    images: int | None = None
-    """Use only so many images, evenly spaced; all by default."""
     kernel_size: int = 3
     """Height and width of the filters."""
     decades: int = 7
     """The iterations are 1, 10, ... to this power of ten."""
     rate: float = 0.9
     """Learning rate times the largest curvature, for each form its own; stable below 2."""
-    out: Path = Path("results")
-    """Folder for the results, in a subfolder of the experiment's and the data set's names."""
-    redraw: bool = False
-    """Only draw the figure and print the table again, from the saved arrays."""
 
 
 def main(settings: Settings) -> None:

@@ -9,7 +9,6 @@ centred. Takes seconds; writes
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,23 +22,13 @@ NAME = "label_correlation"
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(frame.Settings):
     """Correlation of labels with principal components (paper, Fig. 5)."""
 
-    dataset: str = "photographs"
-    """photographs, cifar10, cifar100, fashion_mnist, a folder of class folders, or an .npz file; read into memory."""
-    data_dir: Path | None = None
-    """Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by default."""
-    images: int | None = None
-    """Use only so many images, evenly spaced; all by default."""
     kernel_size: int = 3
     """Height and width of the patches."""
     seed: int = 0
     """Of the shuffled labels."""
-    out: Path = Path("results")
-    """Folder for the results, in a subfolder of the experiment's and the data set's names."""
-    redraw: bool = False
-    """Only draw the figure and print the table again, from the saved arrays."""
 
 
 def main(settings: Settings) -> None:

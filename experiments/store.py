@@ -14,14 +14,14 @@ import jax
 import numpy as np
 
 
-def prepare_folder(folder: Path) -> Path:
+def prepare_folder(folder: Path, option: str = "--out") -> Path:
     """Make a folder, and raise OSError with the remedy now rather than after the computation if it cannot be used."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(f"cannot write to the output folder {folder}: {error}; choose another with --out.") from error
+        raise OSError(f"cannot write to {folder}: {error}; choose another folder with {option}.") from error
     return folder
 
 
@@ -73,7 +73,7 @@ def environment() -> dict[str, Any]:
     packages = ("linear-cnn", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "matplotlib")
     return {
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in packages},
+        "versions": {name: version(name) for name in packages},
         "machine": platform.machine(),
         "backend": jax.default_backend(),
         "devices": [str(device.device_kind) for device in jax.local_devices()],
@@ -81,7 +81,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """The installed version of a package, None if there is none."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -59,19 +58,11 @@ EXACT = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(frame.Settings):
     """Closed forms against trained linear CNNs."""
 
-    dataset: str = "photographs"
-    """photographs, cifar10, cifar100, fashion_mnist, a folder of class folders, or an .npz file; read into memory."""
-    data_dir: Path | None = None
-    """Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by default."""
-    images: int | None = None
-    """Use only so many images, evenly spaced; all by default."""
     label: int = 3
     """The class that the labels tell from all others, counted from 0 (photographs: coffee; CIFAR-10: cat)."""
-    out: Path = Path("results")
-    """Folder for the results, in a subfolder of the experiment's and the data set's names."""
     seeds: int = 128
     """Random initialisations, with new targets each, in every ensemble."""
     steps: int = 150_000
@@ -90,8 +81,6 @@ class Settings:
     """Steps of the other single runs; a tenth where the convolution is hard or there are many networks."""
     seed: int = 0
     """Of every random number in the experiment."""
-    redraw: bool = False
-    """Only draw the figures and print the table again, from the saved arrays."""
 
 
 def main(settings: Settings) -> None:

@@ -20,7 +20,7 @@ from theory.patches import Padding, Window, pad_images, window
 Result = TypeVar("Result")
 
 # Padded pixels whose products are taken at once: on a CPU as many as its cache holds, on a device many more.
-_CHUNK_ENTRIES = {"cpu": 3 * 2**17, "device": 2**23}
+_CHUNK_ENTRIES_ON_CPU, _CHUNK_ENTRIES_ELSEWHERE = 3 * 2**17, 2**23
 _CHUNKS_IN_BATCH = 16
 
 
@@ -156,7 +156,7 @@ def _evaluate(task: _Task, images: Any, targets: np.ndarray, origin: Any, target
         if mesh is not None:
             return _sharded_sums(images, targets, origin, target_origin, task, mesh, axes)
         return _sums(images, targets, origin, target_origin, task)
-    if jax.default_backend() == "cpu":
+    if _on_cpu():
         return _sums_on_host(images, targets, origin, target_origin, task)
     devices = jax.local_devices()
     if len(devices) == 1 or images.shape[0] % len(devices):
@@ -167,7 +167,7 @@ def _evaluate(task: _Task, images: Any, targets: np.ndarray, origin: Any, target
 
 
 def _is_on_host(images: jax.Array) -> bool:
-    return jax.default_backend() == "cpu" and len(images.sharding.device_set) == 1
+    return _on_cpu() and len(images.sharding.device_set) == 1
 
 
 def _shards(images: jax.Array) -> tuple[Mesh | None, Any]:
@@ -183,17 +183,19 @@ def _shards(images: jax.Array) -> tuple[Mesh | None, Any]:
 
 def _batch_size(shape: tuple[int, ...], where: Window) -> int:
     """Images of the host that are taken at a time: several chunks for each device or core."""
-    workers = _cores() if jax.default_backend() == "cpu" else len(jax.local_devices())
+    workers = _cores() if _on_cpu() else len(jax.local_devices())
     return _chunk_size(shape, where) * _CHUNKS_IN_BATCH * workers
 
 
 def _chunk_size(shape: tuple[int, ...], where: Window) -> int:
+    entries = _CHUNK_ENTRIES_ON_CPU if _on_cpu() else _CHUNK_ENTRIES_ELSEWHERE
     height, width = (length + sum(side) for length, side in zip(shape[1:3], where.padding, strict=True))
-    return max(1, min(shape[0], _CHUNK_ENTRIES[_kind()] // (height * width * shape[3])))
+    return max(1, min(shape[0], entries // (height * width * shape[3])))
 
 
-def _kind() -> str:
-    return "cpu" if jax.default_backend() == "cpu" else "device"
+def _on_cpu() -> bool:
+    """Whether the host is JAX's backend."""
+    return jax.default_backend() == "cpu"
 
 
 def _cores() -> int:
