@@ -1,5 +1,6 @@
 """Convolutional networks in Flax, trained by a jit-compiled loop that records their first layer."""
 
+from linear_cnn.classifiers import VGG, ResNet, SmallCNN
 from linear_cnn.convolution import patch_convolution
 from linear_cnn.datasets import (
     ImageSet,
@@ -18,7 +19,7 @@ from linear_cnn.datasets import (
 from linear_cnn.image_files import ImageFiles
 from linear_cnn.networks import LinearCNN, first_kernel
 from linear_cnn.shortcuts import compress, mean_patch_images
-from linear_cnn.training import Trajectory, train, train_seeds
+from linear_cnn.training import TrainingDiverged, Trajectory, train, train_seeds
 from linear_cnn.transformations import (
     label_by_energy,
     normalize_channels,
@@ -29,9 +30,13 @@ from linear_cnn.transformations import (
 )
 
 __all__ = [
+    "VGG",
     "ImageFiles",
     "ImageSet",
     "LinearCNN",
+    "ResNet",
+    "SmallCNN",
+    "TrainingDiverged",
     "Trajectory",
     "cifar10",
     "cifar100",

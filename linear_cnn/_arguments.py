@@ -58,14 +58,14 @@ def check_fits(image_size: Sequence[int], padding: Sequence[Sequence[int]], kern
         )
 
 
-def check_images(images: Any) -> None:
+def check_images(images: Any, name: str = "images") -> None:
     """Raise unless images are finite floating-point numbers (N, H, W, C), none of the axes empty."""
     shape, dtype = np.shape(images), _dtype(images)
     if len(shape) != 4 or min(shape) == 0:
-        raise ValueError(f"images must have shape (N, H, W, C), no axis empty, got {shape}; one image is images[None].")
+        raise ValueError(f"{name} must have shape (N, H, W, C), no axis empty, got {shape}; one image is images[None].")
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"images must be floating point, got {dtype}; scale them, e.g. images.astype('float32') / 255.")
-    check_finite("images", images)
+        raise TypeError(f"{name} must be floating point, got {dtype}; scale them, e.g. images.astype('float32') / 255.")
+    check_finite(name, images)
 
 
 def check_finite(name: str, values: Any) -> None:
@@ -74,21 +74,49 @@ def check_finite(name: str, values: Any) -> None:
         raise ValueError(f"{name} must be finite, but has NaN or infinite entries; remove or replace them.")
 
 
-def check_targets(targets: Any, count: int, *, seeds: int | None = None) -> None:
+def check_targets(name: str, targets: Any, count: int, *, seeds: int | None = None) -> None:
     """Raise unless targets are finite real numbers, (N,) or (N, M), after an axis of `seeds` if given."""
-    shape = np.shape(targets)
-    axes = shape if seeds is None else shape[1:]
-    if len(axes) not in (1, 2) or axes[0] != count or 0 in shape:
+    _check_target_shape(name, np.shape(targets), count, seeds, "(N,) or (N, M)", (1, 2))
+    dtype = _dtype(targets)
+    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise TypeError(f"{name} must be real numbers, got {dtype}; convert them, e.g. targets.astype('float32').")
+    check_finite(name, targets)
+
+
+def check_labels(name: str, labels: Any, count: int, *, seeds: int | None = None) -> None:
+    """Raise unless labels are integers (N,), after an axis of `seeds` if given."""
+    _check_target_shape(name, np.shape(labels), count, seeds, "(N,)", (1,))
+    if not jnp.issubdtype(_dtype(labels), jnp.integer):
+        raise TypeError(
+            f"{name} must be integer labels for loss='cross_entropy', got {_dtype(labels)}; convert them, e.g. "
+            "labels.astype('int32'), or choose loss='mse'."
+        )
+
+
+def check_classes(name: str, labels: Any, classes: int) -> None:
+    """Raise unless concrete labels lie between 0 and classes - 1."""
+    if isinstance(labels, jax.core.Tracer):
+        return
+    lowest, highest = np.min(labels), np.max(labels)
+    if lowest < 0 or highest >= classes:
         raise ValueError(
-            f"targets must have shape (N,) or (N, M) with N = {count}, the number of images (in train_seeds also with "
+            f"{name} must lie between 0 and {classes - 1}, since the network has {classes} outputs, but they run "
+            f"from {lowest} to {highest}; give the network more classes or renumber them, e.g. by "
+            "linear_cnn.select_classes."
+        )
+
+
+def _check_target_shape(
+    name: str, shape: tuple[int, ...], count: int, seeds: int | None, wanted: str, ranks: tuple[int, ...]
+) -> None:
+    axes = shape if seeds is None else shape[1:]
+    if len(axes) not in ranks or axes[0] != count or 0 in shape:
+        raise ValueError(
+            f"{name} must have shape {wanted} with N = {count}, the number of images (in train_seeds also with "
             f"a leading seed axis), got {shape}."
         )
     if seeds is not None and shape[0] != seeds:
-        raise ValueError(f"targets of shape {shape} hold {shape[0]} sets, but there are {seeds} seeds.")
-    dtype = _dtype(targets)
-    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
-        raise TypeError(f"targets must be real numbers, got {dtype}; convert them, e.g. targets.astype('float32').")
-    check_finite("targets", targets)
+        raise ValueError(f"{name} of shape {shape} hold {shape[0]} sets, but there are {seeds} seeds.")
 
 
 def check_keys(name: str, keys: Any, *, axes: int) -> None:

@@ -80,3 +80,19 @@ def patch_convolution(
     return jnp.matmul(
         patches, rhs.reshape(-1, filters), precision=precision, preferred_element_type=preferred_element_type
     )
+
+
+def convolution(lhs: jax.Array, rhs: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
+    """Whichever convolution is fast where the arrays are: `patch_convolution` on a CPU, XLA's own elsewhere.
+
+    Arguments, result and errors are those of the two. An accelerator's own convolutions need no patches; XLA's
+    for the CPU are slow, and several times slower yet when filters are batched by `jax.vmap`.
+    """
+    convolve = patch_convolution if jax.default_backend() == "cpu" else lax.conv_general_dilated
+    return convolve(lhs, rhs, *arguments, **options)
+
+
+def max_pool(images: jax.Array, window: int = 2) -> jax.Array:
+    """Largest entries of non-overlapping windows, (N, H, W, C) -> (N, H // window, W // window, C)."""
+    strides = (1, window, window, 1)
+    return lax.reduce_window(images, -jnp.inf, lax.max, strides, strides, "VALID")

@@ -1,5 +1,7 @@
 """The compiled training loop against Python loops over explicit gradients."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import pytest
 from flax import nnx
 from linear_cnn_twins import batch_indices, patches_by_loop, training_by_loop
 
-from linear_cnn import LinearCNN, Trajectory, train
+from linear_cnn import LinearCNN, TrainingDiverged, Trajectory, train, training
 
 RANDOM = np.random.default_rng(11)
 # Images in float32, targets and network in float64: nothing may be rounded to float32 on the way.
@@ -172,9 +174,7 @@ def test_a_nonlinear_network_with_state():
 
     @nnx.jit
     def evaluate_and_step(model, moments, x, y):
-        # In batches of the training's size, each of which the layers see as it is; 12 = 5 + 5 + 2.
-        parts = [slice(0, 5), slice(5, 10), slice(10, 12)]
-        before = sum(loss(nnx.clone(model), IMAGES[part], targets[part]) * len(IMAGES[part]) for part in parts) / 12
+        before = loss(nnx.view(model, use_running_average=True, deterministic=True), IMAGES, targets)
         gradients = nnx.grad(loss)(model, x, y)
         parameters = nnx.state(model, nnx.Param)
         updates, moments = MOMENTUM.update(gradients, moments, parameters)
@@ -194,10 +194,128 @@ def test_a_nonlinear_network_with_state():
     assert_same_training(trajectory, (np.stack(kernels), np.array(losses)), tolerance=1e-4)
 
 
+LABELS = RANDOM.integers(0, 2, size=12).astype(np.int32)
+VALIDATION = RANDOM.normal(size=(7, 5, 5, 2)).astype(np.float32), RANDOM.integers(0, 2, size=7).astype(np.int32)
+CLASSIFY = {"targets": LABELS, "loss": "cross_entropy", "optimizer": MOMENTUM, "batch_size": 5}
+
+
+@pytest.fixture(scope="module")
+def classified():
+    return train_linear(Nonlinear, validation=VALIDATION, **CLASSIFY)
+
+
+@pytest.mark.float32
+def test_cross_entropy_with_validation_in_inference_mode(classified):
+    """Against a Python loop with the loss written out, twelve images in batches of five, seven to validate."""
+
+    def loss(model, x, y):
+        return -jnp.mean(jnp.sum(jnp.eye(2, dtype=jnp.float32)[y] * jax.nn.log_softmax(model(x)), axis=1))
+
+    @nnx.jit
+    def step(model, moments, x, y):
+        gradients = nnx.grad(loss)(model, x, y)
+        parameters = nnx.state(model, nnx.Param)
+        updates, moments = MOMENTUM.update(gradients, moments, parameters)
+        nnx.update(model, optax.apply_updates(parameters, updates))
+        return moments
+
+    model = Nonlinear(jax.random.split(KEYS[0])[0])
+    moments = MOMENTUM.init(nnx.state(model, nnx.Param))
+    expected = {name: [] for name in ("conv1", "loss", "accuracy", "validation_loss", "validation_accuracy")}
+    for index in range(13):
+        if index in RECORDS:
+            expected["conv1"].append(model.conv1.kernel[...])
+            still = nnx.view(model, use_running_average=True, deterministic=True)
+            for prefix, x, y in (("", IMAGES, LABELS), ("validation_", *VALIDATION)):
+                expected[f"{prefix}loss"].append(loss(still, x, y))
+                expected[f"{prefix}accuracy"].append(np.mean(np.argmax(np.asarray(still(x)), axis=1) == y))
+        batch = batch_indices(KEYS[0], 12, 5, index)
+        moments = step(model, moments, IMAGES[batch], LABELS[batch])
+    assert_same_training(classified, tuple(np.asarray(expected[name]) for name in ("conv1", "loss")), tolerance=1e-4)
+    for name in ("accuracy", "validation_loss", "validation_accuracy"):
+        assert np.ptp(expected[name]) > 0
+        np.testing.assert_allclose(getattr(classified, name), expected[name], rtol=1e-4)
+
+
+def test_validation_leaves_the_training_alone(classified):
+    without = train_linear(Nonlinear, **CLASSIFY)
+    assert without.validation_loss is without.validation_accuracy is None
+    chex.assert_trees_all_equal(without.conv1, classified.conv1)
+    chex.assert_trees_all_equal(without.accuracy, classified.accuracy)
+
+
+@pytest.mark.parametrize("name", ["conv1", "conv1.kernel"])
+def test_a_frozen_first_layer_stays_while_the_rest_learns(classified, name):
+    frozen = train_linear(Nonlinear, frozen=[name], **CLASSIFY)
+    np.testing.assert_array_equal(frozen.conv1, np.repeat(classified.conv1[:1], 5, axis=0))
+    assert frozen.loss[-1] < 0.9 * frozen.loss[0]
+    assert np.abs(frozen.loss[1:] - classified.loss[1:]).min() > 1e-3
+
+
+def test_other_layers_can_be_frozen(classified):
+    frozen = train_linear(Nonlinear, frozen=("dense", "norm"), **CLASSIFY)
+    assert np.abs(frozen.conv1[-1] - frozen.conv1[0]).max() > 1e-3
+    assert np.abs(frozen.conv1[-1] - classified.conv1[-1]).max() > 1e-3
+
+
+def test_weight_decay_is_the_optimizers():
+    """Without a gradient, w(t) = (1 - rate * decay)^t w(0)."""
+    decay = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1))
+    trajectory = train_linear(linear, images=np.zeros_like(IMAGES), optimizer=decay)
+    for step, kernel in zip(RECORDS, trajectory.conv1, strict=True):
+        np.testing.assert_allclose(kernel, 0.95**step * trajectory.conv1[0], rtol=1e-13)
+
+
+def test_epochs_and_their_records():
+    by_epochs = train_linear(linear, batch_size=5, steps=None, epochs=3, record_steps=None)
+    np.testing.assert_array_equal(by_epochs.steps, [0, 2, 4, 6])  # ten of the twelve images make an epoch
+    by_steps = train_linear(linear, batch_size=5, steps=6, record_steps=[2, 4, 6])
+    chex.assert_trees_all_equal(by_epochs, by_steps)
+    with pytest.raises(TypeError, match="either steps or epochs, got steps=12, epochs=3"):
+        train_linear(epochs=3)
+    with pytest.raises(TypeError, match="either steps or epochs, got steps=None, epochs=None"):
+        train_linear(steps=None)
+
+
+def test_long_stretches_are_the_same_run_as_short_ones(monkeypatch):
+    expected = train_linear()
+    monkeypatch.setattr(training, "_STRETCH_SECONDS", 0.0)  # one step a call
+    chex.assert_trees_all_equal(train_linear(), expected)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    with pytest.raises(TrainingDiverged, match=r"the loss is inf at step (\d+); lower the learning rate") as caught:
+        train_linear(images=1e4 * IMAGES, steps=200, record_steps=[1, 2, 3, 200])
+    kept = caught.value.trajectory
+    np.testing.assert_array_equal(kept.steps, [0, 1, 2, 3])
+    assert kept.conv1.shape == (4, 2, 3, 2, 3)
+    assert np.isfinite(kept.loss).all()
+    # The step that is named is the first: a run until there is sound, and its next loss is not.
+    step = int(re.search(r"step (\d+)", str(caught.value))[1])
+    assert np.isfinite(train_linear(images=1e4 * IMAGES, record_steps=[1, 2, 3, step - 1], steps=step).loss).all()
+    with pytest.raises(TrainingDiverged, match=f"recorded loss is inf at step {step}"):
+        train_linear(images=1e4 * IMAGES, record_steps=[1, 2, 3, step], steps=step)
+
+
+def test_the_progress_bar_names_loss_accuracy_and_rate(capsys):
+    train_linear(Nonlinear, validation=VALIDATION, progress=True, **CLASSIFY)
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert re.search(r"12/12 .*loss=\d.*, accuracy=0\.\d+, validation accuracy=0\.\d+, images/s=", last)
+
+
+def test_inside_jit_and_vmap():
+    def kernels(key):
+        return train_linear(linear, key=key).conv1
+
+    both = jax.jit(jax.vmap(kernels))(KEYS[:2])
+    for key, kernel in zip(KEYS[:2], both, strict=True):
+        np.testing.assert_allclose(kernel, train_linear(linear, key=key).conv1, rtol=1e-12)
+
+
 def test_one_trace_serves_all_calls():
     for key in KEYS:
         train_linear(key=key)
-    train_linear(images=IMAGES + 1, targets=-TARGETS, steps=1000, record_steps=[10, 20, 300, 1000])
+    train_linear(images=IMAGES / 2, targets=-TARGETS, steps=1000, record_steps=[10, 20, 300, 1000])
     with pytest.raises(AssertionError, match="traced > 1 times"):  # the counter counts
         train_linear(images=IMAGES[:6], targets=TARGETS[:6])
 
@@ -211,6 +329,26 @@ def test_outputs_must_match_the_targets():
         train_linear(single, targets=TARGETS[:, 0])
     with pytest.raises(ValueError, match=r"outputs have shape \(12, 2\), but the targets \(12, 3\)"):
         train_linear(single, targets=np.ones((12, 3)), batch_size=4)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize(("labels", "found"), [([0, 1, 2] * 4, "from 0 to 2"), ([-1, 1, 0] * 4, "from -1 to 1")])
+def test_labels_must_be_classes_of_the_network(labels, found):
+    message = rf"must lie between 0 and 1, since the network has 2 outputs, but they run {found}; give the network more"
+    with pytest.raises(ValueError, match=f"^targets {message}"):
+        train_linear(Nonlinear, **CLASSIFY | {"targets": np.array(labels)})
+    validation = (IMAGES, np.array(labels))
+    with pytest.raises(ValueError, match=f"^validation targets {message}"):
+        train_linear(Nonlinear, validation=validation, **CLASSIFY)
+
+
+def test_layers_to_freeze_must_exist_and_leave_some():
+    with pytest.raises(
+        ValueError, match=r"names the layer 'conv', but the network's layers.*\['conv1', 'dense', 'norm'\]"
+    ):
+        train_linear(Nonlinear, frozen=["norm", "conv"], **CLASSIFY)
+    with pytest.raises(ValueError, match="leaves no parameter of the network to train; freeze fewer"):
+        train_linear(linear, frozen=["conv1"])
 
 
 def test_the_network_needs_its_first_layer():
