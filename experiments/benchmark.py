@@ -38,6 +38,9 @@ NAME = "benchmark"
 SOME, MANY = 10_000, 50_000  # images: what the official recipe can hold in memory, and all of CIFAR-10's training set
 LARGEST_KERNEL = 7
 BATCH = 256  # images whose patches the plain NumPy sum holds at once
+LEARNING_RATE = 1e-7  # of the paper's scan for the time at which the formula fits best
+ITERATIONS = range(10_000, 5_000_001, 250)  # of the same
+PROFILES = 256  # fitted at once
 AGREEMENT = 1e-6  # largest relative difference between peer and ours for the comparison to count
 
 
@@ -106,6 +109,39 @@ def numpy_sum(images: np.ndarray, kernel_size: int = 3) -> Compute:
     return compute
 
 
+def our_fit(images: np.ndarray, count: int = 1) -> Compute:
+    """`theory.fit_profile` of so many profiles at once; the correlation of the first."""
+    profiles, variance = noisy_profiles(images, count)
+
+    def compute() -> np.ndarray:
+        fit = theory.fit_profile(profiles, variance, learning_rate=LEARNING_RATE)
+        return np.asarray(fit.correlation, np.float64)[:1]
+
+    return compute
+
+
+def scan_of_times(images: np.ndarray) -> Compute:
+    """The formula and its correlation with a profile at each of many iterations, as the paper's authors do."""
+    profiles, variance = noisy_profiles(images, 1)
+
+    def compute() -> np.ndarray:
+        best = -1.0
+        for t in ITERATIONS:
+            formula = np.abs(1 - (1 - LEARNING_RATE * variance) ** t) / np.sqrt(variance)
+            best = max(best, np.corrcoef(profiles[0], formula)[0, 1])
+        return np.array([best])
+
+    return compute
+
+
+def noisy_profiles(images: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Profiles (count, d) that the formula makes up to a tenth, as those of trained networks, and the variance (d,)."""
+    variance = np.asarray(theory.patch_spectrum(linear_cnn.normalize_channels(images), 3).variance)
+    profile = np.asarray(theory.iteration_profile(variance, ITERATIONS.stop // 5, LEARNING_RATE), np.float64)
+    noise = np.random.default_rng(0).normal(size=(count, len(variance)))
+    return profile * np.exp(0.1 * noise), variance
+
+
 def unfold(images: np.ndarray, kernel_size: int) -> np.ndarray:
     """All patches as rows, in float64: (N, H, W, C) -> (N * locations, d)."""
     windows = np.lib.stride_tricks.sliding_window_view(images, (kernel_size, kernel_size), axis=(1, 2))
@@ -132,6 +168,9 @@ METHODS = {
     "torch.pca_lowrank of all patches": Method(official_recipe, "torch"),
     "scikit-learn PCA of all patches": Method(scikit_learn, "scikit-learn"),
     "NumPy sum over batches": Method(numpy_sum),
+    "theory.fit_profile": Method(our_fit),
+    f"theory.fit_profile, {PROFILES} profiles": Method(partial(our_fit, count=PROFILES)),
+    "scan of 19,961 times": Method(scan_of_times),
 }
 
 
@@ -168,7 +207,7 @@ def rows(shape: tuple[int, ...]) -> list[Row]:
     small, large = (f"{size}x{size}x{shape[3]} patch spectrum" for size in (3, LARGEST_KERNEL))
     spectrum, large_spectrum = "theory.patch_spectrum", "theory.patch_spectrum, 7x7"
     cifar = shape[1:] == (32, 32, 3)
-    all_of_cifar = cifar and many == MANY
+    some_of_cifar, all_of_cifar = cifar and some == SOME, cifar and many == MANY
     against_recipe = (Target("faster", "at least", 50), Target("less_memory", "at least", 30))
     many_small = (Target("seconds", "at most", 3), Target("megabytes", "at most", 500))
     many_large = (Target("seconds", "at most", 20),)
@@ -177,13 +216,26 @@ def rows(shape: tuple[int, ...]) -> list[Row]:
             small,
             Task(spectrum, some),
             Task("torch.pca_lowrank of all patches", some),
-            against_recipe if cifar and some == SOME else (),
+            against_recipe if some_of_cifar else (),
         ),
         Row(small, Task(spectrum, some), Task("scikit-learn PCA of all patches", some)),
         Row(small, Task(spectrum, some), Task("NumPy sum over batches", some)),
         # Five times the images: the cost is linear in their number.
         Row(small, Task(spectrum, many), Task(spectrum, max(1, many // 5)), many_small if all_of_cifar else ()),
         Row(large, Task(large_spectrum, many), None, many_large if all_of_cifar else ()),
+        Row(
+            "formula fitted to a profile",
+            Task("theory.fit_profile", some),
+            Task("scan of 19,961 times", some),
+            (Target("faster_again", "at least", 100),) if some_of_cifar else (),
+        ),
+        # The scan is of one profile here too: a ratio of 4 is one of 1,024 for each profile.
+        Row(
+            f"formula fitted to {PROFILES} profiles, by the peer to 1",
+            Task(f"theory.fit_profile, {PROFILES} profiles", some),
+            Task("scan of 19,961 times", some),
+            (Target("faster_again", "at least", 4),) if some_of_cifar else (),
+        ),
     ]
 
 

@@ -15,6 +15,7 @@ from experiments.benchmark import METHODS, Method, Row, Settings, Target, Task
 OURS = "theory.patch_spectrum"
 TORCH = "torch.pca_lowrank of all patches"
 NUMPY = "NumPy sum over batches"
+FIT, FITS, SCAN = "theory.fit_profile", "theory.fit_profile, 256 profiles", "scan of 19,961 times"
 PEERS = {"torch": "2.0", "scikit-learn": "1.0"}
 needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can reset the peak")
 
@@ -26,7 +27,7 @@ def some_images(count=5, size=8):
 # --- methods ---
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in (FIT, FITS, SCAN)])
 def test_every_method_has_the_eigenvalues_of_the_centred_patches(name, monkeypatch):
     package = METHODS[name].package
     if package and benchmark.version(package) is None:
@@ -43,20 +44,30 @@ def test_every_method_has_the_eigenvalues_of_the_centred_patches(name, monkeypat
     assert values.dtype == np.float64
 
 
+def test_the_fits_agree(monkeypatch):
+    monkeypatch.setattr(benchmark, "ITERATIONS", range(10_000, 5_000_001, 10_000))
+    one, many, scan = (METHODS[name].prepare(some_images(count=20))() for name in (FIT, FITS, SCAN))
+    assert one.shape == many.shape == scan.shape == (1,)
+    assert {one.dtype, many.dtype, scan.dtype} == {np.dtype(np.float64)}
+    assert 0.5 < scan[0] <= one[0] < scan[0] + 1e-4
+    np.testing.assert_allclose(one, many, rtol=1e-12)
+    assert len(range(10_000, 5_000_001, 250)) == 19_961
+
+
 # --- rows ---
 
 
 def test_rows_of_cifar_10_have_targets_and_smaller_data_none():
     full = benchmark.rows((50_000, 32, 32, 3))
-    assert [row.ours.images for row in full] == [10_000] * 3 + [50_000] * 2
-    assert [row.peer and row.peer.images for row in full] == [10_000] * 4 + [None]
-    assert [len(row.targets) for row in full] == [2, 0, 0, 2, 1]
-    assert [len(row.targets) for row in benchmark.rows((10_000, 32, 32, 3))] == [2, 0, 0, 0, 0]
+    assert [row.ours.images for row in full] == [10_000] * 3 + [50_000] * 2 + [10_000] * 2
+    assert [row.peer and row.peer.images for row in full] == [10_000] * 4 + [None] + [10_000] * 2
+    assert [len(row.targets) for row in full] == [2, 0, 0, 2, 1, 1, 1]
+    assert [len(row.targets) for row in benchmark.rows((10_000, 32, 32, 3))] == [2, 0, 0, 0, 0, 1, 1]
     for shape in ((2820, 32, 32, 3), (50_000, 28, 28, 1)):
         rows = benchmark.rows(shape)
         assert not any(row.targets for row in rows)
-        assert {row.title for row in rows} == {f"{size}x{size}x{shape[3]} patch spectrum" for size in (3, 7)}
-    assert [row.ours.images for row in benchmark.rows((2820, 32, 32, 3))] == [2820] * 5
+        assert {row.title for row in rows[:5]} == {f"{size}x{size}x{shape[3]} patch spectrum" for size in (3, 7)}
+    assert [row.ours.images for row in benchmark.rows((2820, 32, 32, 3))] == [2820] * 7
     assert {task.method for row in full for task in (row.ours, row.peer) if task} == set(METHODS)
 
 
@@ -161,7 +172,8 @@ def test_peer_and_ours_take_turns_and_ratios_say_how_much_better_ours_is(tmp_pat
     summary = run(tmp_path, images=20)
     assert measured[:6] == [(TORCH, 20), (OURS, 20)] * 3
     assert measured[18:24] == [(OURS, 4), (OURS, 20)] * 3
-    assert len(measured) == 3 * 9
+    assert measured[27:33] == [(SCAN, 20), (FIT, 20)] * 3
+    assert len(measured) == 3 * 13
 
     first = summary["rows"][0]
     assert (first["faster"], first["faster_again"], first["less_memory"]) == (60.0, 40.0, 30.0)
@@ -201,8 +213,8 @@ def test_a_busy_machine_is_told(tmp_path, measured, monkeypatch, capsys, load):
 def test_without_peers_ours_is_still_measured_and_the_remedy_named(tmp_path, measured, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "version", lambda package: None)
     rows = run(tmp_path, images=5, repeats=2)["rows"]
-    assert {method for method, _ in measured} == {OURS, f"{OURS}, 7x7", NUMPY}
-    assert [row["not_installed"] for row in rows] == ["torch", "scikit-learn", None, None, None]
+    assert {method for method, _ in measured} == {OURS, f"{OURS}, 7x7", NUMPY, FIT, FITS, SCAN}
+    assert [row["not_installed"] for row in rows] == ["torch", "scikit-learn", *[None] * 5]
     assert rows[0]["seconds"] == 1.0
     assert rows[0]["faster"] is None
     assert rows[0]["peer"]["seconds"] == []

@@ -2,6 +2,7 @@
 
 from theory.autocorrelation import CrossMoments, autocorrelation, cross_moments
 from theory.dynamics import LinearDynamics, gradient_descent, largest_stable_learning_rate
+from theory.fitting import ProfileFit, fit_profile, time_interval
 from theory.geometric_sum import geometric_sum
 from theory.labels import LabelCorrelation, label_correlation
 from theory.moments import (
@@ -24,11 +25,13 @@ __all__ = [
     "MeanPatchMoments",
     "PatchMoments",
     "PatchSpectrum",
+    "ProfileFit",
     "autocorrelation",
     "cross_moments",
     "decorrelation_ratio",
     "energy_profile",
     "filters_with_profile",
+    "fit_profile",
     "geometric_sum",
     "gradient_descent",
     "iteration_profile",
@@ -42,5 +45,6 @@ __all__ = [
     "quadratic_form_quantile",
     "save_moments",
     "theorem_profile",
+    "time_interval",
     "whitening_profile",
 ]

@@ -1,0 +1,315 @@
+"""The formula of Theorem 4.2 fitted to an energy profile: the time at which they agree best."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from scipy import special
+
+from theory._arguments import (
+    as_floats,
+    as_results,
+    check_finite,
+    check_positive,
+    check_probabilities,
+    concrete,
+    is_traced,
+    matmul,
+    namespace,
+)
+from theory.theorem import _check_variance
+
+# Half as many times still found every maximum that a grid of 150,000 has, to rounding, for profiles with several equal
+# maxima and for variances that differ by one part in a thousand or by twelve orders of magnitude.
+_TIMES = 256  # at which the correlation is looked at
+_PASSES = 3  # that move these times to where the formula's shape changes
+_MAXIMA = 4  # local ones that are refined
+_REFINEMENTS = 8
+_DIFFERENT = 1e-6  # relative; of variances that differ by less, rounding decides where the formula is nearly constant
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ProfileFit:
+    """The formula at the time where its correlation with an energy profile is largest.
+
+    A young network's profile is just lambda_i, so that a good fit means little unless it is clearly better than what
+    the two ends of time reach without anything fitted.
+
+    Attributes:
+      correlation: Pearson correlation of the profile and the formula, its maximum over all times, (...).
+      time: learning rate times iterations, in units of 1 / variance, (...); 0 or infinity where an end fits best.
+      profile: the formula at that time, (..., d), times the number that brings it closest to the data in the
+        least squares sense (no offset, so that its zeros and ratios stay those of the formula).
+      correlation_at_zero: what the formula's limit at time 0 reaches, (...): lambda_i.
+      correlation_at_infinity: what its limit at infinite time reaches, (...): 1 / lambda_i, whitening.
+    """
+
+    correlation: jax.Array
+    time: jax.Array
+    profile: jax.Array
+    correlation_at_zero: jax.Array
+    correlation_at_infinity: jax.Array
+
+
+def fit_profile(profile: Any, variance: Any, *, learning_rate: Any = None) -> ProfileFit:
+    r"""The time at which the formula of Theorem 4.2 agrees best with an energy profile.
+
+    .. math:: e_i(\tau) \propto \frac{1 - e^{-\tau \lambda_i^2}}{\lambda_i}, \qquad \tau = \eta' t
+
+    This is the limit of small rates; with a learning rate it is :math:`|1 - (1 - \eta' \lambda_i^2)^t| / \lambda_i`
+    at real t. Ours (docs/derivations.md, section 11): the global maximum of the correlation over all times from 0
+    to infinity, both limits included. Times are placed where the formula's shape changes, and each of the best local
+    maxima is then refined to rounding.
+
+    Args:
+      profile: e, (..., d), not negative, e.g. of `energy_profile`; leading axes are fitted one by one.
+      variance: lambda_i^2, (d,), in the order of the profile (any), e.g. `PatchSpectrum.variance`. Where it is 0 so is
+        the formula, as in `iteration_profile`; the profile there counts.
+      learning_rate: eta', scalar, with eta' lambda_i^2 < 1, in units of 1 / variance. By default the limit of small
+        rates, which a rate with eta' lambda_i^2 << 1 does not differ from. The limit at time 0 is then
+        -log(1 - eta' lambda_i^2) / lambda_i, the formula continued to less than one iteration.
+
+    Returns:
+      the fit. Float64 whatever JAX's flag; under tracing in the dtype of the arguments. The time has a relative error
+      of machine epsilon over the relative change of the formula's shape with log time, hence loses digits towards
+      both ends.
+
+    Raises:
+      ValueError: a profile of the wrong length, negative, constant or not finite; a variance that is negative, or of
+        fewer than three values that differ, where the correlation says nothing of the time; a learning rate that is not
+        positive or too large. Not checked under tracing, where an undefined correlation and its time are NaN.
+    """
+    _check(profile, variance, learning_rate)
+    given = (profile, variance) if learning_rate is None else (profile, variance, learning_rate)
+    if is_traced(given):
+        return _fit(*as_floats(*given))
+    return as_results(_fit(*(np.asarray(value, np.float64) for value in given)))
+
+
+def time_interval(times: Any, confidence: float = 0.95) -> tuple[jax.Array, jax.Array]:
+    r"""Confidence interval for the time, from the fits of several seeds.
+
+    .. math:: \exp\left( \overline{\log \tau} \pm t_{n-1} \, s(\log \tau) / \sqrt n \right)
+
+    Ours: Student's interval for the mean of log time, hence for the geometric mean (and, if log times scatter
+    symmetrically, the median) of the times.
+
+    Args:
+      times: `ProfileFit.time` of n >= 2 seeds, (..., n), from 0 to infinity.
+      confidence: the probability that the interval holds the true value, between 0 and 1.
+
+    Returns:
+      low, high: (...), in units of the times. One time of 0 or infinity leaves the mean of log time unknown, and
+      the interval is then (0, infinity).
+
+    Raises:
+      ValueError: fewer than two seeds, a time that is negative or NaN, a confidence that is not between 0 and 1.
+    """
+    check_probabilities("confidence", confidence)
+    shape = np.shape(times)
+    if not shape or shape[-1] < 2:
+        raise ValueError(f"times must have shape (..., n) with n >= 2 seeds, got {shape}; fit more seeds.")
+    values = concrete(times)
+    if values is not None and not (values >= 0).all():
+        raise ValueError(f"times must be >= 0 (infinity allowed), got {values.min()}; leave out what has no fit.")
+    if is_traced(times):
+        return _time_interval(as_floats(times)[0], confidence)
+    return as_results(_time_interval(np.asarray(times, np.float64), confidence))
+
+
+def _check(profile: Any, variance: Any, learning_rate: Any) -> None:
+    _check_variance(variance, one_axis=True)
+    d = np.shape(variance)[0]
+    if np.ndim(profile) == 0 or np.shape(profile)[-1] != d:
+        raise ValueError(
+            f"profile must end in an axis of d = {d} components as variance has, got shape {np.shape(profile)}; "
+            "project on all the components of the same spectrum."
+        )
+    known = concrete(variance)
+    if known is not None:
+        ascending = np.sort(np.asarray(known, np.float64))
+        if (np.diff(ascending) > _DIFFERENT * ascending[1:]).sum() < 2:
+            raise ValueError(
+                f"variance must hold at least 3 values that differ by more than {_DIFFERENT:g} of themselves, got "
+                f"{ascending[0]} to {ascending[-1]} in {d} components; with fewer the formula correlates equally at "
+                "all times, so take a spectrum of more components."
+            )
+    if learning_rate is not None:
+        check_positive("learning_rate", learning_rate)
+        rate = concrete(learning_rate)
+        if rate is not None and known is not None and not rate * known.max() < 1:
+            raise ValueError(
+                f"learning_rate = {rate} times the largest variance {known.max()} must be below 1, where every "
+                f"component decays without oscillating: give less than {1 / known.max()}, or none for the limit of "
+                "small rates."
+            )
+    check_finite("profile", profile)
+    values = concrete(profile)
+    if values is None:
+        return
+    if (values < 0).any():
+        raise ValueError(
+            f"profile must be >= 0, smallest entry {values.min()}; give root mean squares, as of energy_profile."
+        )
+    values = np.asarray(values, np.float64)
+    flat = np.ptp(values, axis=-1) <= d * np.finfo(np.float64).eps * values.max(axis=-1)
+    if flat.any():
+        raise ValueError(
+            f"profile is constant ({values[flat][0, 0]}) in {flat.sum()} of {flat.size} cases, where correlation is "
+            "undefined; leave these out, or look whether the filters have moved."
+        )
+
+
+def _fit(profile: Any, variance: Any, learning_rate: Any = None) -> ProfileFit:
+    """Time is in units of 1 / (the largest variance) within, and searched on a logarithmic scale."""
+    xp = namespace(profile, variance)
+    largest = variance.max()
+    variance = variance / largest
+    seen = variance > 0
+    limit = xp.where(seen, 1 / xp.sqrt(xp.where(seen, variance, 1)), 0)
+    rates = variance
+    if learning_rate is not None:  # (1 - x)^t = exp(t log(1 - x)): the same formula with other rates
+        step = learning_rate * largest
+        rates = -xp.log1p(-step * variance) / step
+
+    def progress(log_time: Any) -> Any:
+        """The exponent of each component, (..., d)."""
+        return xp.exp(log_time)[..., None] * rates[(None,) * log_time.ndim]
+
+    def formula(log_time: Any) -> Any:
+        return limit[(None,) * log_time.ndim] * -xp.expm1(-progress(log_time))
+
+    def shape_and_slope(log_time: Any) -> tuple[Any, Any]:
+        """The standardised formula, and its derivative with respect to log time."""
+        x, amplitude = progress(log_time), limit[(None,) * log_time.ndim]
+        shape, size = _standardized(amplitude * -xp.expm1(-x))
+        slope = _centered(amplitude * x * xp.exp(-x)) / size
+        for _ in range(2):  # towards both ends it is nearly parallel to the shape, so that once leaves rounding errors
+            slope = slope - (slope * shape).sum(axis=-1, keepdims=True) * shape
+        return shape, slope
+
+    data, _ = _standardized(profile / profile.max(axis=-1, keepdims=True))
+
+    def derivative(log_time: Any) -> Any:
+        """Of the correlation with respect to log time, (..., candidates)."""
+        return (shape_and_slope(log_time)[1] * data[..., None, :]).sum(axis=-1)
+
+    log_times = _search_times(formula, *_log_time_range(rates, seen))
+    shapes, slopes = shape_and_slope(log_times)
+    found = _maxima(derivative, log_times, matmul(data, shapes.T), matmul(data, slopes.T))
+
+    ends = xp.stack([rates * limit, limit])
+    ends = xp.broadcast_to(ends, (*found.shape[:-1], *ends.shape))
+    candidates = xp.concatenate([ends, formula(found)], axis=-2)
+    times = xp.concatenate(
+        [xp.zeros_like(found[..., :1]), xp.full_like(found[..., :1], np.inf), xp.exp(found)], axis=-1
+    )
+    # 1 - correlation as a sum of squares keeps its digits where the correlation is nearly 1.
+    distance = ((_standardized(candidates)[0] - data[..., None, :]) ** 2).sum(axis=-1)
+    correlation = xp.maximum(1 - distance / 2, -1)
+    best = distance.argmin(axis=-1)[..., None]
+    fitted = xp.take_along_axis(candidates, best[..., None], axis=-2)[..., 0, :]
+    scale = (fitted * profile).sum(axis=-1, keepdims=True) / (fitted**2).sum(axis=-1, keepdims=True)
+    largest_correlation = xp.take_along_axis(correlation, best, axis=-1)[..., 0]
+    time = xp.take_along_axis(times, best, axis=-1)[..., 0] / largest
+    return ProfileFit(
+        correlation=largest_correlation,
+        time=xp.where(xp.isnan(largest_correlation), np.nan, time),
+        profile=scale * fitted,
+        correlation_at_zero=correlation[..., 0],
+        correlation_at_infinity=correlation[..., 1],
+    )
+
+
+def _centered(values: Any) -> Any:
+    return values - values.mean(axis=-1, keepdims=True)
+
+
+def _standardized(values: Any) -> tuple[Any, Any]:
+    """Mean removed and scaled to unit norm, and the norm that it had."""
+    centered = _centered(values)
+    norm = namespace(values).sqrt((centered**2).sum(axis=-1, keepdims=True))
+    return centered / norm, norm
+
+
+def _log_time_range(rates: Any, seen: Any) -> tuple[Any, Any]:
+    """Where the formula differs from its two limits by sqrt(eps), and correlations at a maximum hence by eps."""
+    xp = namespace(rates)
+    small = np.sqrt(np.finfo(rates.dtype).eps)
+    slowest = xp.where(seen, rates, np.inf).min()
+    return xp.log(small / rates.max()), xp.log(-np.log(small) / slowest)
+
+
+def _search_times(formula: Callable[[Any], Any], first: Any, last: Any) -> Any:
+    """Log times from first to last, half of them evenly spaced and half evenly along the curve of the formula's shape.
+
+    No correlation can change faster than the shape does. Between neighbours of an even spacing the shape may turn
+    around (if all variances are nearly equal): each pass moves times to where it does.
+    """
+    xp = namespace(first)
+    even = xp.linspace(0, 1, _TIMES, dtype=first.dtype)
+
+    def moved(log_times: Any) -> Any:
+        shapes, _ = _standardized(formula(log_times))
+        turn = xp.sqrt(((shapes[1:] - shapes[:-1]) ** 2).sum(axis=-1))
+        share = turn / turn.sum() + (log_times[1:] - log_times[:-1]) / (last - first)
+        covered = xp.concatenate([xp.zeros_like(even[:1]), xp.cumsum(share)])
+        return xp.interp(even, covered / covered[-1], log_times)
+
+    return _repeated(xp, moved, _PASSES, first + (last - first) * even)
+
+
+def _maxima(derivative: Callable[[Any], Any], log_times: Any, correlation: Any, slope: Any) -> Any:
+    """Log times of the largest local maxima of the correlation, (..., candidates), by Ridders' method.
+
+    Where there are fewer maxima, the others are any times.
+
+    Args:
+      derivative: of the correlation with respect to log time.
+      log_times: (times,), ascending.
+      correlation, slope: the correlation and its derivative at these times, (..., times).
+    """
+    xp = namespace(log_times, correlation)
+    maximum_within = (slope[..., :-1] > 0) & (slope[..., 1:] <= 0)
+    height = xp.where(maximum_within, xp.maximum(correlation[..., :-1], correlation[..., 1:]), -np.inf)
+    interval = xp.argpartition(height, -_MAXIMA, axis=-1)[..., -_MAXIMA:]
+    low, high = log_times[interval], log_times[interval + 1]
+    at_low, at_high = (xp.take_along_axis(slope, interval + shift, axis=-1) for shift in (0, 1))
+
+    def refined(bracket: Any) -> Any:
+        low, high, at_low, at_high, _ = bracket
+        middle = (low + high) / 2
+        at_middle = derivative(middle)
+        square = at_middle**2 - at_low * at_high
+        root = xp.sqrt(xp.where(square > 0, square, 1))
+        new = xp.clip(middle + (middle - low) * at_middle / root, low, high)
+        for time, value in ((middle, at_middle), (new, derivative(new))):
+            rises = value > 0
+            low, high = xp.where(rises, time, low), xp.where(rises, high, time)
+            at_low, at_high = xp.where(rises, value, at_low), xp.where(rises, at_high, value)
+        return low, high, at_low, at_high, new
+
+    return _repeated(xp, refined, _REFINEMENTS, (low, high, at_low, at_high, low))[-1]
+
+
+def _repeated(xp: Any, function: Callable[[Any], Any], count: int, state: Any) -> Any:
+    """The function applied so many times; as a loop that JAX compiles once."""
+    if xp is not np:
+        return lax.fori_loop(0, count, lambda _, state: function(state), state)
+    for _ in range(count):
+        state = function(state)
+    return state
+
+
+def _time_interval(times: Any, confidence: float) -> tuple[Any, Any]:
+    xp = namespace(times)
+    known = ((times > 0) & (times < np.inf)).all(axis=-1)
+    logs = xp.log(xp.where(known[..., None], times, 1))
+    count = times.shape[-1]
+    half = float(special.stdtrit(count - 1, (1 + confidence) / 2) / np.sqrt(count)) * logs.std(axis=-1, ddof=1)
+    mean = logs.mean(axis=-1)
+    return xp.where(known, xp.exp(mean - half), 0), xp.where(known, xp.exp(mean + half), np.inf)
