@@ -163,6 +163,15 @@ def check_head(head: Any) -> None:
         raise ValueError("head is all zeros, so that no gradient reaches the filters; use for example ones.")
 
 
+def check_variance(variance: Any, *, one_axis: bool = False) -> None:
+    """Raise unless concrete variances are finite and not negative, and (d,) if they must have one axis."""
+    if one_axis and np.ndim(variance) != 1:
+        raise ValueError(f"variance must have shape (d,), got {np.shape(variance)}; map over others with jax.vmap.")
+    values = concrete(variance)
+    if values is not None and not (np.isfinite(values).all() and (values >= 0).all()):
+        raise ValueError(f"variance must be finite and >= 0, smallest entry {values.min()}; clip rounding errors to 0.")
+
+
 def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:
     """Raise unless a concrete scalar is finite and > 0, or >= 0 if that is allowed."""
     if np.ndim(value) != 0:

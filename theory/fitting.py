@@ -15,12 +15,12 @@ from theory._arguments import (
     check_finite,
     check_positive,
     check_probabilities,
+    check_variance,
     concrete,
     is_traced,
     matmul,
     namespace,
 )
-from theory.theorem import _check_variance
 
 # Half as many times still found every maximum that a grid of 150,000 has, to rounding, for profiles with several equal
 # maxima and for variances that differ by one part in a thousand or by twelve orders of magnitude.
@@ -122,7 +122,7 @@ def time_interval(times: Any, confidence: float = 0.95) -> tuple[jax.Array, jax.
 
 
 def _check(profile: Any, variance: Any, learning_rate: Any) -> None:
-    _check_variance(variance, one_axis=True)
+    check_variance(variance, one_axis=True)
     d = np.shape(variance)[0]
     if np.ndim(profile) == 0 or np.shape(profile)[-1] != d:
         raise ValueError(

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from theory._arguments import (
     as_floats,
@@ -12,7 +11,7 @@ from theory._arguments import (
     check_iterations,
     check_positive,
     check_stable,
-    concrete,
+    check_variance,
     einsum,
     float64_outside_traces,
     matmul,
@@ -45,7 +44,7 @@ def iteration_profile(variance: Any, iterations: Any, effective_learning_rate: A
       ValueError: negative variance or iterations, or a step size at or beyond the border of stability (the
         message names it). Not checked under tracing.
     """
-    _check_variance(variance, one_axis=True)
+    check_variance(variance, one_axis=True)
     check_iterations(iterations)
     check_positive("effective_learning_rate", effective_learning_rate)
     variance, t, rate = as_floats(variance, iterations, effective_learning_rate)
@@ -68,7 +67,7 @@ def whitening_profile(variance: Any) -> jax.Array:
     Raises:
       ValueError: negative variance.
     """
-    _check_variance(variance)
+    check_variance(variance)
     (variance,) = as_floats(variance)
     seen = variance > 0
     return jnp.where(seen, 1 / jnp.sqrt(jnp.where(seen, variance, 1)), 0)
@@ -109,7 +108,7 @@ def theorem_profile(
     Raises:
       ValueError: as `iteration_profile`; or a head of zeros or of the wrong rank, or a count below 1.
     """
-    _check_variance(variance, one_axis=True)
+    check_variance(variance, one_axis=True)
     check_iterations(iterations)
     check_positive("learning_rate", learning_rate)
     check_head(head)
@@ -165,11 +164,3 @@ def _masked_geometric_sum(x: jax.Array, t: jax.Array) -> jax.Array:
     """phi_t(x), and 0 where x = 0: nothing drives that component, not even for ever."""
     seen = x > 0
     return jnp.where(seen, geometric_sum(jnp.where(seen, x, 1), t), 0)
-
-
-def _check_variance(variance: Any, *, one_axis: bool = False) -> None:
-    if one_axis and np.ndim(variance) != 1:
-        raise ValueError(f"variance must have shape (d,), got {np.shape(variance)}; map over others with jax.vmap.")
-    values = concrete(variance)
-    if values is not None and not (np.isfinite(values).all() and (values >= 0).all()):
-        raise ValueError(f"variance must be finite and >= 0, smallest entry {values.min()}; clip rounding errors to 0.")
