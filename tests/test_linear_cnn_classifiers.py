@@ -1,6 +1,7 @@
 """VGG, ResNet and the small network against published sizes and against NumPy, layer by layer."""
 
 import math
+from itertools import combinations
 
 import jax
 import jax.numpy as jnp
@@ -145,12 +146,13 @@ def small_twin(network, x, norm):
 @pytest.mark.parametrize(
     ("network", "twin", "settings"),
     [
-        (VGG, vgg_twin, {"dropout": 0.0, "first_features": 3}),
+        (VGG, vgg_twin, {"first_features": 3}),
         (ResNet, resnet_twin, IMAGENET_STEM | {"first_features": 5}),
         (SmallCNN, small_twin, {"first_kernel_size": (2, 5), "first_strides": (2, 1)}),
     ],
 )
 def test_outputs_equal_those_of_numpy_in_both_modes(network, twin, settings):
+    """In training mode without dropout; in evaluation mode an output depends on its image alone."""
     model = tiny(network, **settings)
     for norm in modules(model, nnx.BatchNorm):  # ones and zeros would hide a scale or bias left out
         norm.scale[...] = jnp.asarray(RANDOM.uniform(0.5, 1.5, norm.num_features))
@@ -160,65 +162,41 @@ def test_outputs_equal_those_of_numpy_in_both_modes(network, twin, settings):
             conv.bias[...] = jnp.asarray(RANDOM.normal(size=conv.out_features) / 2)
     apply = nnx.jit(lambda model, images: model(images))
     kept = []
+    model.set_attributes(nnx.Dropout, deterministic=True, raise_if_not_found=False)
     training = apply(model, jnp.asarray(IMAGES))
     np.testing.assert_allclose(training, twin(model, IMAGES, training_norm(kept)), rtol=0, atol=1e-12)
     assert np.std(training, axis=0).min() > 1e-3  # the outputs see the images
 
-    model.eval()  # the running statistics are now those after one step
-    evaluation = apply(model, jnp.asarray(IMAGES))
-    np.testing.assert_allclose(evaluation, twin(model, IMAGES, evaluation_norm(kept)), rtol=0, atol=1e-12)
-    assert (np.abs(evaluation - training).max() > 1e-3) == bool(kept)
+    model.train()
+    model.eval()  # the running statistics are now those after one step, and stay as they are
+    for images in (IMAGES, IMAGES[::-1] ** 2):
+        evaluation = apply(model, jnp.asarray(images))
+        np.testing.assert_allclose(evaluation, twin(model, images, evaluation_norm(kept)), rtol=0, atol=1e-12)
 
 
-def test_in_evaluation_mode_an_output_depends_on_its_image_alone():
-    model = tiny(VGG)
-    apply = nnx.jit(lambda model, images: model(images))
-    images = jnp.asarray(IMAGES)
-
-    def first_output(others):  # of the same shape, so that nothing is compiled again
-        return np.asarray(apply(model, jnp.concatenate([images[:1], others]))[0])
-
-    assert np.abs(first_output(images[1:]) - first_output(2 * images[1:])).max() > 1e-3
-    model.eval()
-    state = jax.tree.map(np.asarray, nnx.as_pure(nnx.state(model, nnx.BatchStat)))
-    expected = first_output(images[1:])
-    np.testing.assert_array_equal(first_output(images[1:]), expected)
-    np.testing.assert_array_equal(first_output(2 * images[1:]), expected)
-    for old, new in zip(
-        jax.tree.leaves(state), jax.tree.leaves(nnx.as_pure(nnx.state(model, nnx.BatchStat))), strict=True
-    ):
-        np.testing.assert_array_equal(old, new)
-
-
-def test_pure_states_go_through_scan_and_vmap_and_each_step_and_seed_draws_its_own_masks():
+def test_each_step_and_seed_draws_its_own_masks_and_moves_the_running_statistics():
     def outputs(params_key, dropout_key):
         model = make(VGG, 11, in_features=2, width=1 / 32, rngs=nnx.Rngs(params=params_key, dropout=dropout_key))
         graph, *states = nnx.split(model, nnx.Param, ...)
         parameters, state = map(nnx.as_pure, states)
 
         def step(state, _):
-            def loss(parameters):
-                model = nnx.merge(graph, parameters, state, copy=True)
-                logits = model(jnp.asarray(IMAGES))
-                return jnp.mean(logits**2), (logits, nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param))))
-
-            gradient, (logits, state) = jax.grad(loss, has_aux=True)(parameters)
-            running_mean = state["features"]["layers"][0]["mean"]
-            return state, (logits, running_mean, gradient["conv1"]["kernel"])
+            model = nnx.merge(graph, parameters, state, copy=True)
+            logits = model(jnp.asarray(IMAGES))
+            state = nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param)))
+            return state, (logits, state["features"]["layers"][0]["mean"])
 
         return jax.lax.scan(step, state, length=3)[1]
 
     params_keys = jax.random.split(jax.random.key(0), 2)[jnp.array([0, 0, 0, 1])]
     dropout_keys = jax.random.split(jax.random.key(1), 2)[jnp.array([0, 0, 1, 0])]
-    logits, running_mean, gradient = jax.jit(jax.vmap(outputs))(params_keys, dropout_keys)
+    logits, running_mean = jax.jit(jax.vmap(outputs))(params_keys, dropout_keys)
     np.testing.assert_array_equal(logits[0], logits[1])
-    distinct = [logits[seed, step] for seed in (0, 2, 3) for step in range(3)]  # parameters do not change over steps
-    for a in range(len(distinct)):
-        for b in range(a):
-            assert np.abs(distinct[a] - distinct[b]).max() > 1e-3
-    batch_mean = running_mean[:, 0] / 0.1
-    np.testing.assert_allclose(running_mean[:, 2], (1 - 0.9**3) * batch_mean, rtol=1e-12)
-    assert np.abs(gradient).max(axis=(-4, -3, -2, -1)).min() > 1e-6
+    distinct = [logits[seed, step] for seed in (0, 2, 3) for step in range(3)]  # parameters are the same at all steps
+    for a, b in combinations(distinct, 2):
+        assert np.abs(a - b).max() > 1e-3
+    assert np.abs(running_mean[:, 0]).min() > 1e-5
+    np.testing.assert_allclose(running_mean[:, 2], (1 - 0.9**3) / 0.1 * running_mean[:, 0], rtol=1e-12)
 
 
 def test_dropout_comes_before_each_hidden_layer_with_its_rate():
@@ -230,28 +208,28 @@ def test_dropout_comes_before_each_hidden_layer_with_its_rate():
 
 @pytest.mark.float32
 @pytest.mark.parametrize("network", [VGG, ResNet, SmallCNN])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_a_step_keeps_every_dtype_and_shape(network, dtype):
-    """Traced under strict promotion, as `lax.scan` needs it; nothing is computed."""
-    if dtype == jnp.float64 and not jax.config.jax_enable_x64:
-        pytest.skip("needs float64")
-    settings = {} if dtype == jnp.float32 else {"dtype": dtype}
-    arguments = {VGG: (11,), ResNet: (20,), SmallCNN: ()}[network]
+def test_a_step_of_training_keeps_every_dtype_and_shape(network):
+    """Traced under strict promotion, as `jax.lax.scan` needs it; nothing is computed."""
+    arguments = {VGG: (11,), ResNet: (18,), SmallCNN: ()}[network]
 
-    @jax.eval_shape
-    def results():
-        model = network(*arguments, rngs=nnx.Rngs(0), **settings)
-        before = nnx.as_pure(nnx.state(model))
-        outputs = [model(jnp.zeros((2, 32, 32, 3), kind)) for kind in (jnp.float32, dtype)]
-        after = nnx.as_pure(nnx.state(model))
-        model.eval()
-        return before, after, [*outputs, model(jnp.zeros((2, 32, 32, 3), dtype))]
+    def step():
+        model = network(*arguments, rngs=nnx.Rngs(0))
+        graph, *states = nnx.split(model, nnx.Param, ...)
+        parameters, state = map(nnx.as_pure, states)
 
-    before, after, outputs = results
+        def loss(parameters):
+            model = nnx.merge(graph, parameters, state, copy=True)
+            outputs = model(jnp.zeros((2, 32, 32, 3)))  # float64 where that is on
+            return outputs.sum(), (outputs, nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param))))
+
+        gradient, (outputs, new_state) = jax.grad(loss, has_aux=True)(parameters)
+        return (parameters, state), (gradient, new_state), outputs
+
+    before, after, outputs = jax.eval_shape(step)
     assert before == after
-    assert [(output.shape, output.dtype) for output in outputs] == 3 * [((2, 10), dtype)]
-    numbers = [leaf.dtype for leaf in jax.tree.leaves(before) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    assert set(numbers) == {jnp.dtype(dtype)}
+    assert (outputs.shape, outputs.dtype) == ((2, 10), jnp.float32)
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(before) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    assert dtypes == {jnp.dtype(jnp.float32)}
 
 
 @pytest.mark.parametrize("network", [VGG, ResNet, SmallCNN])
