@@ -8,12 +8,25 @@ from typing import Any
 import jax
 import tyro
 
-from experiments import benchmark, data, iterations, label_correlation, theory_vs_simulation
+import linear_cnn
+from experiments import (
+    benchmark,
+    consistency,
+    data,
+    formula_fit,
+    iterations,
+    label_correlation,
+    random_labels,
+    theory_vs_simulation,
+)
 
 EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "theory_vs_simulation": theory_vs_simulation.main,
     "iterations": iterations.main,
     "label_correlation": label_correlation.main,
+    "formula_fit": formula_fit.main,
+    "consistency": consistency.main,
+    "random_labels": random_labels.main,
     "benchmark": benchmark.main,
     "data": data.main,
 }
@@ -31,10 +44,10 @@ def main() -> None:
             description="Theory of the first layer of CNNs, compared with networks that were really trained.",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, linear_cnn.TrainingDiverged) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; nothing partial was left")
+        sys.exit("interrupted; no result was left half-written, and training continues when started again")
 
 
 if __name__ == "__main__":

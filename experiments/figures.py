@@ -1,5 +1,6 @@
 """Figures of the experiments, drawn from saved arrays alone."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,31 @@ def draw_label_correlation(folder: Path, arrays: Mapping[str, np.ndarray]) -> No
     """The figure of `label_correlation`."""
     with mpl.rc_context(STYLE):
         save(_label_correlation(arrays), folder, "label_correlation")
+
+
+def draw_formula_fit(folder: Path, arrays: Mapping[str, np.ndarray], titles: Mapping[str, str]) -> None:
+    """The figure of `formula_fit`; titles of the runs by their names."""
+    with mpl.rc_context(STYLE):
+        save(_formula_fit(arrays, titles), folder, "formula_fit")
+
+
+def draw_consistency(
+    folder: Path,
+    arrays: Mapping[str, np.ndarray],
+    titles: Mapping[str, str],
+    courses: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> None:
+    """The figure of `consistency`; titles of the runs by their names, courses (epochs, correlations) by their label."""
+    with mpl.rc_context(STYLE):
+        save(_consistency(arrays, titles, courses), folder, "consistency")
+
+
+def draw_random_labels(
+    folder: Path, arrays: Mapping[str, np.ndarray], courses: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> None:
+    """The figure of `random_labels`; courses (epochs, correlations) by their label."""
+    with mpl.rc_context(STYLE):
+        save(_random_labels(arrays, courses), folder, "random_labels")
 
 
 def _iterations(arrays: Mapping[str, np.ndarray]) -> Figure:
@@ -158,6 +184,122 @@ def _profiles(arrays: Mapping[str, np.ndarray]) -> Figure:
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     figure.colorbar(mpl.cm.ScalarMappable(norm, colour), ax=axes, label="iteration t", pad=0.01)
     return figure
+
+
+def _formula_fit(arrays: Mapping[str, np.ndarray], titles: Mapping[str, str]) -> Figure:
+    """Above, for each run, the profile of its trained networks and the fitted formula; below, the fit's course."""
+    columns = min(3, len(titles))
+    rows = -(-len(titles) // columns)
+    figure = plt.figure(figsize=(10, 2.7 * rows + 3.6))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(2.7 * rows, 3.6))
+    above, below = parts
+    panels = above.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axis in panels.ravel()[len(titles) :]:
+        axis.set_visible(False)
+    for axis, (name, title), colour in zip(panels.ravel(), titles.items(), itertools.cycle(COLOURS), strict=False):
+        largest = arrays[f"{name}/change"][:, -1].max(axis=-1, keepdims=True)
+        profile = arrays[f"{name}/change"][:, -1] / largest
+        _band(axis, np.arange(1, profile.shape[-1] + 1), profile, colour, marker="o", markersize=2.5)
+        fitted = (arrays[f"{name}/fit/change/profile"][:, -1] / largest).mean(axis=0)
+        axis.plot(np.arange(1, len(fitted) + 1), fitted, "--", color="black")
+        axis.set(title=title, ylim=(0, None))
+        _component_axis(axis, len(fitted))
+    for axis in panels[:-1].ravel():
+        axis.set_xlabel("")
+    for axis in panels[:, 0]:
+        axis.set_ylabel("energy profile / its maximum")
+    handles = [
+        mpl.lines.Line2D([], [], color="grey", marker="o", markersize=2.5, label="trained networks, w(t) - w(0): mean"),
+        mpl.patches.Patch(color="grey", alpha=0.25, label="± standard deviation over networks"),
+        mpl.lines.Line2D([], [], color="black", linestyle="--", label="formula at its best time, mean of the fits"),
+    ]
+    above.legend(handles=handles, loc="outside upper center", ncols=3)
+    axes = below.subplots(1, 2, sharey=True)
+    for axis, kind, heading in zip(axes, ("change", "weights"), ("change w(t) - w(0)", "weights w(t)"), strict=True):
+        for (name, title), colour in zip(titles.items(), itertools.cycle(COLOURS)):
+            fit = f"{name}/fit/{kind}"
+            _band(axis, arrays[f"{name}/epochs"], arrays[f"{fit}/correlation"], colour, label=title)
+        first = next(iter(titles))
+        for end, style, label in (("zero", ":", "λ alone"), ("infinity", "-.", "1/λ alone")):
+            course = arrays[f"{first}/fit/{kind}/{end}"].mean(axis=0)
+            axis.plot(arrays[f"{first}/epochs"], course, style, color="grey", label=f"{label}, {titles[first]}")
+        axis.set(title=f"Fit to the {heading}")
+        _epoch_axis(axis, max(arrays[f"{name}/epochs"][-1] for name in titles))
+    axes[0].set_ylabel("correlation with the formula")
+    below.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def _consistency(
+    arrays: Mapping[str, np.ndarray],
+    titles: Mapping[str, str],
+    courses: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> Figure:
+    """Left: the profiles of all networks, and of initial filters. Right: how their correlations develop."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.8))
+    _profiles_and_initial(left, arrays, titles)
+    _courses(right, courses)
+    return figure
+
+
+def _random_labels(arrays: Mapping[str, np.ndarray], courses: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Left: the profiles of both labels. Middle: how their correlations develop. Right: training accuracy."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 4.8))
+    labels = {"true": "true labels", "shuffled": "shuffled labels"}
+    _profiles_and_initial(left, arrays, labels)
+    _courses(middle, courses)
+    for (name, label), colour in zip(labels.items(), COLOURS, strict=False):
+        _band(right, arrays[f"{name}/epochs"], arrays[f"{name}/accuracy"], colour, label=label)
+    right.set(title="Training accuracy", ylabel="share of training images", ylim=(0, 1.02))
+    _epoch_axis(right, max(arrays[f"{name}/epochs"][-1] for name in labels))
+    _legend_below(right)
+    return figure
+
+
+def _profiles_and_initial(axis: Any, arrays: Mapping[str, np.ndarray], titles: Mapping[str, str]) -> None:
+    """Profiles of trained networks, each divided by its maximum, and of the first run's initial filters."""
+    component = np.arange(1, len(arrays[f"{next(iter(titles))}/variance"]) + 1)
+    for (name, title), colour in zip(titles.items(), itertools.cycle(COLOURS)):
+        profile = arrays[f"{name}/change"][:, -1]
+        _band(axis, component, profile / profile.max(axis=-1, keepdims=True), colour, label=title)
+    initial = arrays[f"{next(iter(titles))}/weights"][:, 0]
+    initial = initial / initial.max(axis=-1, keepdims=True)
+    _band(axis, component, initial, "grey", linestyle="--", label="initial filters, w(0)")
+    axis.set(title="First layer: change w(t) - w(0)", ylabel="energy profile, divided by its maximum", ylim=(0, None))
+    _component_axis(axis, len(component))
+    _legend_below(axis)
+
+
+def _courses(axis: Any, courses: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Correlations over epochs: mean and standard deviation over pairs of networks."""
+    for (label, (epochs, correlations)), colour in zip(courses.items(), itertools.cycle(COLOURS)):
+        _band(axis, epochs, correlations, colour, label=label, marker="o", markersize=2.5)
+    axis.axhline(0, color="black", linewidth=0.6)
+    axis.set(title="Correlation of the profiles (± s.d. over pairs)", ylabel="Pearson correlation")
+    _epoch_axis(axis, max(epochs[-1] for epochs, _ in courses.values()))
+    _legend_below(axis)
+
+
+def _band(axis: Any, x: np.ndarray, values: np.ndarray, colour: str, **line: Any) -> None:
+    """Mean and standard deviation of (networks, x); points where they are not defined are left out."""
+    known = ~np.isnan(values).any(axis=0)
+    x, values = x[known], values[:, known]
+    mean, deviation = values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else 0
+    axis.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
+    axis.plot(x, mean, color=colour, **line)
+
+
+def _epoch_axis(axis: Any, last: int) -> None:
+    """Epochs, on a scale that shows the first ones too."""
+    ticks = [epoch for epoch in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500) if epoch <= last]
+    axis.set_xscale("symlog", linthresh=1, linscale=0.3)
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.set_xticks([], minor=True)
+    axis.set(xlabel="epoch", xlim=(-0.1, last * 1.1))
+
+
+def _legend_below(axis: Any) -> None:
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8)
 
 
 def _component_axis(axis: Any, count: int) -> None:

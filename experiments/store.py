@@ -52,7 +52,15 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     write_whole(path, lambda file: np.savez(file, **content))  # type: ignore[arg-type]
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_json(path: Path, remedy: str) -> Any:
+    """Read JSON; ValueError with the remedy if the file is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:  # UnicodeDecodeError is one too
+        raise ValueError(f"{path} is damaged ({error}); {remedy}.") from error
+
+
+def read_arrays(path: Path, remedy: str = "run the experiment again without --redraw") -> dict[str, np.ndarray]:
     """Read the arrays of a run.
 
     Raises:
@@ -60,12 +68,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
       ValueError: the file is damaged.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; run the experiment once without --redraw.")
+        raise FileNotFoundError(f"{path} does not exist; {remedy}.")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}); run the experiment again without --redraw.") from error
+        raise ValueError(f"{path} is damaged ({error}); {remedy}.") from error
 
 
 def environment() -> dict[str, Any]:

@@ -1,0 +1,124 @@
+"""Profiles of first layers across seeds, widths and architectures (paper, Fig. 1, 9-13, Table 1).
+
+    python -m experiments consistency
+    python -m experiments consistency --preset paper
+
+Trains VGG11 with several widths of its first layer, and ResNet18, and correlates the energy profiles of all pairs of
+networks: of the change of the first layer, w(t) - w(0), and of the weights w(t), in the principal components of
+the patches of the training images (3x3, normalised and centred), at every recorded epoch. Trained networks are kept
+in <out>/runs and shared with the other experiments; a run that was killed continues.
+
+Writes <out>/consistency/<dataset>/{config.json, arrays.npz, summary.json, consistency.png, consistency.pdf}.
+"""
+
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import figures, frame, networks
+from experiments.frame import Arrays
+
+NAME = "consistency"
+SEEDS, WIDTHS, ARCHITECTURES = 0.97, 0.95, 0.8  # smallest mean correlations
+# CIFAR-10: mean, and the spread where the paper gives it.
+PAPER = {"seeds": (0.99,), "widths": (0.98,), "architectures": (0.87,), "initial": (-0.13, 0.18)}
+
+
+@dataclass(frozen=True)
+class Settings(networks.Settings):
+    """Profiles across seeds, widths and architectures (paper, Fig. 1, 9-13, Table 1)."""
+
+    other_widths: tuple[int, ...] | None = None
+    """Other numbers of filters in the first layer, which to train too."""
+    other_network: networks.NetworkName | None = None
+    """What else to train, with --first-features filters."""
+    other_epochs: int | None = None
+    """Of the training of the other network."""
+
+
+def main(settings: Settings) -> None:
+    """Fig. 1 and Table 1 of the paper: profiles of different networks."""
+    given = networks.resolve(settings)
+    widths = (given.first_features, *given.other_widths)
+    if min(widths) < 1 or len(set(widths)) < len(widths) or len(widths) < 2:
+        raise ValueError(
+            f"--other-widths must be at least one number of filters, none below 1 and none twice or equal to "
+            f"--first-features = {given.first_features}, got {given.other_widths}."
+        )
+    if given.other_network == given.network:
+        raise ValueError(f"--other-network must be another than --network = {given.network}.")
+    frame.run(NAME, given, compute, summary, draw, table)
+
+
+def compute(settings: Any) -> Arrays:
+    """Runs with their profiles: "base", "base_<filters>" and "other"."""
+    named = {"base": networks.base_run(settings)}
+    named |= {f"base_{width}": networks.base_run(settings, first_features=width) for width in settings.other_widths}
+    named["other"] = networks.base_run(settings, network=settings.other_network, epochs=settings.other_epochs)
+    return networks.measure(named, settings)
+
+
+def pairs(arrays: Arrays, kind: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The rows of Table 1: epochs (E,), and correlations (pairs, E)."""
+    bases = [name for name in networks.names(arrays) if name.startswith("base")]
+    between = [networks.correlations(arrays, one, other, kind) for one, other in combinations(bases, 2)]
+    return {
+        "seeds": networks.correlations(arrays, "base", "base", kind),
+        "widths": (between[0][0], np.concatenate([values for _, values in between])),
+        "architectures": networks.correlations(arrays, "base", "other", kind),
+        "initial": (arrays["base/epochs"], networks.to_initial(arrays, "base", kind)),
+    }
+
+
+def comparisons(arrays: Arrays) -> dict[str, str]:
+    """The rows of Table 1 in words."""
+    bases = [name for name in networks.names(arrays) if name.startswith("base")]
+    widths = ", ".join(str(networks.filters(networks.config(arrays, name))) for name in bases)
+    base, other = (networks.network(networks.config(arrays, name)) for name in ("base", "other"))
+    return {
+        "seeds": "across seeds",
+        "widths": f"across widths of the first layer ({widths} filters)",
+        "architectures": f"{base} against {other}",
+        "initial": "trained against its own initial filters",
+    }
+
+
+def summary(arrays: Arrays) -> dict[str, Any]:
+    """Correlations at the end of training over pairs of networks, and the checks."""
+    words, change, weights = comparisons(arrays), pairs(arrays, "change"), pairs(arrays, "weights")
+    cifar10 = networks.config(arrays, "base")["dataset"] == "cifar10"
+    results: list[dict[str, Any]] = [
+        {
+            "comparison": words[row],
+            "change": networks.spread(change[row][1][:, -1]),
+            "weights": networks.spread(weights[row][1][:, -1]),
+            "paper": PAPER[row] if cifar10 else None,
+        }
+        for row in PAPER
+    ]
+    mean = {row: result["change"]["mean"] for row, result in zip(PAPER, results, strict=True)}
+    center, deviation = PAPER["initial"]
+    checks = [
+        networks.check(words["seeds"], mean["seeds"], at_least=SEEDS),
+        networks.check(words["widths"], mean["widths"], at_least=WIDTHS),
+        networks.check(words["architectures"], mean["architectures"], at_least=ARCHITECTURES),
+        networks.check(
+            words["initial"], mean["initial"], at_least=center - 2 * deviation, at_most=center + 2 * deviation
+        ),
+    ]
+    return networks.summarize(arrays, results, checks)
+
+
+def draw(folder: Path, arrays: Arrays) -> None:
+    """The figure."""
+    words = comparisons(arrays)
+    courses = {words[row]: course for row, course in pairs(arrays, "change").items()}
+    figures.draw_consistency(folder, arrays, networks.titles(arrays), courses)
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary as text."""
+    return networks.comparison_table(summary)

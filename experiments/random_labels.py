@@ -1,0 +1,101 @@
+"""The first layer learns the same from true and from shuffled labels (paper, Fig. 3, Table 2).
+
+    python -m experiments random_labels
+    python -m experiments random_labels --preset paper
+
+Trains VGG11 on true labels and on labels that were permuted once, and compares the energy profiles of the change of the
+first layer, w(t) - w(0), and of the weights w(t), in the principal components of the patches of the training images
+(3x3, normalised and centred), at every recorded epoch; fits the formula of Theorem 4.2 to both. Trained networks are
+kept in <out>/runs and shared with the other experiments; a run that was killed continues.
+
+Writes <out>/random_labels/<dataset>/{config.json, arrays.npz, summary.json, random_labels.png, random_labels.pdf}.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import figures, frame, networks
+from experiments.frame import Arrays
+
+NAME = "random_labels"
+TRUE_AGAINST_SHUFFLED = 0.9  # smallest mean correlation
+# CIFAR-10: mean and spread.
+PAPER = {"labels": (0.90, 0.02), "initial": (0.03, 0.22)}
+COMPARISONS = {
+    "labels": "true against shuffled labels",
+    "true seeds": "across seeds, true labels",
+    "shuffled seeds": "across seeds, shuffled labels",
+    "initial": "shuffled labels against its own initial filters",
+}
+
+
+@dataclass(frozen=True)
+class Settings(networks.Settings):
+    """True against shuffled labels (paper, Fig. 3, Table 2)."""
+
+    shuffled_epochs: int | None = None
+    """Of the training on shuffled labels."""
+
+
+def main(settings: Settings) -> None:
+    """Fig. 3 and Table 2 of the paper: true against shuffled labels."""
+    frame.run(NAME, networks.resolve(settings), compute, summary, draw, table)
+
+
+def compute(settings: Any) -> Arrays:
+    """Runs with their profiles and fits: "true" and "shuffled"."""
+    shuffled = networks.base_run(settings, shuffled_labels=settings.seed, epochs=settings.shuffled_epochs)
+    arrays = networks.measure({"true": networks.base_run(settings), "shuffled": shuffled}, settings)
+    return arrays | networks.fits(arrays, "true") | networks.fits(arrays, "shuffled")
+
+
+def pairs(arrays: Arrays, kind: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The comparisons: epochs (E,), and correlations (pairs, E)."""
+    return {
+        "labels": networks.correlations(arrays, "true", "shuffled", kind),
+        "true seeds": networks.correlations(arrays, "true", "true", kind),
+        "shuffled seeds": networks.correlations(arrays, "shuffled", "shuffled", kind),
+        "initial": (arrays["shuffled/epochs"], networks.to_initial(arrays, "shuffled", kind)),
+    }
+
+
+def summary(arrays: Arrays) -> dict[str, Any]:
+    """Correlations at the end of training over pairs of networks, fits of the formula over networks, and the checks."""
+    change, weights = pairs(arrays, "change"), pairs(arrays, "weights")
+    cifar10 = networks.config(arrays, "true")["dataset"] == "cifar10"
+    results = [
+        {
+            "comparison": title,
+            "change": networks.spread(change[row][1][:, -1]),
+            "weights": networks.spread(weights[row][1][:, -1]),
+            "paper": PAPER.get(row) if cifar10 else None,
+        }
+        for row, title in COMPARISONS.items()
+    ]
+    for name in ("true", "shuffled"):
+        fit = {kind: arrays[f"{name}/fit/{kind}/correlation"][:, -1] for kind in networks.KINDS}
+        spreads = {kind: networks.spread(values) for kind, values in fit.items()}
+        results.append({"comparison": f"{name} labels against the fitted formula"} | spreads | {"paper": None})
+    mean = {row: change[row][1][:, -1].mean() for row in PAPER}
+    center, deviation = PAPER["initial"]
+    checks = [
+        networks.check(COMPARISONS["labels"], mean["labels"], at_least=TRUE_AGAINST_SHUFFLED),
+        networks.check(
+            COMPARISONS["initial"], mean["initial"], at_least=center - 2 * deviation, at_most=center + 2 * deviation
+        ),
+    ]
+    return networks.summarize(arrays, results, checks)
+
+
+def draw(folder: Path, arrays: Arrays) -> None:
+    """The figure."""
+    courses = {COMPARISONS[row]: course for row, course in pairs(arrays, "change").items()}
+    figures.draw_random_labels(folder, arrays, courses)
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary as text."""
+    return networks.comparison_table(summary)

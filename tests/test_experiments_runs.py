@@ -1,0 +1,322 @@
+"""The store of finished runs: what a run's folder is named by, when it is trained, and what becomes of damage."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import linear_cnn
+from experiments import inputs, runs
+from experiments.runs import Network, Run
+
+SMALL = Network("SmallCNN", features=(4, 2, 2))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """60 images of three classes, of 30, 20 and 10."""
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [30, 20, 10])[random.permutation(60)]
+    pixels = random.integers(0, 256, (60, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", images=pixels, labels=labels)
+    return tmp_path / "images.npz"
+
+
+@pytest.fixture
+def run(images: Path) -> Run:
+    return Run(
+        SMALL, str(images), images=24, validation=6, hold_out=4, epochs=5, record_epochs=(1, 5), batch_size=5,
+        learning_rate=0.01, seeds=2, classes=("0", "1"),
+    )  # fmt: skip
+
+
+class Training:
+    """In the place of `linear_cnn.train_seeds`: counts how often it starts, and stops when told to."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.continued = 0
+        self.killed = False
+
+    def __call__(self, init, images, targets, *, keys, record_steps, checkpoint_dir, **arguments):
+        self.started += 1
+        self.continued += checkpoint_dir.exists()
+        checkpoint_dir.mkdir(exist_ok=True)
+        if self.killed:
+            raise KeyboardInterrupt
+        self.arguments = arguments | {"images": images, "targets": targets, "keys": keys, "record_steps": record_steps}
+        self.float64 = jax.config.jax_enable_x64
+        self.network = init(jax.random.key(0))
+        records = (len(keys), 1 + len(record_steps))
+        some = np.random.default_rng(self.started).random(records, np.float32)
+        return linear_cnn.Trajectory(np.array([0, *record_steps]), np.ones((*records, 3, 3, 3, 4)), some, some)
+
+
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> Training:
+    runs._image_set.cache_clear()
+    fake = Training()
+    monkeypatch.setattr(linear_cnn, "train_seeds", fake)
+    return fake
+
+
+def trained(run: Run, folder: Path, **options):
+    return runs.trained(run, runs.load(run), folder, **options)
+
+
+def test_training_takes_what_the_run_says(run: Run, training: Training, tmp_path: Path) -> None:
+    run = dataclasses.replace(run, seed=3, frozen=("conv1",), weight_decay=0.5)
+    arrays = trained(run, tmp_path / "store")
+    given = training.arguments
+    np.testing.assert_array_equal(given["record_steps"], [4, 20])  # 24 images are 4 batches of 5
+    np.testing.assert_array_equal(arrays["epochs"], [0, 1, 5])
+    assert (given["epochs"], given["batch_size"], given["frozen"]) == (5, 5, ("conv1",))
+    assert given["loss"] == "cross_entropy"
+    keys = jax.random.split(jax.random.key(3), 2)
+    np.testing.assert_array_equal(jax.random.key_data(given["keys"]), jax.random.key_data(keys))
+    # Weights decay towards 0, and the step is the learning rate times that.
+    weights = {"w": np.ones(2, np.float32)}
+    optimizer = given["optimizer"]
+    updates, _ = optimizer.update({"w": np.zeros(2, np.float32)}, optimizer.init(weights), weights)
+    np.testing.assert_allclose(updates["w"], -0.01 * 0.5)
+    # Whatever JAX's flag says, here on.
+    assert jax.config.jax_enable_x64
+    assert not training.float64
+    assert given["images"].dtype == np.float32
+    assert given["targets"].dtype == np.int32
+    assert training.network.conv1.kernel.dtype == np.float32
+    assert training.network.conv1.kernel.shape == (3, 3, 3, 4)
+
+
+def test_a_finished_run_is_read(run: Run, training: Training, tmp_path: Path) -> None:
+    first = trained(run, tmp_path / "store")
+    again = trained(dataclasses.replace(run), tmp_path / "store")
+    assert training.started == 1
+    assert first.keys() == again.keys() == {"steps", "conv1", "loss", "accuracy", "epochs"}
+    for name in first:
+        np.testing.assert_array_equal(first[name], again[name])
+    [place] = (tmp_path / "store").iterdir()
+    assert {file.name for file in place.iterdir()} == {"arrays.npz", "config.json"}
+    content = json.loads((place / "config.json").read_text())
+    assert content["run"]["learning_rate"] == 0.01
+    assert content["run"]["network"]["features"] == [4, 2, 2]
+    assert content["environment"]["versions"]["jax"]
+    assert content["seconds"] > 0
+    assert content["continued_from_checkpoint"] is False
+
+
+def test_fresh_replaces_a_run(run: Run, training: Training, tmp_path: Path) -> None:
+    first = trained(run, tmp_path / "store")
+    again = trained(run, tmp_path / "store", fresh=True)
+    assert (training.started, training.continued) == (2, 0)
+    assert (first["loss"] != again["loss"]).all()
+    np.testing.assert_array_equal(trained(run, tmp_path / "store")["loss"], again["loss"])
+    # Nor does it continue what was left unfinished.
+    training.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, tmp_path / "store", fresh=True)
+    training.killed = False
+    trained(run, tmp_path / "store", fresh=True)
+    assert (training.started, training.continued) == (4, 0)
+
+
+def test_a_killed_run_continues(run: Run, training: Training, tmp_path: Path, monkeypatch) -> None:
+    training.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, tmp_path / "store")
+    training.killed = False
+    # Killed again, between the two files: the checkpoints must still be there.
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.store, "write_json", lambda *content: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            trained(run, tmp_path / "store")
+    trained(run, tmp_path / "store")
+    assert (training.started, training.continued) == (3, 2)
+    [place] = (tmp_path / "store").iterdir()
+    assert json.loads((place / "config.json").read_text())["continued_from_checkpoint"] is True
+    assert not (place / "checkpoints").exists()
+    # Killed while the checkpoints were removed.
+    (place / "checkpoints").mkdir()
+    trained(run, tmp_path / "store")
+    assert training.started == 3
+    assert not (place / "checkpoints").exists()
+
+
+CHANGES = {
+    "network": Network("SmallCNN", features=(4, 2, 3)),
+    "images": 22,
+    "validation": 4,
+    "hold_out": 3,
+    "epochs": 6,
+    "record_epochs": (2, 5),
+    "batch_size": 6,
+    "learning_rate": 0.02,
+    "seeds": 3,
+    "seed": 1,
+    "momentum": 0.9,
+    "weight_decay": 0.1,
+    "classes": ("1", "0"),
+    "shuffled_labels": 0,
+    "frozen": ("conv1",),
+}
+
+
+def test_every_part_of_the_configuration_makes_another_run(run: Run, images: Path, tmp_path: Path) -> None:
+    runs._image_set.cache_clear()
+    shutil.copy(images, tmp_path / "copy.npz")
+    changes = CHANGES | {"dataset": str(tmp_path / "copy.npz")}
+    assert changes.keys() == {field.name for field in dataclasses.fields(Run)}
+
+    def name(run: Run) -> str:
+        return runs.identifier(runs.configuration(run, runs.load(run)))
+
+    names = {name(dataclasses.replace(run, **{field: value})) for field, value in changes.items()}
+    assert len(names | {name(run)}) == len(changes) + 1
+    assert all(len(name) == 16 for name in names)
+
+
+def test_a_changed_image_or_label_makes_another_run(run: Run, images: Path) -> None:
+    checksums = set()
+    with np.load(images) as stored:
+        pixels, labels = stored["images"], stored["labels"]
+    first = int(np.flatnonzero(labels == 0)[0])
+    swapped = labels.copy()
+    swapped[[first, np.flatnonzero(labels == 1)[0]]] = (1, 0)
+    other = pixels.copy()
+    other[first, 0, 0, 0] ^= 1
+    validated = pixels.copy()
+    validated[3::4] ^= 1  # held out
+    for content in ((pixels, labels), (other, labels), (pixels, swapped), (validated, labels), (pixels, labels)):
+        np.savez(images, images=content[0], labels=content[1])
+        runs._image_set.cache_clear()
+        checksums.add(runs.load(run).checksum)
+    assert len(checksums) == 4
+
+
+def test_the_data_of_a_run(run: Run, images: Path) -> None:
+    runs._image_set.cache_clear()
+    with np.load(images) as stored:
+        pixels, labels = stored["images"] / 255, stored["labels"]
+    data = runs.load(run)
+    assert np.bincount(data.labels).tolist() == [12, 12]
+    validation, validation_labels = data.validation
+    assert np.bincount(validation_labels).tolist() == [3, 3]
+    # Every fourth image is held out, and none is on both sides.
+    held = np.arange(60) % 4 == 3
+    sides = {"training": (data.images, ~held), "validation": (validation, held)}
+    chosen = {}
+    for side, (normalized, allowed) in sides.items():
+        mean, std = pixels_statistics(pixels, labels, data)
+        distances = np.abs((normalized * std + mean)[:, None] - pixels[None]).max(axis=(2, 3, 4))
+        assert (distances.min(axis=1) < 1e-5).all()
+        chosen[side] = distances.argmin(axis=1)
+        assert allowed[chosen[side]].all()
+        assert (np.diff(chosen[side]) > 0).all()
+    np.testing.assert_array_equal(data.labels, labels[chosen["training"]])
+    np.testing.assert_array_equal(validation_labels, labels[chosen["validation"]])
+    # Statistics are those of the training images alone.
+    np.testing.assert_allclose(data.images.mean(axis=(0, 1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(data.images.std(axis=(0, 1, 2)), 1, atol=1e-5)
+    shuffled = runs.load(dataclasses.replace(run, shuffled_labels=1))
+    np.testing.assert_array_equal(shuffled.images, data.images)
+    assert np.bincount(shuffled.labels).tolist() == [12, 12]
+    assert (shuffled.labels != data.labels).sum() > 0
+    np.testing.assert_array_equal(shuffled.validation[1], validation_labels)
+    assert runs.load(dataclasses.replace(run, validation=0)).validation is None
+
+
+def pixels_statistics(pixels: np.ndarray, labels: np.ndarray, data: runs.Data) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the channels over the training images, picked one by one."""
+    available = [index for index in range(60) if index % 4 != 3]
+    chosen = []
+    for label in (0, 1):
+        own = [index for index in available if labels[index] == label]
+        chosen += [own[round(float(place))] for place in np.linspace(0, len(own) - 1, 12)]
+    return pixels[chosen].mean(axis=(0, 1, 2)), pixels[chosen].std(axis=(0, 1, 2))
+
+
+def test_cifar10_has_the_channels_of_the_paper_and_its_test_set(run: Run, monkeypatch) -> None:
+    random = np.random.default_rng(0)
+    sets = {
+        split: linear_cnn.ImageSet(random.integers(0, 256, (40, 8, 8, 3), np.uint8), np.arange(40) % 2, ("a", "b"))
+        for split in ("train", "test")
+    }
+    monkeypatch.setattr(runs, "_image_set", lambda dataset, split, data_dir: sets[split])
+    data = runs.load(dataclasses.replace(run, dataset="cifar10", classes=None, hold_out=None, images=40, validation=40))
+    for normalized, split in ((data.images, "train"), (data.validation[0], "test")):
+        expected = (sets[split].images / 255 - [0.4914, 0.4822, 0.4465]) / [0.2471, 0.2435, 0.2616]
+        np.testing.assert_allclose(normalized, expected, atol=1e-5)
+
+
+def test_evenly_spaced_images() -> None:
+    labels = np.array([1, 0, 0, 0, 1, 1, 0, 0])
+    assert inputs.evenly_spaced(labels, ("a", "b"), 5).tolist() == [0, 1, 3, 5, 7]
+    assert inputs.evenly_spaced(labels, ("a", "b"), 6).tolist() == [0, 1, 3, 4, 5, 7]
+    with pytest.raises(
+        ValueError, match=r"8 images of 2 classes are 4 of each, but there are 3 of 'b'; take at most 6"
+    ):
+        inputs.evenly_spaced(labels, ("a", "b"), 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": 36}, "36 images of 2 classes are 18 of each, but there are 1. of '1'"),
+        ({"validation": 20}, "20 images of 2 classes are 10 of each"),
+        ({"hold_out": None}, "no images to validate on: .* Hold images of the training set out with --hold-out"),
+        ({"classes": ("0", "cat")}, "'cat', which is none of the class names"),
+        ({"batch_size": 25}, "the batch of 25 is more than the 24 training images"),
+        ({"dataset": "cifar"}, "there is no image set 'cifar'; choose one of photographs, cifar10"),
+    ],
+)
+def test_bad_runs(run: Run, change: dict, message: str) -> None:
+    runs._image_set.cache_clear()
+    with pytest.raises(ValueError, match=message):
+        runs.load(dataclasses.replace(run, **change))
+
+
+def without(name: str, path: Path) -> None:
+    with np.load(path) as stored:
+        content = {key: stored[key] for key in stored.files if key != name}
+    np.savez(path, **content)
+
+
+def fewer_seeds(path: Path) -> None:
+    with np.load(path) as stored:
+        content = {key: stored[key][:1] for key in stored.files}
+    np.savez(path, **content)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("config.json", lambda path: path.write_text("{"), "config.json is damaged"),
+        ("config.json", lambda path: path.write_bytes(b"\xff"), "config.json is damaged"),
+        ("config.json", lambda path: path.write_text("[]"), "config.json is of another run"),
+        ("config.json", lambda path: path.write_text(path.read_text().replace("0.01", "0.1")), "of another run"),
+        ("arrays.npz", lambda path: path.write_bytes(path.read_bytes()[:500]), "arrays.npz is damaged"),
+        ("arrays.npz", lambda path: path.unlink(), "arrays.npz does not exist"),
+        ("arrays.npz", lambda path: without("conv1", path), "arrays.npz is damaged"),
+        ("arrays.npz", fewer_seeds, "arrays.npz is damaged: arrays of 2 networks are missing"),
+    ],
+)
+def test_damage(run: Run, training: Training, tmp_path: Path, file: str, damage, message: str) -> None:
+    trained(run, tmp_path / "store")
+    [place] = (tmp_path / "store").iterdir()
+    damage(place / file)
+    with pytest.raises((ValueError, FileNotFoundError), match=rf"{message}.*train the run again with --fresh"):
+        trained(run, tmp_path / "store")
+    assert training.started == 1
+    trained(run, tmp_path / "store", fresh=True)
+    assert training.started == 2
+
+
+def test_an_unusable_store(run: Run, training: Training, tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("in the way")
+    with pytest.raises(OSError, match="--store"):
+        trained(run, tmp_path / "store")
+    assert training.started == 0
