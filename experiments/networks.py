@@ -3,7 +3,7 @@
 A preset gives every setting a value; what is named on the command line replaces it.
 
     smoke   photographs, tiny networks: does everything work? Seconds; the numbers mean nothing.
-    cpu     a tenth of CIFAR-10, narrow networks with a first layer of the paper's width, for 2 cores.
+    cpu     2,000 images of CIFAR-10, narrow networks with a first layer of the paper's width, for 2 cores.
     paper   all of CIFAR-10, networks of the paper's width, for an accelerator.
 """
 
@@ -105,7 +105,7 @@ class Settings:
     """What every experiment on trained networks lets its user choose; what is None is the preset's."""
 
     preset: Literal["smoke", "cpu", "paper"] = "cpu"
-    """smoke: photographs, tiny networks, seconds; cpu: a tenth of CIFAR-10 for 2 cores; paper: all of it, for an
+    """smoke: photographs, tiny networks, seconds; cpu: 2,000 images of CIFAR-10 for 2 cores; paper: all of it, for an
     accelerator."""
     dataset: str | None = None
     """photographs, cifar10, cifar100, fashion_mnist, a folder of class folders, or an .npz file."""

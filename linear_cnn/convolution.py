@@ -1,19 +1,70 @@
-"""Convolution as a product of patches and filters.
+"""Convolution as products of matrices, and pooling, both fast to differentiate on a CPU.
 
-Under `jax.vmap` over kernels (training many seeds at once) XLA's convolution becomes a grouped
-convolution, which is several times slower than the same arithmetic as one matrix product.
+XLA's own convolution for the CPU is slow where it matters here: its gradients run as plain loops inside a compiled
+training loop, and under `jax.vmap` over kernels (training many seeds at once) it becomes a grouped convolution.
+Products of matrices suffer neither.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from linear_cnn._arguments import check_fits
+from linear_cnn._arguments import check_fits, integer
 
 NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+
+# With fewer channels or filters, transforming them takes longer than the multiplications it saves.
+_WINOGRAD_WIDTH = 16
+
+_Pads = tuple[tuple[int, int], tuple[int, int]]
+_Grid = Sequence[Sequence[jax.Array]]
+
+
+class _Product(NamedTuple):
+    """How every matrix product is taken."""
+
+    precision: Any
+    preferred_element_type: Any
+
+
+def convolution(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = NHWC,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+) -> jax.Array:
+    """Whichever convolution is fast on JAX's default backend: `patch_convolution` on a CPU, XLA's own elsewhere.
+
+    Accelerators have convolutions of their own, which need no memory for patches. Arguments, result and errors are
+    those of `patch_convolution`; elsewhere than on a CPU, all of `jax.lax.conv_general_dilated` is allowed.
+    """
+    convolve = patch_convolution if jax.default_backend() == "cpu" else lax.conv_general_dilated
+    return convolve(
+        lhs,
+        rhs,
+        window_strides,
+        padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        batch_group_count=batch_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        out_sharding=out_sharding,
+    )
 
 
 def patch_convolution(
@@ -34,6 +85,12 @@ def patch_convolution(
 
     It has the signature of `jax.lax.conv_general_dilated`, so it can be handed to `flax.nnx.Conv`
     as its `conv_general_dilated` argument, and returns the same values up to rounding.
+
+    Filters of 3x3 pixels at stride 1, between at least 16 channels and as many filters, are applied by Winograd's
+    algorithm, whose products have 4/9 of the multiplications; its rounding error is of the same order. At
+    `jax.lax.Precision.HIGHEST` the product is always the plain one.
+
+    The gradient is taken in reverse mode; forward mode (`jax.jvp`) raises a TypeError.
 
     Args:
       lhs: images, (N, H, W, C).
@@ -61,14 +118,94 @@ def patch_convolution(
             f"dimension_numbers={dimension_numbers}, out_sharding={out_sharding}. "
             "Use jax.lax.conv_general_dilated for these."
         )
-    kh, kw, channels, filters = rhs.shape
+    kh, kw, channels, _ = rhs.shape
     if lhs.shape[-1] != channels:
         raise ValueError(f"images of shape {lhs.shape} have {lhs.shape[-1]} channels, but the filters {channels}.")
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], (kh, kw), window_strides, padding)
     check_fits(lhs.shape[1:3], padding, (kh, kw))
-    images = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
     down, right = window_strides
+    (top, bottom), (left, right_pad) = padding
+    product = _Product(precision, preferred_element_type)
+    return _convolve(lhs, rhs, (down, right), ((top, bottom), (left, right_pad)), product)
+
+
+def _apply(
+    images: jax.Array, filters: jax.Array, strides: tuple[int, int], pads: _Pads, product: _Product
+) -> jax.Array:
+    """Images (N, H, W, C), padded or where negative cropped, and filters (kh, kw, C, K) -> responses (N, H', W', K)."""
+    kh, kw, channels, count = filters.shape
+    wide = min(channels, count) >= _WINOGRAD_WIDTH
+    if (kh, kw, *strides) == (3, 3, 1, 1) and wide and product.precision != lax.Precision.HIGHEST:
+        return _winograd(images, filters, pads, product)
+    return _multiply_patches(images, filters, strides, pads, product)
+
+
+_convolve = jax.custom_vjp(_apply, nondiff_argnums=(2, 3, 4))
+
+
+def _forward(
+    images: jax.Array, filters: jax.Array, strides: tuple[int, int], pads: _Pads, product: _Product
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _convolve(images, filters, strides, pads, product), (images, filters)
+
+
+def _backward(
+    strides: tuple[int, int],
+    pads: _Pads,
+    product: _Product,
+    residuals: tuple[jax.Array, jax.Array],
+    cotangents: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    images, filters = residuals
+    _, pull_back = jax.vjp(lambda filters: _apply(images, filters, strides, pads, product), filters)
+    of_images = _image_gradient(cotangents, filters, images.shape[1:3], strides, pads, product)
+    return of_images.astype(images.dtype), *pull_back(cotangents)
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+def _image_gradient(
+    cotangents: jax.Array,
+    filters: jax.Array,
+    size: tuple[int, int],
+    strides: tuple[int, int],
+    pads: _Pads,
+    product: _Product,
+) -> jax.Array:
+    """Gradient of the images, (N, *size, C), as a convolution too: of cotangents spread by the strides.
+
+    Automatic differentiation would add up overlapping patches, which takes several times longer.
+    """
+    edges = []
+    for pixels, responses, taps, stride, (before, _) in zip(
+        size, cotangents.shape[1:3], filters.shape[:2], strides, pads, strict=True
+    ):
+        low = taps - 1 - before
+        spread = (responses - 1) * stride + 1
+        edges.append((low, pixels + taps - 1 - spread - low, stride - 1))
+    flipped = filters[::-1, ::-1].swapaxes(2, 3).astype(cotangents.dtype)
+    return _convolve(_pad(cotangents, edges), flipped, (1, 1), ((0, 0), (0, 0)), product)
+
+
+def _pad(images: jax.Array, edges: Sequence[tuple[int, int, int]]) -> jax.Array:
+    """Zeros (low, high, interior) along the rows and the columns of images; where negative, pixels cut off."""
+    return lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+
+
+def _multiply(vectors: jax.Array, matrix: jax.Array, product: _Product) -> jax.Array:
+    """(..., C) @ (C, K). As one plain matrix product, whose gradient is one too: XLA would copy other arrays before."""
+    flat = jnp.matmul(vectors.reshape(-1, vectors.shape[-1]), matrix, **product._asdict())
+    return flat.reshape(*vectors.shape[:-1], -1)
+
+
+def _multiply_patches(
+    images: jax.Array, filters: jax.Array, strides: tuple[int, int], pads: _Pads, product: _Product
+) -> jax.Array:
+    kh, kw, _, count = filters.shape
+    down, right = strides
+    images = _pad(images, [(low, high, 0) for low, high in pads])
     rows = (images.shape[1] - kh) // down + 1
     columns = (images.shape[2] - kw) // right + 1
     shifted = [
@@ -77,22 +214,98 @@ def patch_convolution(
         for j in range(kw)
     ]
     patches = jnp.concatenate(shifted, axis=-1)  # last axis in the order (kh, kw, C) of the filters
-    return jnp.matmul(
-        patches, rhs.reshape(-1, filters), precision=precision, preferred_element_type=preferred_element_type
-    )
+    return _multiply(patches, filters.reshape(-1, count), product)
 
 
-def convolution(lhs: jax.Array, rhs: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
-    """Whichever convolution is fast where the arrays are: `patch_convolution` on a CPU, XLA's own elsewhere.
+def _winograd(images: jax.Array, filters: jax.Array, pads: _Pads, product: _Product) -> jax.Array:
+    r"""Filters of 3x3 pixels at stride 1: every tile d of 4x4 pixels gives 2x2 responses by 16 products, not 36.
 
-    Arguments, result and errors are those of the two. An accelerator's own convolutions need no patches; XLA's
-    for the CPU are slow, and several times slower yet when filters are batched by `jax.vmap`.
+    .. math:: A^T [(G g G^T) \odot (B^T d B)] A
+
+    is F(2x2, 3x3) of Lavin and Gray (2016). The matrices A, B and G hold only 0, 1, -1 and 1/2; each of the 16
+    products is, over all tiles, channels and filters, one of matrices.
     """
-    convolve = patch_convolution if jax.default_backend() == "cpu" else lax.conv_general_dilated
-    return convolve(lhs, rhs, *arguments, **options)
+    (top, bottom), (left, right) = pads
+    rows, columns = images.shape[1] + top + bottom - 2, images.shape[2] + left + right - 2
+    images = _pad(images, ((top, bottom + rows % 2, 0), (left, right + columns % 2, 0)))
+    height, width = images.shape[1] - 2, images.shape[2] - 2  # rows and columns, rounded up to even numbers
+    pixels = [[images[:, i : i + height : 2, j : j + width : 2] for j in range(4)] for i in range(4)]
+    tiles = _on_both_axes(lambda d: [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]], pixels)
+    kernels = _on_both_axes(
+        lambda g: [g[0], (g[0] + g[1] + g[2]) / 2, (g[0] - g[1] + g[2]) / 2, g[2]],
+        [[filters[i, j] for j in range(3)] for i in range(3)],
+    )
+    products = [
+        [_multiply(tile, kernel, product) for tile, kernel in zip(*pair, strict=True)]
+        for pair in zip(tiles, kernels, strict=True)
+    ]
+    quarters = _on_both_axes(lambda m: [m[0] + m[1] + m[2], m[1] - m[2] - m[3]], products)
+    # Response (2 t + p, 2 u + q) is entry (t, u) of quarter (p, q).
+    responses = jnp.stack([jnp.stack(quarter, axis=3) for quarter in quarters], axis=2)
+    return responses.reshape(-1, height, width, responses.shape[-1])[:, :rows, :columns]
+
+
+def _on_both_axes(transform: Callable[[Sequence[jax.Array]], Sequence[jax.Array]], grid: _Grid) -> _Grid:
+    """A linear map of vectors on the rows of a grid, then on its columns."""
+    for _ in range(2):
+        grid = list(zip(*map(transform, grid), strict=True))
+    return grid
 
 
 def max_pool(images: jax.Array, window: int = 2) -> jax.Array:
-    """Largest entries of non-overlapping windows, (N, H, W, C) -> (N, H // window, W // window, C)."""
-    strides = (1, window, window, 1)
-    return lax.reduce_window(images, -jnp.inf, lax.max, strides, strides, "VALID")
+    """Largest entries of windows that do not overlap; rows and columns left over are dropped.
+
+    Of equal entries the first, row by row, gets the gradient, as in XLA and PyTorch; but not by XLA's
+    select-and-scatter, which is slow on a CPU.
+
+    Args:
+      images: (N, H, W, C).
+      window: its height and width in pixels.
+
+    Returns:
+      images, (N, H // window, W // window, C).
+
+    Raises:
+      TypeError: window is no integer. ValueError: window < 1 or larger than the images.
+    """
+    window = integer("window", window, minimum=1)
+    if min(images.shape[1:3]) < window:
+        height, width = images.shape[1:3]
+        raise ValueError(f"window must be at most the size of the images, {height}x{width} pixels, got {window}.")
+    return _pool(images, window)
+
+
+def _windows(images: jax.Array, window: int) -> list[jax.Array]:
+    """Pixel k of every window, for each k, row by row; (N, H // window, W // window, C) each."""
+    rows, columns = (size // window * window for size in images.shape[1:3])
+    return [images[:, i:rows:window, j:columns:window] for i in range(window) for j in range(window)]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _pool(images: jax.Array, window: int) -> jax.Array:
+    return reduce(jnp.maximum, _windows(images, window))
+
+
+def _pool_forward(images: jax.Array, window: int) -> tuple[jax.Array, tuple[jax.Array, tuple[int, int]]]:
+    """The responses, and which pixel of its window each of them is."""
+    largest, *others = _windows(images, window)
+    winner = jnp.zeros(largest.shape, jnp.int32)
+    for index, pixels in enumerate(others, start=1):
+        winner = jnp.where(pixels > largest, index, winner)
+        largest = jnp.maximum(pixels, largest)
+    return largest, (winner, images.shape[1:3])
+
+
+def _pool_backward(
+    window: int, residuals: tuple[jax.Array, tuple[int, int]], cotangents: jax.Array
+) -> tuple[jax.Array]:
+    winner, size = residuals
+    index = jnp.arange(window**2).reshape(1, 1, window, 1, window, 1)
+    spread = jnp.where(winner[:, :, None, :, None] == index, cotangents[:, :, None, :, None], 0)
+    count, rows, _, columns, _, channels = spread.shape
+    gradient = spread.reshape(count, rows * window, columns * window, channels)
+    left = [(0, pixels % window, 0) for pixels in size]
+    return (_pad(gradient, left),)
+
+
+_pool.defvjp(_pool_forward, _pool_backward)

@@ -367,9 +367,12 @@ def _spread(layout: _Layout | None, function: Callable[..., Any], seeded: Sequen
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _start_all(program: _Program, layout: _Layout | None, shape: jax.ShapeDtypeStruct, keys: jax.Array) -> _State:
+def _start_traced(program: _Program, layout: _Layout | None, shape: jax.ShapeDtypeStruct, keys: jax.Array) -> _State:
     return _spread(layout, partial(_start, program, shape), [True])(keys)
+
+
+# It runs once, so that little optimisation is enough: random numbers then compile in a tenth of the time.
+_start_all = jax.jit(_start_traced, static_argnums=(0, 1, 2), compiler_options={"xla_backend_optimization_level": 1})
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -460,7 +463,8 @@ def _run(
 
     rows: list[dict[str, Any]] = []
     if restored is None:
-        state, step = _start_all(program, layout, shape, keys), 0
+        start = _start_traced if traced else _start_all  # compiler options cannot be given inside a trace
+        state, step = start(program, layout, shape, keys), 0
     else:
         state, step, rows = restored
         state = _place(layout, state, of_each=True)
