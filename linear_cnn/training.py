@@ -400,17 +400,28 @@ def _layout(program: _Program, keys: jax.Array, plan: "_Plan") -> _Layout:
     """Spread over the devices, then blocks of equal size, filled up by repeating seeds so that one trace serves all."""
     seeds = keys.shape[0]
     devices = jax.local_devices()[:seeds]
-    block = _block_size(plan)
+    block = seeds if jax.default_backend() != "cpu" else _block_on_cpu(program, keys[0], plan.images)
     blocks = -(-seeds // (len(devices) * block))
     size = -(-seeds // (len(devices) * blocks))
     return _Layout(Mesh(np.array(devices), ("seeds",)), blocks, size, plan.targets_of_each)
 
 
-def _block_size(plan: "_Plan") -> int:
-    """How many seeds go through one vmap."""
-    if jax.default_backend() != "cpu":
-        return 2**30
-    return 32
+_CACHE_BYTES, _LARGEST_BLOCK = 4e6, 32
+
+
+def _block_on_cpu(program: _Program, key: jax.Array, images: Any) -> int:
+    """How many seeds should go through one vmap on a CPU: as many as the activations of a batch fit its cache.
+
+    Measured on 2 cores: tiny networks (activations of 10 to 700 kB) are up to three times faster in blocks, with
+    little difference between 4 and 64 seeds; those of several megabytes lose up to twofold in blocks.
+    """
+    state = _start_all.eval_shape(program, None, jax.ShapeDtypeStruct(images.shape, images.dtype), key)
+    batch = jax.ShapeDtypeStruct((program.batch_size or images.shape[0], *images.shape[1:]), images.dtype)
+    predict = partial(_predict, state.training_graph)
+    operations = jax.make_jaxpr(predict)(state.trained, state.frozen, state.rest, batch).eqns
+    arrays = [array.aval for operation in operations for array in operation.outvars]
+    size = sum(array.size * array.dtype.itemsize for array in arrays)
+    return int(np.clip(_CACHE_BYTES // max(size, 1), 1, _LARGEST_BLOCK))
 
 
 # --- The host's part --------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import optax
 import pytest
 from flax import nnx
 
-from linear_cnn import LinearCNN, Trajectory, train, train_seeds
+from linear_cnn import LinearCNN, Trajectory, train, train_seeds, training
 
 RANDOM = np.random.default_rng(13)
 IMAGES = RANDOM.normal(size=(10, 4, 5, 2))
@@ -60,7 +60,7 @@ def test_targets_of_each_seed():
 
 def test_several_blocks_of_minibatches_in_one_trace():
     """67 seeds divide neither by the devices nor into blocks, and every seed shuffles by itself."""
-    init = chex.assert_max_traces(lambda key: one_output(key), n=1)
+    init = chex.assert_max_traces(lambda key: one_output(key), n=2)  # once to see its size
     settings = {"optimizer": MOMENTUM, "batch_size": 4}
     first = train_seeds(init, IMAGES, TARGETS[..., 0], keys=KEYS, **settings, **SETTINGS)
     assert_same_trajectories(first, one_by_one(one_output, TARGETS[..., 0], KEYS, **settings))
@@ -128,3 +128,12 @@ def test_shapes_of_targets(targets, keys, outputs):
 def test_targets_that_do_not_fit_are_refused(targets, keys, message):
     with pytest.raises(ValueError, match=message):
         train_seeds(one_output, IMAGES, np.ones(targets), optimizer=SGD, keys=KEYS[:keys], **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "block"), [(10, None, 32), (2000, None, 7), (2000, 40, 32), (20_000, None, 1)]
+)
+def test_as_many_seeds_in_a_block_as_fit_the_cache(images, batch_size, block):
+    """4 MB hold the patches, responses, means and outputs of 2,000 images for about seven networks."""
+    program = training._Program(two_outputs, SGD, batch_size, "mse", ())
+    assert training._block_on_cpu(program, KEYS[0], np.zeros((images, 4, 5, 2))) == block
