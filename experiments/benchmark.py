@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 import linear_cnn
 import theory
-from experiments import store
+from experiments import store, training_benchmark
 from experiments.store import version
 
 Compute = Callable[[], np.ndarray]
@@ -171,6 +171,18 @@ METHODS = {
     "theory.fit_profile": Method(our_fit),
     f"theory.fit_profile, {PROFILES} profiles": Method(partial(our_fit, count=PROFILES)),
     "scan of 19,961 times": Method(scan_of_times),
+    **{
+        f"{name}, {filters} filters": Method(partial(prepare, width=filters / 64), package)
+        for filters in (64, 16)
+        for name, prepare, package in (
+            ("linear_cnn.train, VGG11-BN", training_benchmark.our_vgg, None),
+            ("PyTorch, VGG11-BN", training_benchmark.torch_vgg, "torch"),
+            ("XLA's convolution, VGG11-BN", partial(training_benchmark.our_vgg, default_convolution=True), None),
+        )
+    },
+    "linear_cnn.train_seeds, SmallCNN": Method(training_benchmark.our_seeds),
+    "linear_cnn.train, SmallCNN, one after another": Method(training_benchmark.one_seed_after_another),
+    "XLA's convolution, SmallCNN, lax.map": Method(training_benchmark.default_convolution_mapped),
 }
 
 
@@ -236,7 +248,38 @@ def rows(shape: tuple[int, ...]) -> list[Row]:
             Task("scan of 19,961 times", some),
             (Target("faster_again", "at least", 4),) if some_of_cifar else (),
         ),
+        *training_rows(shape, some_of_cifar),
     ]
+
+
+def training_rows(shape: tuple[int, ...], cifar: bool) -> list[Row]:
+    """The comparisons of training; the first calls compile, so that the second ones are to be compared.
+
+    None for images that are too small, or too few, for VGG.
+    """
+    result: list[Row] = []
+    count = shape[0]
+    if min(shape[1:3]) < 32 or count < training_benchmark.VGG_BATCH:
+        return result
+
+    def add(title: str, ours: str, peer: str, images: int, bound: float) -> None:
+        targets = (Target("faster_again", "at least", bound),) if cifar else ()
+        result.append(Row(title, Task(ours, images), Task(peer, images), targets))
+
+    images = min(count, 2 * training_benchmark.VGG_BATCH)
+    for filters, against_torch in ((64, 0.9), (16, 0.6)):
+        title = f"{training_benchmark.VGG_STEPS} training steps of {training_benchmark.VGG_BATCH} images"
+        ours = f"linear_cnn.train, VGG11-BN, {filters} filters"
+        add(title, ours, f"PyTorch, VGG11-BN, {filters} filters", images, against_torch)
+        add(title, ours, f"XLA's convolution, VGG11-BN, {filters} filters", images, 6)
+    images = min(count, 4 * training_benchmark.SEEDS_BATCH)
+    title = (
+        f"{training_benchmark.SEEDS} seeds, {training_benchmark.SEEDS_STEPS} steps of {training_benchmark.SEEDS_BATCH}"
+    )
+    ours = "linear_cnn.train_seeds, SmallCNN"
+    add(title, ours, "linear_cnn.train, SmallCNN, one after another", images, 1)
+    add(title, ours, "XLA's convolution, SmallCNN, lax.map", images, 8)
+    return result
 
 
 # --- measurement ---

@@ -159,7 +159,8 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     images, filters = residuals
     _, pull_back = jax.vjp(lambda filters: _apply(images, filters, strides, pads, product), filters)
-    of_images = _image_gradient(cotangents, filters, images.shape[1:3], strides, pads, product)
+    size = (images.shape[1], images.shape[2])
+    of_images = _image_gradient(cotangents, filters, size, strides, pads, product)
     return of_images.astype(images.dtype), *pull_back(cotangents)
 
 
@@ -293,14 +294,14 @@ def _pool_forward(images: jax.Array, window: int) -> tuple[jax.Array, tuple[jax.
     for index, pixels in enumerate(others, start=1):
         winner = jnp.where(pixels > largest, index, winner)
         largest = jnp.maximum(pixels, largest)
-    return largest, (winner, images.shape[1:3])
+    return largest, (winner, (images.shape[1], images.shape[2]))
 
 
 def _pool_backward(
     window: int, residuals: tuple[jax.Array, tuple[int, int]], cotangents: jax.Array
 ) -> tuple[jax.Array]:
     winner, size = residuals
-    index = jnp.arange(window**2).reshape(1, 1, window, 1, window, 1)
+    index = jnp.arange(window**2, dtype=winner.dtype).reshape(1, 1, window, 1, window, 1)
     spread = jnp.where(winner[:, :, None, :, None] == index, cotangents[:, :, None, :, None], 0)
     count, rows, _, columns, _, channels = spread.shape
     gradient = spread.reshape(count, rows * window, columns * window, channels)

@@ -6,16 +6,19 @@ import subprocess
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import benchmark
+from experiments import benchmark, training_benchmark
 from experiments.benchmark import METHODS, Method, Row, Settings, Target, Task
+from linear_cnn import classifiers
 
 OURS = "theory.patch_spectrum"
 TORCH = "torch.pca_lowrank of all patches"
 NUMPY = "NumPy sum over batches"
 FIT, FITS, SCAN = "theory.fit_profile", "theory.fit_profile, 256 profiles", "scan of 19,961 times"
+SPECTRA = [name for name in METHODS if name not in (FIT, FITS, SCAN) and "CNN" not in name and "VGG" not in name]
 PEERS = {"torch": "2.0", "scikit-learn": "1.0"}
 needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can reset the peak")
 
@@ -27,7 +30,9 @@ def some_images(count=5, size=8):
 # --- methods ---
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in (FIT, FITS, SCAN)])
+@pytest.mark.parametrize(
+    "name", [name for name in METHODS if name not in (FIT, FITS, SCAN) and "CNN" not in name and "VGG" not in name]
+)
 def test_every_method_has_the_eigenvalues_of_the_centred_patches(name, monkeypatch):
     package = METHODS[name].package
     if package and benchmark.version(package) is None:
@@ -54,20 +59,46 @@ def test_the_fits_agree(monkeypatch):
     assert len(range(10_000, 5_000_001, 250)) == 19_961
 
 
+@pytest.mark.slow
+def test_all_ways_of_training_train_the_same_small_network(monkeypatch):
+    monkeypatch.setattr(classifiers, "convolution", classifiers.convolution)  # to be put back
+    for name, value in (("SEEDS", 2), ("SEEDS_BATCH", 4), ("SEEDS_STEPS", 1)):
+        monkeypatch.setattr(training_benchmark, name, value)
+    names = [name for name in METHODS if "SmallCNN" in name]
+    assert len(names) == 3
+    for name in sorted(names):  # that with XLA's convolution last
+        np.testing.assert_array_equal(METHODS[name].prepare(some_images())(), [6362])
+    assert classifiers.convolution is jax.lax.conv_general_dilated
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [name for name in METHODS if "VGG" in name and "16 filters" in name and "XLA" not in name]
+)
+def test_all_ways_of_training_train_the_same_vgg(name, monkeypatch):
+    package = METHODS[name].package
+    if package and benchmark.version(package) is None:
+        pytest.skip(f"{package} is not installed")
+    for constant, value in (("VGG_BATCH", 4), ("VGG_STEPS", 1)):
+        monkeypatch.setattr(training_benchmark, constant, value)
+    np.testing.assert_array_equal(METHODS[name].prepare(some_images(size=32))(), [612_810])
+
+
 # --- rows ---
 
 
 def test_rows_of_cifar_10_have_targets_and_smaller_data_none():
     full = benchmark.rows((50_000, 32, 32, 3))
-    assert [row.ours.images for row in full] == [10_000] * 3 + [50_000] * 2 + [10_000] * 2
-    assert [row.peer and row.peer.images for row in full] == [10_000] * 4 + [None] + [10_000] * 2
-    assert [len(row.targets) for row in full] == [2, 0, 0, 2, 1, 1, 1]
-    assert [len(row.targets) for row in benchmark.rows((10_000, 32, 32, 3))] == [2, 0, 0, 0, 0, 1, 1]
+    assert [row.ours.images for row in full] == [10_000] * 3 + [50_000] * 2 + [10_000] * 2 + [256] * 6
+    assert [row.peer and row.peer.images for row in full] == [10_000] * 4 + [None] + [10_000] * 2 + [256] * 6
+    assert [len(row.targets) for row in full] == [2, 0, 0, 2, 1, 1, 1] + [1] * 6
+    assert [len(row.targets) for row in benchmark.rows((10_000, 32, 32, 3))] == [2, 0, 0, 0, 0, 1, 1] + [1] * 6
     for shape in ((2820, 32, 32, 3), (50_000, 28, 28, 1)):
         rows = benchmark.rows(shape)
         assert not any(row.targets for row in rows)
         assert {row.title for row in rows[:5]} == {f"{size}x{size}x{shape[3]} patch spectrum" for size in (3, 7)}
-    assert [row.ours.images for row in benchmark.rows((2820, 32, 32, 3))] == [2820] * 7
+    assert [row.ours.images for row in benchmark.rows((2820, 32, 32, 3))] == [2820] * 7 + [256] * 6
+    assert len(benchmark.rows((127, 32, 32, 3))) == len(benchmark.rows((2820, 31, 32, 3))) == 7
     assert {task.method for row in full for task in (row.ours, row.peer) if task} == set(METHODS)
 
 

@@ -8,6 +8,7 @@ from flax import nnx
 from jax import lax
 
 from linear_cnn import patch_convolution
+from linear_cnn.convolution import convolution, max_pool
 
 NHWC = lax.conv_dimension_numbers((1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC"))
 
@@ -57,6 +58,113 @@ def test_values_and_gradients_equal_those_of_xla(size, kernel_size, strides, pad
     assert ours[0].size > 0
     for own, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(own, other, rtol=0, atol=1e-13 * np.abs(other).max())
+
+
+@pytest.mark.parametrize(
+    ("size", "padding"),
+    [((6, 8), "SAME"), ((5, 7), "SAME"), ((5, 6), "VALID"), ((4, 3), ((2, 0), (0, 3))), ((3, 3), "VALID")],
+)
+def test_winograds_products_equal_those_of_xla(size, padding):
+    """3x3 filters at stride 1 between 16 channels and more; odd and even numbers of rows and columns."""
+    images, kernel = random_arrays((3, *size, 17), (3, 3, 17, 16))
+    ours, theirs = both(images, kernel, (1, 1), padding)
+    for own, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(own, other, rtol=0, atol=1e-13 * np.abs(other).max())
+
+
+def test_winograds_algorithm_is_used_for_wide_layers_alone():
+    def rows_of_products(channels, filters, strides=(1, 1), precision=None):
+        images, kernel = random_arrays((1, 4, 4, channels), (3, 3, channels, filters))
+
+        def convolve(images, kernel):
+            return patch_convolution(images, kernel, strides, "SAME", precision=precision)
+
+        return str(jax.make_jaxpr(convolve)(images, kernel)).count("dot_general")
+
+    assert rows_of_products(16, 16) == 16
+    assert rows_of_products(15, 16) == rows_of_products(16, 15) == rows_of_products(16, 16, (1, 2)) == 1
+    assert rows_of_products(16, 16, precision=lax.Precision.HIGHEST) == 1
+
+
+@pytest.mark.float32
+def test_winograds_rounding_is_that_of_float32():
+    images, kernel = random_arrays((4, 8, 8, 64), (3, 3, 64, 32), dtype=np.float32)
+    ours, theirs = both(images, kernel, (1, 1), "SAME", precision=lax.Precision.DEFAULT)
+    for own, other in zip(ours, theirs, strict=True):
+        assert own.dtype == jnp.float32
+        np.testing.assert_allclose(own, other, rtol=0, atol=3e-6 * np.abs(other).max())
+
+
+def test_gradients_of_images_and_kernels_that_are_mapped_together():
+    images, kernels = random_arrays((3, 2, 5, 6, 16), (3, 3, 3, 16, 16))
+
+    def gradients(image, kernel):
+        return jax.grad(lambda x, w: jnp.sum(jnp.sin(patch_convolution(x, w, (1, 1), "SAME"))), (0, 1))(image, kernel)
+
+    mapped = jax.vmap(gradients)(images, kernels)
+    for index, (image, kernel) in enumerate(zip(images, kernels, strict=True)):
+        for all_of_them, one in zip(mapped, gradients(image, kernel), strict=True):
+            np.testing.assert_allclose(all_of_them[index], one, rtol=0, atol=1e-12)
+
+
+def test_the_images_gradient_is_not_computed_where_nobody_asks():
+    """Of the first layer: two products of three are left."""
+    images, kernel = random_arrays((8, 16, 16, 4), (3, 3, 4, 4))
+
+    def loss(images, kernel):
+        return jnp.sum(patch_convolution(images, kernel, (1, 1), "SAME") ** 2)
+
+    def flops(arguments):
+        return jax.jit(jax.grad(loss, arguments)).lower(images, kernel).compile().cost_analysis()["flops"]
+
+    assert flops(1) < 0.75 * flops((0, 1))
+
+
+def test_forward_mode_is_refused():
+    images, kernel = random_arrays((1, 4, 4, 1), (3, 3, 1, 1))
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda kernel: patch_convolution(images, kernel, (1, 1), "VALID"), (kernel,), (kernel,))
+
+
+def test_the_backend_decides(monkeypatch):
+    images, kernel = random_arrays((1, 6, 6, 2), (3, 3, 2, 3))
+
+    def program():
+        run = jax.jit(lambda x, w: convolution(x, w, (1, 1), "SAME", dimension_numbers=NHWC))
+        return run.lower(images, kernel).as_text()
+
+    assert "stablehlo.convolution" not in program()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "stablehlo.convolution" in program()
+
+
+@pytest.mark.parametrize(("size", "window"), [((4, 6), 2), ((5, 7), 2), ((7, 6), 3), ((3, 2), 1)])
+def test_max_pool_and_its_gradient_equal_xlas(size, window):
+    """With many ties, as after a ReLU: XLA gives the gradient to the first."""
+    (images,) = random_arrays((3, *size, 2))
+    images = jnp.maximum(jnp.round(images), 0)
+    (weights,) = random_arrays((3, size[0] // window, size[1] // window, 2))
+
+    def xla(images):
+        shape = (1, window, window, 1)
+        return lax.reduce_window(images, -jnp.inf, lax.max, shape, shape, "VALID")
+
+    for own, other in zip(
+        *(
+            jax.tree.leaves((pool(images), jax.grad(lambda x, pool=pool: jnp.sum(pool(x) * weights))(images)))
+            for pool in (lambda x: max_pool(x, window), xla)
+        ),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(own, other)
+
+
+def test_windows_that_do_not_fit_are_refused():
+    (images,) = random_arrays((1, 4, 3, 1))
+    with pytest.raises(ValueError, match="window must be at most the size of the images, 4x3 pixels, got 4"):
+        max_pool(images, 4)
+    with pytest.raises(ValueError, match="window must be >= 1, got 0"):
+        max_pool(images, 0)
 
 
 @pytest.mark.float32
