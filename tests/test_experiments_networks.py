@@ -309,7 +309,11 @@ def test_presets_complete_every_setting(tmp_path: Path) -> None:
         assert set(missing) <= {"data_dir", "hold_out"}
         assert given.store == tmp_path / "runs"
     changed = networks.resolve(random_labels.Settings(preset="cpu", epochs=7, validation=0, width=1))
-    assert (changed.epochs, changed.validation, changed.shuffled_epochs) == (7, 0, networks.PRESETS["cpu"]["shuffled_epochs"])
+    assert (changed.epochs, changed.validation, changed.shuffled_epochs) == (
+        7,
+        0,
+        networks.PRESETS["cpu"]["shuffled_epochs"],
+    )
     run = networks.base_run(changed)
     assert run.record_epochs == (1, 2, 3, 5, 7)
     assert isinstance(run.network.width, float)
