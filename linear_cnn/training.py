@@ -6,6 +6,7 @@ next step to record, or as far as about a second takes. Between them the host re
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -481,7 +482,10 @@ def _run(
         state = _place(layout, state, of_each=True)
     stretch, saved = 1, -np.inf
     images_per_step = seeds * (program.batch_size or count)
-    with tqdm(total=int(records[-1]), initial=step, disable=not progress, unit="step", dynamic_ncols=True) as bar:
+    with (
+        nullcontext() if checkpoints is None else closing(checkpoints),
+        tqdm(total=int(records[-1]), initial=step, disable=not progress, unit="step", dynamic_ncols=True) as bar,
+    ):
         while len(rows) < len(records):
             target = int(records[len(rows)])
             if step < target:
