@@ -159,8 +159,7 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     images, filters = residuals
     _, pull_back = jax.vjp(lambda filters: _apply(images, filters, strides, pads, product), filters)
-    size = (images.shape[1], images.shape[2])
-    of_images = _image_gradient(cotangents, filters, size, strides, pads, product)
+    of_images = _image_gradient(cotangents, filters, images.shape, strides, pads, product)
     return of_images.astype(images.dtype), *pull_back(cotangents)
 
 
@@ -170,18 +169,18 @@ _convolve.defvjp(_forward, _backward)
 def _image_gradient(
     cotangents: jax.Array,
     filters: jax.Array,
-    size: tuple[int, int],
+    shape: tuple[int, ...],
     strides: tuple[int, int],
     pads: _Pads,
     product: _Product,
 ) -> jax.Array:
-    """Gradient of the images, (N, *size, C), as a convolution too: of cotangents spread by the strides.
+    """Gradient of images (N, H, W, C) of this shape, as a convolution too: of cotangents spread by the strides.
 
     Automatic differentiation would add up overlapping patches, which takes several times longer.
     """
     edges = []
     for pixels, responses, taps, stride, (before, _) in zip(
-        size, cotangents.shape[1:3], filters.shape[:2], strides, pads, strict=True
+        shape[1:3], cotangents.shape[1:3], filters.shape[:2], strides, pads, strict=True
     ):
         low = taps - 1 - before
         spread = (responses - 1) * stride + 1
@@ -270,16 +269,15 @@ def max_pool(images: jax.Array, window: int = 2) -> jax.Array:
       TypeError: window is no integer. ValueError: window < 1 or larger than the images.
     """
     window = integer("window", window, minimum=1)
-    if min(images.shape[1:3]) < window:
-        height, width = images.shape[1:3]
+    height, width = images.shape[1:3]
+    if min(height, width) < window:
         raise ValueError(f"window must be at most the size of the images, {height}x{width} pixels, got {window}.")
-    return _pool(images, window)
+    return _pool(images[:, : height // window * window, : width // window * window], window)
 
 
 def _windows(images: jax.Array, window: int) -> list[jax.Array]:
-    """Pixel k of every window, for each k, row by row; (N, H // window, W // window, C) each."""
-    rows, columns = (size // window * window for size in images.shape[1:3])
-    return [images[:, i:rows:window, j:columns:window] for i in range(window) for j in range(window)]
+    """Pixel k of every window, for each k, row by row; (N, H / window, W / window, C) each."""
+    return [images[:, i::window, j::window] for i in range(window) for j in range(window)]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -287,26 +285,21 @@ def _pool(images: jax.Array, window: int) -> jax.Array:
     return reduce(jnp.maximum, _windows(images, window))
 
 
-def _pool_forward(images: jax.Array, window: int) -> tuple[jax.Array, tuple[jax.Array, tuple[int, int]]]:
-    """The responses, and which pixel of its window each of them is."""
+def _pool_forward(images: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
+    """The largest entry of each window, and which one it is."""
     largest, *others = _windows(images, window)
     winner = jnp.zeros(largest.shape, jnp.int32)
     for index, pixels in enumerate(others, start=1):
         winner = jnp.where(pixels > largest, index, winner)
         largest = jnp.maximum(pixels, largest)
-    return largest, (winner, (images.shape[1], images.shape[2]))
+    return largest, winner
 
 
-def _pool_backward(
-    window: int, residuals: tuple[jax.Array, tuple[int, int]], cotangents: jax.Array
-) -> tuple[jax.Array]:
-    winner, size = residuals
+def _pool_backward(window: int, winner: jax.Array, cotangents: jax.Array) -> tuple[jax.Array]:
     index = jnp.arange(window**2, dtype=winner.dtype).reshape(1, 1, window, 1, window, 1)
     spread = jnp.where(winner[:, :, None, :, None] == index, cotangents[:, :, None, :, None], 0)
     count, rows, _, columns, _, channels = spread.shape
-    gradient = spread.reshape(count, rows * window, columns * window, channels)
-    left = [(0, pixels % window, 0) for pixels in size]
-    return (_pad(gradient, left),)
+    return (spread.reshape(count, rows * window, columns * window, channels),)
 
 
 _pool.defvjp(_pool_forward, _pool_backward)

@@ -1,4 +1,4 @@
-"""`patch_convolution` against XLA's own convolution."""
+"""`patch_convolution` and `max_pool` against XLA's own."""
 
 import jax
 import jax.numpy as jnp
@@ -40,20 +40,30 @@ def both(images, kernel, strides, padding, **arguments):
 
 
 @pytest.mark.parametrize(
-    ("size", "kernel_size", "strides", "padding", "channels"),
+    ("size", "kernel_size", "strides", "padding", "channels", "features"),
     [
-        ((6, 7), (3, 3), (1, 1), "VALID", 3),
-        ((6, 7), (3, 3), (1, 1), "SAME", 2),
-        ((6, 7), (2, 4), (1, 1), "SAME_LOWER", 3),
-        ((7, 8), (3, 2), (2, 3), "VALID", 4),
-        ((7, 8), (4, 3), (2, 1), "SAME", 1),
-        ((5, 6), (2, 3), (1, 2), ((1, 0), (2, 3)), 2),
-        ((5, 6), (1, 1), (2, 2), "VALID", 3),
-        ((2, 2), (3, 3), (2, 2), ((1, 1), (0, 2)), 2),
+        ((6, 7), (3, 3), (1, 1), "VALID", 3, 5),
+        ((6, 7), (3, 3), (1, 1), "SAME", 2, 5),
+        ((6, 7), (2, 4), (1, 1), "SAME_LOWER", 3, 5),
+        ((7, 8), (3, 2), (2, 3), "VALID", 4, 5),
+        ((7, 8), (4, 3), (2, 1), "SAME", 1, 5),
+        ((5, 6), (2, 3), (1, 2), ((1, 0), (2, 3)), 2, 5),
+        ((5, 6), (1, 1), (2, 2), "VALID", 3, 5),
+        ((2, 2), (3, 3), (2, 2), ((1, 1), (0, 2)), 2, 5),
+        ((8, 9), (7, 7), (2, 2), "SAME", 2, 3),
+        ((7, 6), (5, 2), (3, 1), ((4, 0), (0, 1)), 2, 3),
+        ((7, 6), (3, 3), (1, 1), ((-1, 2), (1, -2)), 2, 3),  # negative: cropped
+        # As Winograd's algorithm: even and odd sizes, paddings that do not match, one tile.
+        ((6, 8), (3, 3), (1, 1), "SAME", 16, 17),
+        ((7, 5), (3, 3), (1, 1), "VALID", 17, 16),
+        ((5, 6), (3, 3), (1, 1), ((2, 0), (0, 3)), 16, 16),
+        ((6, 7), (3, 3), (1, 1), ((-1, 1), (0, -1)), 16, 16),
+        ((2, 2), (3, 3), (1, 1), "SAME", 16, 16),
+        ((7, 6), (3, 3), (2, 2), "SAME", 16, 16),  # backwards only
     ],
 )
-def test_values_and_gradients_equal_those_of_xla(size, kernel_size, strides, padding, channels):
-    images, kernel = random_arrays((2, *size, channels), (*kernel_size, channels, 5))
+def test_values_and_gradients_equal_those_of_xla(size, kernel_size, strides, padding, channels, features):
+    images, kernel = random_arrays((2, *size, channels), (*kernel_size, channels, features))
     ours, theirs = both(images, kernel, strides, padding)
     assert ours[0].size > 0
     for own, other in zip(ours, theirs, strict=True):
@@ -61,29 +71,22 @@ def test_values_and_gradients_equal_those_of_xla(size, kernel_size, strides, pad
 
 
 @pytest.mark.parametrize(
-    ("size", "padding"),
-    [((6, 8), "SAME"), ((5, 7), "SAME"), ((5, 6), "VALID"), ((4, 3), ((2, 0), (0, 3))), ((3, 3), "VALID")],
+    ("kernel_size", "strides", "widths", "precision", "products"),
+    [
+        ((3, 3), (1, 1), (16, 16), None, 16),
+        ((3, 3), (1, 1), (16, 15), None, 1),
+        ((3, 3), (1, 1), (15, 16), None, 1),
+        ((3, 3), (1, 2), (16, 16), None, 1),
+        ((3, 2), (1, 1), (16, 16), None, 1),
+        ((3, 3), (1, 1), (16, 16), lax.Precision.HIGHEST, 1),
+    ],
 )
-def test_winograds_products_equal_those_of_xla(size, padding):
-    """3x3 filters at stride 1 between 16 channels and more; odd and even numbers of rows and columns."""
-    images, kernel = random_arrays((3, *size, 17), (3, 3, 17, 16))
-    ours, theirs = both(images, kernel, (1, 1), padding)
-    for own, other in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(own, other, rtol=0, atol=1e-13 * np.abs(other).max())
-
-
-def test_winograds_algorithm_is_used_for_wide_layers_alone():
-    def rows_of_products(channels, filters, strides=(1, 1), precision=None):
-        images, kernel = random_arrays((1, 4, 4, channels), (3, 3, channels, filters))
-
-        def convolve(images, kernel):
-            return patch_convolution(images, kernel, strides, "SAME", precision=precision)
-
-        return str(jax.make_jaxpr(convolve)(images, kernel)).count("dot_general")
-
-    assert rows_of_products(16, 16) == 16
-    assert rows_of_products(15, 16) == rows_of_products(16, 15) == rows_of_products(16, 16, (1, 2)) == 1
-    assert rows_of_products(16, 16, precision=lax.Precision.HIGHEST) == 1
+def test_winograd_serves_wide_layers_of_3x3_filters(kernel_size, strides, widths, precision, products):
+    images, kernel = jnp.zeros((1, 6, 6, widths[0])), jnp.zeros((*kernel_size, *widths))
+    program = jax.jit(patch_convolution, static_argnames=("window_strides", "padding", "precision")).lower(
+        images, kernel, window_strides=strides, padding="SAME", precision=precision
+    )
+    assert program.as_text().count("stablehlo.dot_general") == products
 
 
 @pytest.mark.float32
@@ -95,82 +98,11 @@ def test_winograds_rounding_is_that_of_float32():
         np.testing.assert_allclose(own, other, rtol=0, atol=3e-6 * np.abs(other).max())
 
 
-def test_gradients_of_images_and_kernels_that_are_mapped_together():
-    images, kernels = random_arrays((3, 2, 5, 6, 16), (3, 3, 3, 16, 16))
-
-    def gradients(image, kernel):
-        return jax.grad(lambda x, w: jnp.sum(jnp.sin(patch_convolution(x, w, (1, 1), "SAME"))), (0, 1))(image, kernel)
-
-    mapped = jax.vmap(gradients)(images, kernels)
-    for index, (image, kernel) in enumerate(zip(images, kernels, strict=True)):
-        for all_of_them, one in zip(mapped, gradients(image, kernel), strict=True):
-            np.testing.assert_allclose(all_of_them[index], one, rtol=0, atol=1e-12)
-
-
-def test_the_images_gradient_is_not_computed_where_nobody_asks():
-    """Of the first layer: two products of three are left."""
-    images, kernel = random_arrays((8, 16, 16, 4), (3, 3, 4, 4))
-
-    def loss(images, kernel):
-        return jnp.sum(patch_convolution(images, kernel, (1, 1), "SAME") ** 2)
-
-    def flops(arguments):
-        return jax.jit(jax.grad(loss, arguments)).lower(images, kernel).compile().cost_analysis()["flops"]
-
-    assert flops(1) < 0.75 * flops((0, 1))
-
-
-def test_forward_mode_is_refused():
-    images, kernel = random_arrays((1, 4, 4, 1), (3, 3, 1, 1))
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(lambda kernel: patch_convolution(images, kernel, (1, 1), "VALID"), (kernel,), (kernel,))
-
-
-def test_the_backend_decides(monkeypatch):
-    images, kernel = random_arrays((1, 6, 6, 2), (3, 3, 2, 3))
-
-    def program():
-        run = jax.jit(lambda x, w: convolution(x, w, (1, 1), "SAME", dimension_numbers=NHWC))
-        return run.lower(images, kernel).as_text()
-
-    assert "stablehlo.convolution" not in program()
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert "stablehlo.convolution" in program()
-
-
-@pytest.mark.parametrize(("size", "window"), [((4, 6), 2), ((5, 7), 2), ((7, 6), 3), ((3, 2), 1)])
-def test_max_pool_and_its_gradient_equal_xlas(size, window):
-    """With many ties, as after a ReLU: XLA gives the gradient to the first."""
-    (images,) = random_arrays((3, *size, 2))
-    images = jnp.maximum(jnp.round(images), 0)
-    (weights,) = random_arrays((3, size[0] // window, size[1] // window, 2))
-
-    def xla(images):
-        shape = (1, window, window, 1)
-        return lax.reduce_window(images, -jnp.inf, lax.max, shape, shape, "VALID")
-
-    for own, other in zip(
-        *(
-            jax.tree.leaves((pool(images), jax.grad(lambda x, pool=pool: jnp.sum(pool(x) * weights))(images)))
-            for pool in (lambda x: max_pool(x, window), xla)
-        ),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(own, other)
-
-
-def test_windows_that_do_not_fit_are_refused():
-    (images,) = random_arrays((1, 4, 3, 1))
-    with pytest.raises(ValueError, match="window must be at most the size of the images, 4x3 pixels, got 4"):
-        max_pool(images, 4)
-    with pytest.raises(ValueError, match="window must be >= 1, got 0"):
-        max_pool(images, 0)
-
-
 @pytest.mark.float32
-def test_float32():
-    images, kernel = random_arrays((2, 6, 5, 2), (3, 3, 2, 4), dtype=np.float32)
-    ours, theirs = both(images, kernel, (1, 2), "SAME", precision=lax.Precision.HIGHEST)
+@pytest.mark.parametrize(("strides", "channels", "features"), [((1, 2), 2, 4), ((1, 1), 16, 16)])
+def test_float32(strides, channels, features):
+    images, kernel = random_arrays((2, 6, 5, channels), (3, 3, channels, features), dtype=np.float32)
+    ours, theirs = both(images, kernel, strides, "SAME")
     for own, other in zip(ours, theirs, strict=True):
         assert own.dtype == jnp.float32
         np.testing.assert_allclose(own, other, rtol=0, atol=1e-5 * np.abs(other).max())
@@ -180,6 +112,87 @@ def test_results_can_accumulate_in_another_dtype():
     images, kernel = random_arrays((2, 4, 4, 1), (3, 3, 1, 2), dtype=np.float32)
     responses = patch_convolution(images, kernel, (1, 1), "VALID", preferred_element_type=jnp.float64)
     assert responses.dtype == jnp.float64
+
+
+def test_gradients_have_the_dtype_of_what_they_belong_to():
+    images, kernel = random_arrays((2, 4, 4, 1), (3, 3, 1, 2), dtype=np.float32)
+
+    def loss(images, kernel):
+        return patch_convolution(images, kernel, (1, 1), "VALID", preferred_element_type=jnp.float64).sum()
+
+    of_images, of_kernel = jax.grad(loss, (0, 1))(images, kernel)
+    assert of_images.dtype == of_kernel.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("widths", [(2, 3), (16, 16)])
+def test_gradients_survive_every_transformation(widths):
+    """Batches of images, of kernels and of both, in shards of two devices, recomputed: all the same numbers."""
+    seeds = 4
+    images, kernels = random_arrays((seeds, 2, 5, 4, widths[0]), (seeds, 3, 3, *widths))
+
+    def gradients(images, kernel):
+        def loss(images, kernel):
+            return jnp.square(patch_convolution(images, kernel, (1, 1), "SAME")).sum()
+
+        return jax.grad(jax.checkpoint(loss), (0, 1))(images, kernel)
+
+    def on_shard(images, kernels):
+        return jax.vmap(gradients)(images, kernels), lax.map(lambda pair: gradients(*pair), (images, kernels))
+
+    one = jax.jit(gradients)
+    expected = jax.tree.map(lambda *parts: np.stack(parts), *map(one, images, kernels))
+    mesh = jax.make_mesh((2,), ("seeds",), axis_types=(jax.sharding.AxisType.Auto,))
+    seeds_apart = jax.sharding.PartitionSpec("seeds")
+    sharded = jax.jit(jax.shard_map(on_shard, mesh=mesh, in_specs=seeds_apart, out_specs=seeds_apart))
+    shared_images = jax.tree.map(lambda *parts: np.stack(parts), *(one(images[0], kernel) for kernel in kernels))
+    shared_kernel = jax.tree.map(lambda *parts: np.stack(parts), *(one(some, kernels[0]) for some in images))
+    results = [
+        *((result, expected) for result in sharded(images, kernels)),
+        (jax.jit(jax.vmap(gradients, in_axes=(None, 0)))(images[0], kernels), shared_images),
+        (jax.jit(jax.vmap(gradients, in_axes=(0, None)))(images, kernels[0]), shared_kernel),
+    ]
+    for result, reference in results:
+        for own, other in zip(result, reference, strict=True):
+            np.testing.assert_allclose(own, other, rtol=0, atol=1e-13 * np.abs(other).max())
+
+
+def test_gradients_of_images_that_nobody_asks_for_cost_nothing():
+    images, kernel = random_arrays((2, 6, 5, 3), (3, 3, 3, 4))
+
+    def loss(kernel):
+        return jnp.square(patch_convolution(images, kernel, (1, 1), "SAME")).sum()
+
+    program = jax.jit(jax.grad(loss)).lower(kernel).as_text()
+    assert program.count("stablehlo.dot_general") == 2  # responses, gradient of the kernel
+
+
+def test_second_derivatives_in_reverse_mode_are_right_and_forward_mode_is_refused():
+    images, kernel = random_arrays((1, 3, 4, 2), (3, 2, 2, 2))
+
+    def penalty(convolve, images, kernel):
+        def loss(images):
+            return jnp.sin(convolve(images, kernel, (1, 2), "SAME", dimension_numbers=NHWC)).sum()
+
+        return jnp.square(jax.grad(loss)(images)).sum()
+
+    own, other = (
+        jax.jit(jax.grad(lambda *arrays, convolve=convolve: penalty(convolve, *arrays), (0, 1)))(images, kernel)
+        for convolve in (patch_convolution, lax.conv_general_dilated)
+    )
+    for ours, theirs in zip(own, other, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-13 * np.abs(theirs).max())
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda kernel: patch_convolution(images, kernel, (1, 1), "SAME"), (kernel,), (kernel,))
+
+
+@pytest.mark.parametrize(("backend", "operation"), [("cpu", "dot_general"), ("gpu", "convolution")])
+def test_convolution_is_that_of_the_backend(monkeypatch, backend, operation):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    images, kernel = random_arrays((2, 6, 5, 2), (3, 3, 2, 4))
+    program = jax.jit(lambda images, kernel: convolution(images, kernel, (2, 1), "SAME")).lower(images, kernel)
+    assert f"stablehlo.{operation}" in program.as_text()
+    expected = lax.conv_general_dilated(images, kernel, (2, 1), "SAME", dimension_numbers=NHWC)
+    np.testing.assert_allclose(program.compile()(images, kernel), expected, rtol=0, atol=1e-13)
 
 
 def test_many_kernels_stay_a_plain_matrix_product():
@@ -236,3 +249,42 @@ def test_images_that_do_not_fit_the_kernel_are_refused():
         patch_convolution(images, kernel, (1, 1), "VALID")
     with pytest.raises(ValueError, match=r"\(1, 4, 2, 2\) have 2 channels, but the filters 3"):
         patch_convolution(images, jnp.zeros((1, 1, 3, 1)), (1, 1), "VALID")
+
+
+def xla_max_pool(images, window):
+    shape = (1, window, window, 1)
+    return lax.reduce_window(images, -jnp.inf, lax.max, shape, shape, "VALID")
+
+
+@pytest.mark.parametrize(("size", "window"), [((4, 6), 2), ((5, 3), 2), ((7, 8), 3), ((3, 3), 3), ((2, 3), 1)])
+def test_max_pool_equals_that_of_xla(size, window):
+    """Of entries that tie, as zeros after ReLU do, the first gets the gradient."""
+    generator = np.random.default_rng(3)
+    images = jnp.asarray(generator.integers(-2, 3, size=(3, 4, *size, 5)).clip(0), jnp.float64)
+
+    @jax.jit
+    def values_and_gradients(images):
+        results = []
+        for pool in (max_pool, xla_max_pool):
+            values, pull_back = jax.vjp(jax.vmap(lambda images, pool=pool: pool(images, window)), images)
+            weights = jnp.cos(jnp.arange(values.size, dtype=values.dtype)).reshape(values.shape)
+            results.append(
+                (values, *pull_back(weights), jax.vmap(lambda images, pool=pool: pool(images, window))(images))
+            )
+        return results
+
+    for own, other in zip(*values_and_gradients(images), strict=True):
+        assert own.shape[1:] == other.shape[1:]
+        np.testing.assert_array_equal(own, other)
+
+
+def test_max_pool_passes_nan_on():
+    images = jnp.ones((1, 2, 2, 1)).at[0, 0, 1, 0].set(jnp.nan)
+    assert np.isnan(max_pool(images)).all()
+    assert np.isnan(jax.vjp(max_pool, images)[0]).all()
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_max_pool_refuses_windows_that_do_not_fit(window):
+    with pytest.raises(ValueError, match=rf"window must be .*{window}"):
+        max_pool(jnp.zeros((1, 2, 3, 1)), window)
