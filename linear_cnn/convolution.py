@@ -20,13 +20,17 @@ NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 # With fewer channels or filters, transforming them takes longer than the multiplications it saves.
 _WINOGRAD_WIDTH = 16
 
-_Pads = tuple[tuple[int, int], tuple[int, int]]
 _Grid = Sequence[Sequence[jax.Array]]
 
 
-class _Product(NamedTuple):
-    """How every matrix product is taken."""
+class _Settings(NamedTuple):
+    """How images (N, H, W, C) are convolved."""
 
+    strides: tuple[int, int]
+    pads: tuple[tuple[int, int], tuple[int, int]]
+    """((top, bottom), (left, right)); where negative, pixels are cut off."""
+    transposed: bool
+    """Whether filters are given as (kh, kw, K, C), not (kh, kw, C, K)."""
     precision: Any
     preferred_element_type: Any
 
@@ -126,40 +130,33 @@ def patch_convolution(
     check_fits(lhs.shape[1:3], padding, (kh, kw))
     down, right = window_strides
     (top, bottom), (left, right_pad) = padding
-    product = _Product(precision, preferred_element_type)
-    return _convolve(lhs, rhs, (down, right), ((top, bottom), (left, right_pad)), product)
+    pads = ((top, bottom), (left, right_pad))
+    return _convolve(lhs, rhs, _Settings((down, right), pads, False, precision, preferred_element_type))
 
 
-def _apply(
-    images: jax.Array, filters: jax.Array, strides: tuple[int, int], pads: _Pads, product: _Product
-) -> jax.Array:
-    """Images (N, H, W, C), padded or where negative cropped, and filters (kh, kw, C, K) -> responses (N, H', W', K)."""
-    kh, kw, channels, count = filters.shape
-    wide = min(channels, count) >= _WINOGRAD_WIDTH
-    if (kh, kw, *strides) == (3, 3, 1, 1) and wide and product.precision != lax.Precision.HIGHEST:
-        return _winograd(images, filters, pads, product)
-    return _multiply_patches(images, filters, strides, pads, product)
+def _apply(images: jax.Array, filters: jax.Array, settings: _Settings) -> jax.Array:
+    kh, kw, *widths = filters.shape
+    wide = min(widths) >= _WINOGRAD_WIDTH
+    if (kh, kw, *settings.strides) == (3, 3, 1, 1) and wide and settings.precision != lax.Precision.HIGHEST:
+        return _winograd(images, filters, settings)
+    return _multiply_patches(images, filters, settings)
 
 
-_convolve = jax.custom_vjp(_apply, nondiff_argnums=(2, 3, 4))
+_convolve = jax.custom_vjp(_apply, nondiff_argnums=(2,))
 
 
 def _forward(
-    images: jax.Array, filters: jax.Array, strides: tuple[int, int], pads: _Pads, product: _Product
+    images: jax.Array, filters: jax.Array, settings: _Settings
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _convolve(images, filters, strides, pads, product), (images, filters)
+    return _convolve(images, filters, settings), (images, filters)
 
 
 def _backward(
-    strides: tuple[int, int],
-    pads: _Pads,
-    product: _Product,
-    residuals: tuple[jax.Array, jax.Array],
-    cotangents: jax.Array,
+    settings: _Settings, residuals: tuple[jax.Array, jax.Array], cotangents: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     images, filters = residuals
-    _, pull_back = jax.vjp(lambda filters: _apply(images, filters, strides, pads, product), filters)
-    of_images = _image_gradient(cotangents, filters, images.shape, strides, pads, product)
+    _, pull_back = jax.vjp(lambda filters: _apply(images, filters, settings), filters)
+    of_images = _image_gradient(cotangents, filters, images.shape, settings)
     return of_images.astype(images.dtype), *pull_back(cotangents)
 
 
@@ -167,26 +164,22 @@ _convolve.defvjp(_forward, _backward)
 
 
 def _image_gradient(
-    cotangents: jax.Array,
-    filters: jax.Array,
-    shape: tuple[int, ...],
-    strides: tuple[int, int],
-    pads: _Pads,
-    product: _Product,
+    cotangents: jax.Array, filters: jax.Array, shape: tuple[int, ...], settings: _Settings
 ) -> jax.Array:
-    """Gradient of images (N, H, W, C) of this shape, as a convolution too: of cotangents spread by the strides.
+    """Gradient of images of this shape, as a convolution too: of cotangents spread by the strides.
 
     Automatic differentiation would add up overlapping patches, which takes several times longer.
     """
     edges = []
     for pixels, responses, taps, stride, (before, _) in zip(
-        shape[1:3], cotangents.shape[1:3], filters.shape[:2], strides, pads, strict=True
+        shape[1:3], cotangents.shape[1:3], filters.shape[:2], settings.strides, settings.pads, strict=True
     ):
         low = taps - 1 - before
         spread = (responses - 1) * stride + 1
         edges.append((low, pixels + taps - 1 - spread - low, stride - 1))
-    flipped = filters[::-1, ::-1].swapaxes(2, 3).astype(cotangents.dtype)
-    return _convolve(_pad(cotangents, edges), flipped, (1, 1), ((0, 0), (0, 0)), product)
+    flipped = filters[::-1, ::-1].astype(cotangents.dtype)
+    plain = settings._replace(strides=(1, 1), pads=((0, 0), (0, 0)), transposed=not settings.transposed)
+    return _convolve(_pad(cotangents, edges), flipped, plain)
 
 
 def _pad(images: jax.Array, edges: Sequence[tuple[int, int, int]]) -> jax.Array:
@@ -194,18 +187,23 @@ def _pad(images: jax.Array, edges: Sequence[tuple[int, int, int]]) -> jax.Array:
     return lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
 
 
-def _multiply(vectors: jax.Array, matrix: jax.Array, product: _Product) -> jax.Array:
+def _multiply(vectors: jax.Array, matrix: jax.Array, settings: _Settings) -> jax.Array:
     """(..., C) @ (C, K). As one plain matrix product, whose gradient is one too: XLA would copy other arrays before."""
-    flat = jnp.matmul(vectors.reshape(-1, vectors.shape[-1]), matrix, **product._asdict())
+    flat = jnp.matmul(
+        vectors.reshape(-1, vectors.shape[-1]),
+        matrix,
+        precision=settings.precision,
+        preferred_element_type=settings.preferred_element_type,
+    )
     return flat.reshape(*vectors.shape[:-1], -1)
 
 
-def _multiply_patches(
-    images: jax.Array, filters: jax.Array, strides: tuple[int, int], pads: _Pads, product: _Product
-) -> jax.Array:
+def _multiply_patches(images: jax.Array, filters: jax.Array, settings: _Settings) -> jax.Array:
+    if settings.transposed:
+        filters = filters.swapaxes(2, 3)
     kh, kw, _, count = filters.shape
-    down, right = strides
-    images = _pad(images, [(low, high, 0) for low, high in pads])
+    down, right = settings.strides
+    images = _pad(images, [(low, high, 0) for low, high in settings.pads])
     rows = (images.shape[1] - kh) // down + 1
     columns = (images.shape[2] - kw) // right + 1
     shifted = [
@@ -214,10 +212,10 @@ def _multiply_patches(
         for j in range(kw)
     ]
     patches = jnp.concatenate(shifted, axis=-1)  # last axis in the order (kh, kw, C) of the filters
-    return _multiply(patches, filters.reshape(-1, count), product)
+    return _multiply(patches, filters.reshape(-1, count), settings)
 
 
-def _winograd(images: jax.Array, filters: jax.Array, pads: _Pads, product: _Product) -> jax.Array:
+def _winograd(images: jax.Array, filters: jax.Array, settings: _Settings) -> jax.Array:
     r"""Filters of 3x3 pixels at stride 1: every tile d of 4x4 pixels gives 2x2 responses by 16 products, not 36.
 
     .. math:: A^T [(G g G^T) \odot (B^T d B)] A
@@ -225,7 +223,7 @@ def _winograd(images: jax.Array, filters: jax.Array, pads: _Pads, product: _Prod
     is F(2x2, 3x3) of Lavin and Gray (2016). The matrices A, B and G hold only 0, 1, -1 and 1/2; each of the 16
     products is, over all tiles, channels and filters, one of matrices.
     """
-    (top, bottom), (left, right) = pads
+    (top, bottom), (left, right) = settings.pads
     rows, columns = images.shape[1] + top + bottom - 2, images.shape[2] + left + right - 2
     images = _pad(images, ((top, bottom + rows % 2, 0), (left, right + columns % 2, 0)))
     height, width = images.shape[1] - 2, images.shape[2] - 2  # rows and columns, rounded up to even numbers
@@ -235,8 +233,12 @@ def _winograd(images: jax.Array, filters: jax.Array, pads: _Pads, product: _Prod
         lambda g: [g[0], (g[0] + g[1] + g[2]) / 2, (g[0] - g[1] + g[2]) / 2, g[2]],
         [[filters[i, j] for j in range(3)] for i in range(3)],
     )
+    # Transposed only here, where the product takes the matrix as it lies: reading filters across takes long.
     products = [
-        [_multiply(tile, kernel, product) for tile, kernel in zip(*pair, strict=True)]
+        [
+            _multiply(tile, kernel.T if settings.transposed else kernel, settings)
+            for tile, kernel in zip(*pair, strict=True)
+        ]
         for pair in zip(tiles, kernels, strict=True)
     ]
     quarters = _on_both_axes(lambda m: [m[0] + m[1] + m[2], m[1] - m[2] - m[3]], products)
