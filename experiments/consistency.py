@@ -16,6 +16,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments import figures, frame, networks
@@ -113,12 +114,15 @@ def summary(arrays: Arrays) -> dict[str, Any]:
 
 
 def draw(folder: Path, arrays: Arrays) -> None:
-    """The figure."""
-    words = comparisons(arrays)
+    """Left: the profiles of all networks, and of initial filters. Right: how their correlations develop."""
+    words, titles = comparisons(arrays), networks.titles(arrays)
     courses = {words[row]: course for row, course in pairs(arrays, "change").items()}
-    figures.draw_consistency(folder, arrays, networks.titles(arrays), courses)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.8))
+    figures.profiles_and_initial(left, arrays, titles)
+    figures.courses_of_training(right, courses)
+    figures.save(figure, folder, NAME)
 
 
-def table(summary: dict[str, Any]) -> str:
-    """The summary as text."""
+def table(summary: dict[str, Any]) -> frame.Table:
+    """The results in words."""
     return networks.comparison_table(summary)

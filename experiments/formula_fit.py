@@ -12,11 +12,14 @@ filters. Trained networks are kept in <out>/runs and shared with the other exper
 Writes <out>/formula_fit/<dataset>/{config.json, arrays.npz, summary.json, formula_fit.png, formula_fit.pdf}.
 """
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 
 import theory
@@ -125,12 +128,54 @@ def summary(arrays: Arrays) -> dict[str, Any]:
 
 
 def draw(folder: Path, arrays: Arrays) -> None:
-    """The figure."""
-    figures.draw_formula_fit(folder, arrays, networks.titles(arrays))
+    """Above, for each run, the profile of its trained networks and the fitted formula; below, the fit's course."""
+    titles = networks.titles(arrays)
+    columns = min(3, len(titles))
+    rows = -(-len(titles) // columns)
+    figure = plt.figure(figsize=(10, 2.7 * rows + 3.6))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(2.7 * rows, 3.6))
+    above, below = parts
+    panels = above.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axis in panels.ravel()[len(titles) :]:
+        axis.set_visible(False)
+    for axis, (name, title), colour in zip(
+        panels.ravel(), titles.items(), itertools.cycle(figures.COLOURS), strict=False
+    ):
+        largest = arrays[f"{name}/change"][:, -1].max(axis=-1, keepdims=True)
+        profile = arrays[f"{name}/change"][:, -1] / largest
+        figures.band(axis, np.arange(1, profile.shape[-1] + 1), profile, colour, marker="o", markersize=2.5)
+        fitted = (arrays[f"{name}/fit/change/profile"][:, -1] / largest).mean(axis=0)
+        axis.plot(np.arange(1, len(fitted) + 1), fitted, "--", color="black")
+        axis.set(title=title, ylim=(0, None))
+        figures.component_axis(axis, len(fitted))
+    for axis in panels[:-1].ravel():
+        axis.set_xlabel("")
+    for axis in panels[:, 0]:
+        axis.set_ylabel("energy profile / its maximum")
+    handles = [
+        mpl.lines.Line2D([], [], color="grey", marker="o", markersize=2.5, label="trained networks, w(t) - w(0): mean"),
+        mpl.patches.Patch(color="grey", alpha=0.25, label="± standard deviation over networks"),
+        mpl.lines.Line2D([], [], color="black", linestyle="--", label="formula at its best time, mean of the fits"),
+    ]
+    above.legend(handles=handles, loc="outside upper center", ncols=3)
+    axes = below.subplots(1, 2, sharey=True)
+    for axis, kind, heading in zip(axes, ("change", "weights"), ("change w(t) - w(0)", "weights w(t)"), strict=True):
+        for (name, title), colour in zip(titles.items(), itertools.cycle(figures.COLOURS)):
+            fit = f"{name}/fit/{kind}"
+            figures.band(axis, arrays[f"{name}/epochs"], arrays[f"{fit}/correlation"], colour, label=title)
+        first = next(iter(titles))
+        for end, style, label in (("zero", ":", "λ alone"), ("infinity", "-.", "1/λ alone")):
+            course = arrays[f"{first}/fit/{kind}/{end}"].mean(axis=0)
+            axis.plot(arrays[f"{first}/epochs"], course, style, color="grey", label=f"{label}, {titles[first]}")
+        axis.set(title=f"Fit to the {heading}")
+        figures.epoch_axis(axis, max(arrays[f"{name}/epochs"][-1] for name in titles))
+    axes[0].set_ylabel("correlation with the formula")
+    below.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    figures.save(figure, folder, NAME)
 
 
-def table(summary: dict[str, Any]) -> str:
-    """The summary as text."""
+def table(summary: dict[str, Any]) -> frame.Table:
+    """The results in words."""
     rows = summary["results"]
 
     def column(name: str) -> list[str]:
@@ -152,4 +197,4 @@ def table(summary: dict[str, Any]) -> str:
         "± standard deviation over networks; correlation: of the change w(t) - w(0), best time for each network; time: "
         "learning rate x iterations of the formula"
     )
-    return networks.table(columns, summary, note)
+    return frame.Table(columns, note)

@@ -1,13 +1,15 @@
 """What experiments share: settings, checks, and the way from settings to arrays, summary, figure and table."""
 
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 
-from experiments import inputs, store
+from experiments import figures, inputs, store
 
 Arrays = dict[str, np.ndarray]
 
@@ -28,6 +30,18 @@ class Settings:
     """Only draw the figures and print the table again, from the saved arrays."""
 
 
+class Table(NamedTuple):
+    """What the results of a summary say in words.
+
+    Attributes:
+      columns: cells by the heading of their column.
+      note: what to know about them.
+    """
+
+    columns: dict[str, list[str]]
+    note: str
+
+
 def check_at_least(settings: Any, smallest: Mapping[str, int]) -> None:
     """Raise ValueError if a setting that is given is below its smallest value."""
     for name, bound in smallest.items():
@@ -40,9 +54,9 @@ def run(
     name: str,
     settings: Settings,
     compute: Callable[[Any], Arrays],
-    summary: Callable[[Arrays], Any],
+    summary: Callable[[Arrays], dict[str, Any]],
     draw: Callable[[Path, Arrays], None],
-    table: Callable[[Any], str],
+    table: Callable[[dict[str, Any]], Table],
 ) -> None:
     """Compute, save, draw and print; with `settings.redraw` draw and print from what was saved."""
     folder = store.prepare_folder(inputs.folder(settings.out, name, settings.dataset))
@@ -54,6 +68,29 @@ def run(
         config = {"settings": asdict(settings), "environment": store.environment()}
         store.write_json(folder / "config.json", config)
         store.write_json(folder / "summary.json", summary(arrays))
-    draw(folder, arrays)
-    print(table(summary(arrays)))
+    with mpl.rc_context(figures.STYLE):
+        draw(folder, arrays)
+    found = summary(arrays)
+    print(text(table(found), found))
     print(f"written to {folder}")
+
+
+def text(table: Table, summary: Mapping[str, Any]) -> str:
+    """A table, and what else the summary holds: accuracies of the runs, checks, and differences from the paper."""
+    width = {name: max(map(len, (name, *cells))) for name, cells in table.columns.items()}
+    lines = ["  ".join(name.ljust(width[name]) for name in table.columns).rstrip()]
+    rows = zip(*table.columns.values(), strict=True)
+    lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, width.values(), strict=True)).rstrip() for row in rows]
+    lines += textwrap.wrap(table.note, 120)
+    for row in summary.get("runs", ()):
+        accuracy = ", ".join(f"{value:.3f}" for value in row["training_accuracy"])
+        verdict = "" if row["judged"] else "  too low to be judged: train longer"
+        lines.append(f"training accuracy of {row['run']}: {accuracy}{verdict}")
+    if summary["checks"]:
+        lines += ["", f"{'':6}{'value':>8}  {'bound':<22}check"]
+        for row in summary["checks"]:
+            lines.append(f"{'ok' if row['passed'] else 'FAIL':6}{row['value']:>8.3f}  {row['bound']:<22}{row['check']}")
+        passed = sum(row["passed"] for row in summary["checks"])
+        lines += [f"{passed} of {len(summary['checks'])} checks passed", ""]
+    lines += [f"differs from the paper: {difference}" for difference in summary.get("differs_from_paper", ())]
+    return "\n".join(lines)

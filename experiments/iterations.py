@@ -9,14 +9,17 @@ curvature allows, so compare the order of the components, not the times. Channel
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 
 import linear_cnn
 import theory
 from experiments import figures, frame, inputs
+from experiments.frame import Arrays
 
 NAME = "iterations"
 WHITENED = 0.9  # of the limit: where a component counts as whitened
@@ -39,10 +42,10 @@ def main(settings: Settings) -> None:
     frame.check_at_least(settings, {"kernel_size": 1, "decades": 1, "images": 2})
     if not 0 < settings.rate < 2:
         raise ValueError(f"--rate must lie between 0 and 2, the border of stability, got {settings.rate}.")
-    frame.run(NAME, settings, compute, summary, figures.draw_iterations, table)
+    frame.run(NAME, settings, compute, summary, draw, table)
 
 
-def compute(settings: Settings) -> dict[str, np.ndarray]:
+def compute(settings: Settings) -> Arrays:
     """Profiles at each number of iterations, (T, d), by the theorem and by the exact expectation."""
     pixels, labels, _ = inputs.load(settings.dataset, settings.data_dir, settings.images)
     images = linear_cnn.normalize_channels(pixels)
@@ -69,10 +72,10 @@ def compute(settings: Settings) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in arrays.items()}
 
 
-def summary(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def summary(arrays: Arrays) -> dict[str, Any]:
     """For each t the component of largest energy, and how many components are whitened, by the theorem."""
     relative = arrays["theorem"] / arrays["limit"]
-    return [
+    results = [
         {
             "iterations": int(t),
             "largest_component": int(np.argmax(profile)) + 1,
@@ -83,14 +86,41 @@ def summary(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
             arrays["iterations"], arrays["theorem"], relative, arrays["exact"], strict=True
         )
     ]
+    return {"results": results, "checks": []}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The summary as text."""
-    lines = [f"{'iteration':>12}  {'largest component':>18}  {'whitened':>9}  {'largest, exact expectation':>27}"]
-    lines += [
-        f"{row['iterations']:>12,}  {row['largest_component']:>18}  {row['whitened_components']:>9}"
-        f"  {row['largest_component_exact']:>27}"
-        for row in rows
-    ]
-    return "\n".join(lines)
+def draw(folder: Path, arrays: Arrays) -> None:
+    """Energy profile against component at growing t, each panel scaled to its own largest value."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True)
+    component = np.arange(1, len(arrays["variance"]) + 1)
+    iterations = arrays["iterations"]
+    shades = plt.colormaps["viridis"](np.linspace(0, 0.92, len(iterations)))
+    scale = {"theorem": arrays["limit"].max(), "exact": arrays["exact"].max()}
+    for axis, form, title in (
+        (axes[0], "theorem", "Theorem 4.2"),
+        (axes[1], "exact", "Exact expectation, linear CNN on these images"),
+    ):
+        for profile, t, shade in zip(arrays[form], iterations, shades, strict=True):
+            axis.plot(component, profile / scale[form], color=shade, marker="o", markersize=2.5, label=f"t = {t:,}")
+        axis.set(yscale="log", title=title)
+        figures.component_axis(axis, len(component))
+    axes[0].plot(
+        component, arrays["limit"] / scale["theorem"], "--", color="black", label="whitening limit, Theorem 4.3"
+    )
+    axes[0].set_ylabel("energy profile, each panel scaled to its largest")
+    axes[0].set_ylim(bottom=arrays["theorem"][0].min() / scale["theorem"] / 2)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
+    figures.save(figure, folder, NAME)
+
+
+def table(summary: dict[str, Any]) -> frame.Table:
+    """The results in words."""
+    rows = summary["results"]
+    columns = {
+        "iteration": [f"{row['iterations']:,}" for row in rows],
+        "largest component": [str(row["largest_component"]) for row in rows],
+        "whitened": [str(row["whitened_components"]) for row in rows],
+        "largest, exact expectation": [str(row["largest_component_exact"]) for row in rows],
+    }
+    return frame.Table(columns, f"whitened: components that have reached {WHITENED:.0%} of their limit, by the theorem")

@@ -9,14 +9,17 @@ centred. Takes seconds; writes
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 
 import linear_cnn
 import theory
 from experiments import figures, frame, inputs
+from experiments.frame import Arrays
 
 NAME = "label_correlation"
 
@@ -34,10 +37,10 @@ class Settings(frame.Settings):
 def main(settings: Settings) -> None:
     """Fig. 5 of the paper: labels against principal components."""
     frame.check_at_least(settings, {"kernel_size": 1, "images": 2})
-    frame.run(NAME, settings, compute, summary, figures.draw_label_correlation, table)
+    frame.run(NAME, settings, compute, summary, draw, table)
 
 
-def compute(settings: Settings) -> dict[str, np.ndarray]:
+def compute(settings: Settings) -> Arrays:
     """Correlations, (classes, d), of true and of shuffled labels, with their noise."""
     pixels, labels, class_names = inputs.load(settings.dataset, settings.data_dir, settings.images)
     images = linear_cnn.normalize_channels(pixels)
@@ -54,7 +57,7 @@ def compute(settings: Settings) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in arrays.items()}
 
 
-def summary(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def summary(arrays: Arrays) -> dict[str, Any]:
     """Largest correlation over classes and components, and its size in units of the noise."""
     rows = []
     for labels in ("true", "shuffled"):
@@ -73,22 +76,49 @@ def summary(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
                     "rms_in_noise": float(np.sqrt(np.mean(z**2))),
                 }
             )
-    return rows
+    return {"results": rows, "checks": []}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The summary as text."""
-    lines = [
-        f"{'labels':>9}  {'coefficients':>12}  {'max |r|':>16}  {'rms r':>7}  {'noise':>7}  {'rms(r / noise)':>14}"
-    ]
-    for row in rows:
-        spread = f"{row['largest_of_the_least_correlated_component']:.3f} to {row['largest']:.3f}"
-        lines.append(
-            f"{row['labels']:>9}  {row['coefficients']:>12}  {spread:>16}  {row['rms']:>7.4f}  {row['noise_rms']:>7.4f}"
-            f"  {row['rms_in_noise']:>14.2f}"
+def draw(folder: Path, arrays: Arrays) -> None:
+    """Correlation against component, a line for each class, for single patches and for the mean patch."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.8), sharey=True)
+    component = np.arange(1, len(arrays["variance"]) + 1)
+    names = [str(name) for name in arrays["class_names"]]
+    few = len(names) <= 10
+    shades = plt.colormaps["tab10" if few else "viridis"](np.arange(10) if few else np.linspace(0, 1, len(names)))
+    for axis, kind, title in (
+        (axes[0], "patch", "Single patches"),
+        (axes[1], "mean_patch", "Mean patch of each image"),
+    ):
+        for values, name, shade in zip(arrays[f"true/{kind}"], names, shades, strict=False):
+            axis.plot(component, values, color=shade, marker="o", markersize=2.5, linewidth=1, label=name)
+        noise = 2 * arrays[f"{kind}_noise"]
+        axis.fill_between(
+            component, -noise, noise, color="black", alpha=0.2, linewidth=0, label="95 % of shuffled labels"
         )
-    lines.append(
-        "max |r|: over classes, from the least to the most correlated component; noise differs by component, and"
+        axis.axhline(0, color="black", linewidth=0.6)
+        axis.set(title=title)
+        figures.component_axis(axis, len(component))
+    axes[0].set_ylabel("correlation with the label (class against rest)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    shown = slice(None) if few else slice(-1, None)
+    figure.legend(handles[shown], labels[shown], loc="outside lower center", ncols=6, fontsize=8)
+    figures.save(figure, folder, NAME)
+
+
+def table(summary: dict[str, Any]) -> frame.Table:
+    """The results in words."""
+    rows = summary["results"]
+    columns = {
+        "labels": [row["labels"] for row in rows],
+        "coefficients": [row["coefficients"] for row in rows],
+        "max |r|": [f"{row['largest_of_the_least_correlated_component']:.3f} to {row['largest']:.3f}" for row in rows],
+        "rms r": [f"{row['rms']:.4f}" for row in rows],
+        "noise": [f"{row['noise_rms']:.4f}" for row in rows],
+        "rms(r / noise)": [f"{row['rms_in_noise']:.2f}" for row in rows],
+    }
+    note = (
+        "max |r|: over classes, from the least to the most correlated component; noise differs by component, and "
+        "r / noise is the same for patches and mean patches, whose covariance with the labels is the same"
     )
-    lines.append("r / noise is the same for patches and mean patches, whose covariance with the labels is the same")
-    return "\n".join(lines)
+    return frame.Table(columns, note)

@@ -213,7 +213,7 @@ def measure(named: Mapping[str, Run], settings: Any) -> Arrays:
         print(f"{title(runs.configuration(run, data))}: {run.seeds} networks, {run.epochs} epochs", flush=True)
         recorded = runs.trained(run, data, settings.store, fresh=settings.fresh)
         conv1 = recorded["conv1"].astype(np.float64)
-        spectrum = theory.patch_spectrum(data.images, conv1.shape[2:4])
+        spectrum = theory.patch_spectrum(data.images, conv1.shape[2:4], stride=run.network.first_strides or 1)
         profiles = {
             "change": theory.energy_profile(conv1 - conv1[:, :1], spectrum.components),
             "weights": theory.energy_profile(conv1, spectrum.components),
@@ -417,27 +417,7 @@ def number(values: Mapping[str, Any]) -> str:
     return f"{values['mean']:.3f}{deviation}"
 
 
-def table(columns: Mapping[str, Sequence[str]], summary: Mapping[str, Any], note: str) -> str:
-    """Results, accuracies, checks and differences from the paper as text."""
-    width = {name: max(map(len, (name, *cells))) for name, cells in columns.items()}
-    lines = ["  ".join(name.ljust(width[name]) for name in columns).rstrip()]
-    rows = zip(*columns.values(), strict=True)
-    lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, width.values(), strict=True)).rstrip() for row in rows]
-    lines += [note, ""]
-    for row in summary["runs"]:
-        accuracy = ", ".join(f"{value:.3f}" for value in row["training_accuracy"])
-        verdict = "" if row["judged"] else f"  below {JUDGED_ACCURACY}: train longer before judging"
-        lines.append(f"training accuracy of {row['run']}: {accuracy}{verdict}")
-    lines += ["", f"{'':6}{'value':>8}  {'bound':<22}check"]
-    for row in summary["checks"]:
-        lines.append(f"{'ok' if row['passed'] else 'FAIL':6}{row['value']:>8.3f}  {row['bound']:<22}{row['check']}")
-    passed = sum(row["passed"] for row in summary["checks"])
-    lines += [f"{passed} of {len(summary['checks'])} checks passed", ""]
-    lines += [f"differs from the paper: {text}" for text in summary["differs_from_paper"]]
-    return "\n".join(lines)
-
-
-def comparison_table(summary: Mapping[str, Any]) -> str:
+def comparison_table(summary: Mapping[str, Any]) -> frame.Table:
     """The table of an experiment whose results are correlations of profiles."""
     rows = summary["results"]
     columns = {
@@ -451,4 +431,4 @@ def comparison_table(summary: Mapping[str, Any]) -> str:
         "± standard deviation over so many pairs of networks (over networks where each is compared with something "
         "else); change: w(t) - w(0) at the end of training, as in the paper; weights: w(t)"
     )
-    return table(columns, summary, note)
+    return frame.Table(columns, note)

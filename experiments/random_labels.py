@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments import figures, frame, networks
@@ -91,11 +92,20 @@ def summary(arrays: Arrays) -> dict[str, Any]:
 
 
 def draw(folder: Path, arrays: Arrays) -> None:
-    """The figure."""
+    """Left: the profiles of both labels. Middle: how their correlations develop. Right: training accuracy."""
     courses = {COMPARISONS[row]: course for row, course in pairs(arrays, "change").items()}
-    figures.draw_random_labels(folder, arrays, courses)
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 4.8))
+    labels = {"true": "true labels", "shuffled": "shuffled labels"}
+    figures.profiles_and_initial(left, arrays, labels)
+    figures.courses_of_training(middle, courses)
+    for (name, label), colour in zip(labels.items(), figures.COLOURS, strict=False):
+        figures.band(right, arrays[f"{name}/epochs"], arrays[f"{name}/accuracy"], colour, label=label)
+    right.set(title="Training accuracy", ylabel="share of training images", ylim=(0, 1.02))
+    figures.epoch_axis(right, max(arrays[f"{name}/epochs"][-1] for name in labels))
+    figures.legend_below(right)
+    figures.save(figure, folder, NAME)
 
 
-def table(summary: dict[str, Any]) -> str:
-    """The summary as text."""
+def table(summary: dict[str, Any]) -> frame.Table:
+    """The results in words."""
     return networks.comparison_table(summary)

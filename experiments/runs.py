@@ -24,6 +24,7 @@ import optax
 from flax import nnx
 
 import linear_cnn
+import theory
 from experiments import inputs, store
 from experiments.frame import Arrays
 
@@ -31,6 +32,8 @@ FORMAT = 1  # to be raised by a change of the code after which the same configur
 
 # Mean and standard deviation of the channels that the paper uses.
 PAPER_CHANNELS = {"cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))}
+KERNEL_SIZE = 3  # of the first layer, and so of the patches that labels and images are changed by
+ENERGY_CLASSES = 10
 RECORDED = ("steps", "conv1", "loss", "accuracy", "validation_loss", "validation_accuracy")
 
 
@@ -44,6 +47,7 @@ class Network:
     first_features: int | None = None
     dropout: float | None = None
     features: tuple[int, ...] | None = None
+    first_strides: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,12 @@ class Run:
     shuffled_labels: int | None = None
     """Seed of the one permutation of the training labels, before training, that all networks share; None: true
     labels. Labels of validation images are always true."""
+    energy_component: int | None = None
+    """Labels made of the images, ten equal classes by the energy of this principal component (from 1) of their patches;
+    None: the labels of the data set."""
+    scaled_component: tuple[int, float] | None = None
+    """Principal component (from 1) of the non-overlapping patches, and the factor by which it is scaled in all images;
+    None: images as they are."""
     frozen: tuple[str, ...] = ()
     """Layers that keep their initial weights."""
 
@@ -114,11 +124,16 @@ def load(run: Run, data_dir: Path | None = None) -> Data:
         candidates, held_out = (candidates._replace(images=candidates.images[part], labels=candidates.labels[part])
                                 for part in (~held, held))  # fmt: skip
     pixels, labels, class_names = _chosen(training, candidates, run.classes, run.images)
-    if run.shuffled_labels is not None:
-        labels = linear_cnn.shuffle_labels(labels, jax.random.key(run.shuffled_labels))
     if run.batch_size > len(labels):
         raise ValueError(f"the batch of {run.batch_size} is more than the {len(labels)} training images; make it less.")
     mean, std = PAPER_CHANNELS.get(run.dataset) or _channels(pixels)
+    images = linear_cnn.normalize_channels(pixels, mean, std)
+    transform = _transformation(run, images)
+    images, labels = transform(images, labels)
+    if run.energy_component is not None:
+        class_names = tuple(f"energy {tenth}" for tenth in range(1, ENERGY_CLASSES + 1))
+    if run.shuffled_labels is not None:
+        labels = linear_cnn.shuffle_labels(labels, jax.random.key(run.shuffled_labels))
     arrays = [pixels, labels]
     validation = None
     if run.validation:
@@ -128,8 +143,7 @@ def load(run: Run, data_dir: Path | None = None) -> Data:
         else:
             chosen = _chosen(training, held_out, run.classes, run.validation)
         arrays += chosen[:2]
-        validation = (linear_cnn.normalize_channels(chosen[0], mean, std), chosen[1])
-    images = linear_cnn.normalize_channels(pixels, mean, std)
+        validation = transform(linear_cnn.normalize_channels(chosen[0], mean, std), chosen[1])
     return Data(images, labels, validation, class_names, _checksum(arrays))
 
 
@@ -159,6 +173,34 @@ def _chosen(
         spaced = inputs.evenly_spaced(labels, names, count)
         places, labels = places[spaced], labels[spaced]
     return linear_cnn.scale_pixels(source.images[places]), labels.astype(np.int32), names
+
+
+def _transformation(
+    run: Run, training: np.ndarray
+) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """What a run does to normalised images and to their labels, by the principal components of the training images.
+
+    Raises:
+      ValueError: patches have no such component.
+    """
+
+    def direction(component: int, stride: int) -> np.ndarray:
+        components = np.asarray(theory.patch_spectrum(training, KERNEL_SIZE, stride=stride).components)
+        if not 1 <= component <= components.shape[1]:
+            raise ValueError(f"patches have the components 1 to {components.shape[1]}, got {component}.")
+        return components[:, component - 1]
+
+    energy = None if run.energy_component is None else direction(run.energy_component, 1)
+    scaled = None if run.scaled_component is None else direction(run.scaled_component[0], KERNEL_SIZE)
+
+    def transform(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if energy is not None:
+            labels = linear_cnn.label_by_energy(images, energy, KERNEL_SIZE, ENERGY_CLASSES)
+        if scaled is not None and run.scaled_component is not None:
+            images = linear_cnn.scale_component(images, scaled, KERNEL_SIZE, run.scaled_component[1])
+        return images, labels
+
+    return transform
 
 
 def _channels(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import linear_cnn
 import theory
-from experiments import figures, frame, inputs, store
+from experiments import frame, inputs, simulation_figures, store
 
 Stage = Callable[[], dict[str, Any]]
 
@@ -89,7 +89,7 @@ def main(settings: Settings) -> None:
     folder = store.prepare_folder(inputs.folder(settings.out, NAME, settings.dataset))
     if settings.redraw:
         arrays = store.read_arrays(folder / "arrays.npz")
-        figures.draw_theory_vs_simulation(folder, arrays, EXACT, ENSEMBLES)
+        simulation_figures.draw(folder, arrays, EXACT, ENSEMBLES)
         print(table(judge(arrays)))
         print(f"figures drawn again in {folder}")
         return
@@ -99,7 +99,7 @@ def main(settings: Settings) -> None:
     store.write_arrays(folder / "arrays.npz", arrays)
     store.write_json(folder / "config.json", {"settings": asdict(settings), "environment": store.environment()})
     store.write_json(folder / "summary.json", {"checks": checks, "seconds": seconds})
-    figures.draw_theory_vs_simulation(folder, arrays, EXACT, ENSEMBLES)
+    simulation_figures.draw(folder, arrays, EXACT, ENSEMBLES)
     print(table(checks))
     print(f"written to {folder}")
 

@@ -183,7 +183,7 @@ def test_short_experiments(tmp_path: Path, monkeypatch, capsys, name: str) -> No
 def test_iterations_show_what_the_paper_says(tmp_path: Path) -> None:
     """Sensitivity moves to later components, and each t whitens further (Fig. 4)."""
     arrays = iterations.compute(iterations.Settings(images=300))
-    rows = iterations.summary(arrays)
+    rows = iterations.summary(arrays)["results"]
     largest, whitened = ([row[key] for row in rows] for key in ("largest_component", "whitened_components"))
     assert largest == sorted(largest)
     assert whitened == sorted(whitened)
@@ -199,7 +199,8 @@ def test_iterations_show_what_the_paper_says(tmp_path: Path) -> None:
 
 
 def test_label_correlation_of_shuffled_labels_is_noise() -> None:
-    rows = label_correlation.summary(label_correlation.compute(label_correlation.Settings(images=600)))
+    arrays = label_correlation.compute(label_correlation.Settings(images=600))
+    rows = label_correlation.summary(arrays)["results"]
     size = {(row["labels"], row["coefficients"]): row["rms_in_noise"] for row in rows}
     assert 0.8 < size["shuffled", "patch"] < 1.2
     assert 0.8 < size["shuffled", "mean patch"] < 1.2

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import linear_cnn
+import theory
 from experiments import inputs, runs
 from experiments.runs import Network, Run
 
@@ -161,6 +162,8 @@ CHANGES = {
     "weight_decay": 0.1,
     "classes": ("1", "0"),
     "shuffled_labels": 0,
+    "energy_component": 2,
+    "scaled_component": (2, 3.0),
     "frozen": ("conv1",),
 }
 
@@ -169,6 +172,7 @@ def test_every_part_of_the_configuration_makes_another_run(run: Run, images: Pat
     runs._image_set.cache_clear()
     shutil.copy(images, tmp_path / "copy.npz")
     changes = CHANGES | {"dataset": str(tmp_path / "copy.npz")}
+    run = dataclasses.replace(run, validation=0)  # ten classes of energy need ten images
     assert changes.keys() == {field.name for field in dataclasses.fields(Run)}
 
     def name(run: Run) -> str:
@@ -239,6 +243,28 @@ def pixels_statistics(pixels: np.ndarray, labels: np.ndarray, data: runs.Data) -
     return pixels[chosen].mean(axis=(0, 1, 2)), pixels[chosen].std(axis=(0, 1, 2))
 
 
+def test_labels_by_energy_and_scaled_components(run: Run) -> None:
+    runs._image_set.cache_clear()
+    plain = runs.load(dataclasses.replace(run, validation=0))
+    labelled = runs.load(dataclasses.replace(run, validation=0, energy_component=3, images=20))
+    spectrum = theory.patch_spectrum(labelled.images, 3)
+    expected = linear_cnn.label_by_energy(labelled.images, spectrum.components[:, 2], 3, 10)
+    np.testing.assert_array_equal(labelled.labels, expected)
+    assert np.bincount(labelled.labels).tolist() == [2] * 10
+    assert len(labelled.class_names) == 10
+    shuffled = runs.load(dataclasses.replace(run, validation=0, energy_component=3, images=20, shuffled_labels=0))
+    assert sorted(shuffled.labels) == sorted(labelled.labels)
+    assert (shuffled.labels != labelled.labels).any()
+    # Images are scaled alike for training and validation, by the component of the training images.
+    scaled = runs.load(dataclasses.replace(run, scaled_component=(2, 3.0)))
+    before, after = (np.asarray(theory.patch_spectrum(data.images, 3, stride=3).variance) for data in (plain, scaled))
+    assert np.abs(after[:, None] - 9 * before[1]).min() < 1e-4 * after[0]
+    direction = theory.patch_spectrum(plain.images, 3, stride=3).components[:, 1]
+    validation = linear_cnn.scale_component(runs.load(run).validation[0], direction, 3, 3.0)
+    np.testing.assert_allclose(scaled.validation[0], validation, atol=1e-5)
+    np.testing.assert_array_equal(scaled.labels, plain.labels)
+
+
 def test_cifar10_has_the_channels_of_the_paper_and_its_test_set(run: Run, monkeypatch) -> None:
     random = np.random.default_rng(0)
     sets = {
@@ -269,6 +295,8 @@ def test_evenly_spaced_images() -> None:
         ({"validation": 20}, "20 images of 2 classes are 10 of each"),
         ({"hold_out": None}, "no images to validate on: .* Hold images of the training set out with --hold-out"),
         ({"classes": ("0", "cat")}, "'cat', which is none of the class names"),
+        ({"energy_component": 28}, "patches have the components 1 to 27, got 28"),
+        ({"scaled_component": (0, 2.0)}, "patches have the components 1 to 27, got 0"),
         ({"batch_size": 25}, "the batch of 25 is more than the 24 training images"),
         ({"dataset": "cifar"}, "there is no image set 'cifar'; choose one of photographs, cifar10"),
     ],
