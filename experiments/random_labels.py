@@ -48,8 +48,8 @@ def main(settings: Settings) -> None:
 
 def compute(settings: Any) -> Arrays:
     """Runs with their profiles and fits: "true" and "shuffled"."""
-    shuffled = networks.base_run(settings, shuffled_labels=settings.seed, epochs=settings.shuffled_epochs)
-    arrays = networks.measure({"true": networks.base_run(settings), "shuffled": shuffled}, settings)
+    named = {"true": networks.base_run(settings), "shuffled": networks.shuffled_run(settings)}
+    arrays = networks.measure(named, settings)
     return arrays | networks.fits(arrays, "true") | networks.fits(arrays, "shuffled")
 
 

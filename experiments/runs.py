@@ -100,6 +100,7 @@ class Data(NamedTuple):
       validation: the same of the validation images; None without them.
       class_names: one name a class.
       checksum: of pixels and labels.
+      mean, std: what the channels were normalised by, in units of pixels in [0, 1].
     """
 
     images: np.ndarray
@@ -107,6 +108,8 @@ class Data(NamedTuple):
     validation: tuple[np.ndarray, np.ndarray] | None
     class_names: tuple[str, ...]
     checksum: str
+    mean: np.ndarray
+    std: np.ndarray
 
 
 def load(run: Run, data_dir: Path | None = None) -> Data:
@@ -144,7 +147,7 @@ def load(run: Run, data_dir: Path | None = None) -> Data:
             chosen = _chosen(training, held_out, run.classes, run.validation)
         arrays += chosen[:2]
         validation = transform(linear_cnn.normalize_channels(chosen[0], mean, std), chosen[1])
-    return Data(images, labels, validation, class_names, _checksum(arrays))
+    return Data(images, labels, validation, class_names, _checksum(arrays), np.asarray(mean), np.asarray(std))
 
 
 @lru_cache(maxsize=2)
