@@ -43,7 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "other_network": "VGG11",
         "other_epochs": 2,
         "depths": (11, 13),
-        "depth_seeds": (2, 1),
+        "depth_seeds": (3, 1),  # so many of the first are trained by `consistency` too
         "depth_epochs": 2,
         "energy_components": (1, 15),
         "energy_seeds": 2,
@@ -125,7 +125,7 @@ KINDS = ("change", "weights")  # of conv1 whose profiles are looked at: w(t) - w
 # What the paper did, as far as it says so; `differences` compares runs with it. Images are so many a class.
 PAPER = {"width": 1.0, "dropout": 0.5, "batch_size": 256, "learning_rate": 0.01, "momentum": 0.0, "weight_decay": 0.0}
 PAPER_IMAGES_A_CLASS = 5_000
-PAPER_NETWORKS = ("VGG11", "ResNet18")
+PAPER_NETWORKS = ("VGG11", "VGG13", "VGG16", "VGG19", "ResNet18")
 PAPER_EPOCHS = {"true": 30, "shuffled": 100}
 JUDGED_ACCURACY = 0.9  # of every network on its training images: a young profile is just lambda, and fits too well
 
