@@ -28,9 +28,11 @@ from linear_cnn.transformations import (
     shuffle_labels,
     shuffle_patches,
 )
+from linear_cnn.weight_files import FirstLayer, load_first_layer
 
 __all__ = [
     "VGG",
+    "FirstLayer",
     "ImageFiles",
     "ImageSet",
     "LinearCNN",
@@ -48,6 +50,7 @@ __all__ = [
     "image_folder",
     "label_by_energy",
     "labelled_folder",
+    "load_first_layer",
     "load_images",
     "mean_patch_images",
     "normalize_channels",

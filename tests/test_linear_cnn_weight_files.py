@@ -1,0 +1,636 @@
+"""First layers from files of weights: every format from a file made here, every fault, and pickles that carry code."""
+
+import builtins
+import collections
+import io
+import json
+import math
+import os
+import pickle
+import struct
+import sys
+import types
+import zipfile
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.flax import save_file as save_flax
+from safetensors.numpy import save_file
+
+import linear_cnn
+
+RANDOM = np.random.default_rng(3)
+HWIO = RANDOM.normal(size=(3, 3, 3, 5)).astype(np.float32)
+OIHW = np.ascontiguousarray(HWIO.transpose(3, 2, 0, 1))
+OTHERS = {  # no first layer, in any layout
+    "bias": np.zeros(5, np.float32),
+    "later": RANDOM.normal(size=(8, 5, 3, 3)).astype(np.float32),
+    "mean": np.ones((1, 3, 1, 1), np.float32),
+    "count": np.array(7, np.int64),
+}
+NAME = "stem.weight"
+
+
+# --- files of each format, written by hand ---
+
+
+def write_npz(path, tensors):
+    with path.open("wb") as file:  # whatever its suffix
+        np.savez(file, **tensors)
+    return path
+
+
+def write_safetensors(path, tensors):
+    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path)
+    return path
+
+
+class Persistent:
+    """Pickled as a reference to a storage, as torch.save does."""
+
+    def __init__(self, *identifier):
+        self.identifier = identifier
+
+
+class TorchPickler(pickle.Pickler):
+    def persistent_id(self, value):
+        return value.identifier if isinstance(value, Persistent) else None
+
+
+class Called:
+    """Pickled as a call of `function`; and with attributes, as a state dictionary has."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+@pytest.fixture(autouse=True)
+def torch_names(monkeypatch):
+    """Modules of torch's names, so that Python's own pickler writes references to them."""
+    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+    for module, names in [
+        (torch, ["FloatStorage", "DoubleStorage", "HalfStorage", "BFloat16Storage", "LongStorage", "IntStorage"]),
+        (utils, ["_rebuild_tensor_v2", "_rebuild_parameter"]),
+    ]:
+        for name in names:
+
+            def function(*arguments):
+                pytest.fail("called")
+
+            function.__name__ = function.__qualname__ = name
+            function.__module__ = module.__name__
+            setattr(module, name, function)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return torch, utils
+
+
+STORAGE_NAMES = {"f4": "Float", "f8": "Double", "f2": "Half", "i8": "Long", "i4": "Int", "bfloat16": "BFloat16"}
+
+
+def described(tensors, legacy=False, wrap=lambda state: state):
+    """The content of a torch.save, and its storages by their keys."""
+    torch, utils = sys.modules["torch"], sys.modules["torch._utils"]
+    state, storages = collections.OrderedDict(), {}
+    for key, (name, tensor) in enumerate(tensors.items()):
+        kind = "bfloat16" if tensor.dtype == ml_dtypes.bfloat16 else tensor.dtype.str[1:]
+        storage = getattr(torch, f"{STORAGE_NAMES[kind]}Storage")
+        # The storage begins two numbers before the tensor, which lies transposed in it.
+        flat = np.concatenate([np.zeros(2, tensor.dtype), tensor.T.ravel()])
+        strides = tuple(np.cumprod([1, *tensor.shape])[:-1].tolist())
+        identifier = ("storage", storage, str(key), "cuda:0", flat.size, *([None] if legacy else []))
+        arguments = (Persistent(*identifier), 2, tensor.shape, strides, False, collections.OrderedDict())
+        state[name] = Called(utils._rebuild_tensor_v2, *arguments)
+        storages[str(key)] = flat
+    first = next(iter(state))
+    state[first] = Called(utils._rebuild_parameter, state[first], True, collections.OrderedDict())
+    state._metadata = {"version": 1}
+    return wrap(state), storages
+
+
+def pickled(value, protocol=2):
+    stream = io.BytesIO()
+    TorchPickler(stream, protocol).dump(value)
+    return stream.getvalue()
+
+
+def write_torch(path, tensors, protocol=2, **options):
+    content, storages = described(tensors, **options)
+    return write_torch_zip(path, pickled(content, protocol), storages)
+
+
+def write_torch_zip(path, content, storages=None):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data.pkl", content)
+        archive.writestr("net/byteorder", b"little")
+        for key, numbers in (storages or {}).items():
+            archive.writestr(f"net/data/{key}", numbers.tobytes())
+    return path
+
+
+def write_legacy(path, tensors, protocol=2, **options):
+    content, storages = described(tensors, legacy=True, **options)
+    return write_legacy_stream(path, pickled(content, protocol), storages, protocol)
+
+
+def write_legacy_stream(path, content, storages, protocol=2, little_endian=True):
+    machine = {"protocol_version": 1001, "little_endian": little_endian, "type_sizes": {"short": 2, "int": 4}}
+    head = [pickled(value, protocol) for value in (0x1950A86A20F9469CFC6C, 1001, machine)]
+    data = [struct.pack("<q", numbers.size) + numbers.tobytes() for numbers in storages.values()]
+    path.write_bytes(b"".join([*head, content, pickled(list(storages), protocol), *data]))
+    return path
+
+
+def varint(number):
+    number &= 2**64 - 1
+    groups = []
+    while number > 127:
+        groups.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*groups, number])
+
+
+def field(number, value):
+    """One field of a protobuf message: an integer, or bytes (texts, messages, packed numbers)."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+ONNX_TYPES = {"f4": 1, "u1": 2, "i1": 3, "i4": 6, "i8": 7, "f2": 10, "f8": 11}
+
+
+def onnx_tensor(name, tensor, packed=False):
+    axes = b"".join(field(1, axis) for axis in tensor.shape)
+    content = field(4, tensor.tobytes()) if packed else field(9, tensor.tobytes())
+    return axes + field(2, ONNX_TYPES[tensor.dtype.str[1:]]) + field(8, name.encode()) + content
+
+
+def write_onnx(path, tensors, packed=False, constants=False):
+    node = field(1, b"input") + field(2, b"output") + field(4, b"Conv")
+    graph = field(1, node) + field(2, b"graph")
+    for name, tensor in tensors.items():
+        if constants:
+            attribute = field(1, b"value") + field(5, onnx_tensor("", tensor, packed)) + field(20, 4)
+            graph += field(1, field(2, name.encode()) + field(4, b"Constant") + field(5, attribute))
+        else:
+            graph += field(5, onnx_tensor(name, tensor, packed and tensor.dtype == np.float32))
+    opset = field(1, b"") + field(2, 13)
+    path.write_bytes(field(1, 8) + field(2, b"by hand") + field(7, graph) + field(8, opset))
+    return path
+
+
+GRAPH_TYPES = {"f4": 1, "f8": 2, "i4": 3, "u1": 4, "i8": 9, "f2": 19}
+
+
+def graph_tensor(tensor, numbers=None):
+    shape = b"".join(field(2, field(1, axis)) for axis in tensor.shape)
+    content = field(4, tensor.tobytes()) if numbers is None else field(5, numbers)
+    return field(1, GRAPH_TYPES[tensor.dtype.str[1:]]) + field(2, shape) + content
+
+
+def write_graph(path, tensors, numbers=None):
+    nodes = field(1, field(1, b"input") + field(2, b"Placeholder"))
+    for name, tensor in tensors.items():
+        value = field(1, b"value") + field(2, field(8, graph_tensor(tensor, numbers)))
+        dtype = field(1, b"dtype") + field(2, field(6, 1))
+        nodes += field(1, field(1, name.encode()) + field(2, b"Const") + field(5, dtype) + field(5, value))
+    nodes += field(1, field(1, b"conv") + field(2, b"Conv2D") + field(3, b"input") + field(3, NAME.encode()))
+    path.write_bytes(nodes + field(4, field(1, 21)))
+    return path
+
+
+def write_tfjs(path, tensors, quantized=None, cuts=(100, 300)):
+    """model.json beside three shards; `quantized` is None or the dtype of the stored integers."""
+    path.mkdir()
+    weights, content = [], b""
+    for name, tensor in tensors.items():
+        weight = {"name": name, "shape": list(tensor.shape), "dtype": {"f": "float32", "i": "int32"}[tensor.dtype.kind]}
+        if quantized and tensor.dtype.kind == "f":
+            low, scale = float(tensor.min()), float(np.ptp(tensor)) / np.iinfo(quantized).max or 1.0
+            weight["quantization"] = {"dtype": np.dtype(quantized).name, "min": low, "scale": scale}
+            content += np.round((tensor.astype(float) - low) / scale).astype(quantized).tobytes()
+        else:
+            content += tensor.astype("<f4" if tensor.dtype.kind == "f" else "<i4").tobytes()
+        weights.append(weight)
+    shards = [content[slice(*ends)] for ends in [(0, cuts[0]), cuts, (cuts[1], None)]]
+    names = [f"group1-shard{n}of3.bin" for n in (1, 2, 3)]
+    for name, shard in zip(names, shards, strict=True):
+        (path / name).write_bytes(shard)
+    model = {"format": "layers-model", "weightsManifest": [{"paths": names, "weights": weights}]}
+    (path / "model.json").write_text(json.dumps(model))
+    return path / "model.json"
+
+
+# by format: how it is written, its name, its layout
+FORMATS = {
+    "npz": (write_npz, "npz", "OIHW"),
+    "npz, HWIO": (write_npz, "npz", "HWIO"),
+    "safetensors": (write_safetensors, "safetensors", "OIHW"),
+    "safetensors, HWIO": (write_safetensors, "safetensors", "HWIO"),
+    "torch": (write_torch, "PyTorch", "OIHW"),
+    "torch, protocol 4": (lambda *args: write_torch(*args, protocol=4), "PyTorch", "OIHW"),
+    "legacy torch": (write_legacy, "PyTorch before 1.6", "OIHW"),
+    "onnx": (write_onnx, "ONNX", "OIHW"),
+    "onnx, packed floats": (lambda *args: write_onnx(*args, packed=True), "ONNX", "OIHW"),
+    "onnx, constant nodes": (lambda *args: write_onnx(*args, constants=True), "ONNX", "OIHW"),
+    "graphdef": (write_graph, "TensorFlow GraphDef", "HWIO"),
+    "tfjs": (write_tfjs, "TensorFlow.js", "HWIO"),
+}
+every_format = pytest.mark.parametrize("kind", FORMATS)
+
+
+def written(kind, path, tensors=None, others=OTHERS):
+    """A file with the kernel, or other tensors, in the layout of its format; `tensors` are given as OIHW."""
+    write, _, layout = FORMATS[kind]
+    tensors = {NAME: OIHW} if tensors is None else tensors
+    tensors = {**others, **tensors}
+    if layout == "HWIO":
+        tensors = {name: t.transpose(2, 3, 1, 0) if t.ndim == 4 else t for name, t in tensors.items()}
+    return write(path, {name: np.array(tensor, order="C") for name, tensor in tensors.items()})
+
+
+# --- what is read ---
+
+
+@every_format
+def test_kernel_name_and_format(tmp_path, kind):
+    layer = linear_cnn.load_first_layer(written(kind, tmp_path / "file"))
+    np.testing.assert_array_equal(layer.kernel, HWIO)
+    assert layer.kernel.dtype == np.float32
+    assert layer.kernel.flags.c_contiguous
+    assert (layer.name, layer.format) == (NAME, FORMATS[kind][1])
+
+
+@every_format
+def test_channels_of_bgr_are_reversed(tmp_path, kind):
+    kernel = linear_cnn.load_first_layer(written(kind, tmp_path / "file"), channel_order="BGR").kernel
+    np.testing.assert_array_equal(kernel, np.flip(HWIO, 2))
+
+
+@every_format
+def test_one_candidate_of_several_by_its_name(tmp_path, kind):
+    file = written(kind, tmp_path / "file", {NAME: OIHW, "ema": 2 * OIHW})
+    with pytest.raises(ValueError, match=r"several .* name= decides: '(stem.weight|ema)' \(.*\), '") as error:
+        linear_cnn.load_first_layer(file)
+    assert str(file) in str(error.value)
+    np.testing.assert_array_equal(linear_cnn.load_first_layer(file, "ema").kernel, 2 * HWIO)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        *[(kind, dtype) for kind in ("npz", "safetensors", "torch", "legacy torch", "onnx") for dtype in ("f2", "f8")],
+        ("graphdef", "f2"),
+        ("graphdef", "f8"),
+    ],
+)
+def test_other_floats(tmp_path, kind, dtype):
+    kernel = linear_cnn.load_first_layer(written(kind, tmp_path / "file", {NAME: OIHW.astype(dtype)})).kernel
+    np.testing.assert_array_equal(kernel, HWIO.astype(dtype).astype(np.float32))
+    assert kernel.dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torch"])
+def test_bfloat16(tmp_path, kind):
+    weights = jnp.asarray(OIHW, jnp.bfloat16)
+    if kind == "torch":
+        file = write_torch(tmp_path / "file", {NAME: np.asarray(weights)})
+    else:
+        save_flax({NAME: weights}, file := tmp_path / "file")
+    kernel = linear_cnn.load_first_layer(file).kernel
+    np.testing.assert_array_equal(kernel, HWIO.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
+@pytest.mark.parametrize(("dtype", "steps"), [("u1", 255), ("u2", 65_535)])
+def test_quantized_weights_of_tensorflow_js(tmp_path, dtype, steps):
+    file = write_tfjs(tmp_path / "model", {"bias": np.ones(7, np.float32), NAME: HWIO}, np.dtype(dtype), (50, 90))
+    kernel = linear_cnn.load_first_layer(file).kernel
+    assert 0 < np.abs(kernel - HWIO).max() <= np.ptp(HWIO) / steps * 0.51
+
+
+def test_graphdef_repeats_its_last_number(tmp_path):
+    numbers = np.array([1, 2, 3], "<f4")
+    file = write_graph(tmp_path / "file", {NAME: HWIO}, numbers.tobytes())
+    expected = np.concatenate([[1, 2, 3], np.full(HWIO.size - 3, 3)]).reshape(HWIO.shape)
+    np.testing.assert_array_equal(linear_cnn.load_first_layer(file).kernel, expected)
+
+
+@pytest.mark.parametrize("write", [write_torch, write_legacy])
+def test_nested_state_dictionaries(tmp_path, write):
+    file = write(tmp_path / "file", {NAME: OIHW}, wrap=lambda state: {"epoch": 3, "nets": [None, {"state": state}]})
+    layer = linear_cnn.load_first_layer(file)
+    assert layer.name == f"nets.1.state.{NAME}"
+    np.testing.assert_array_equal(layer.kernel, HWIO)
+
+
+def test_the_format_is_recognised_by_content(tmp_path):
+    for suffix in (".npz", ".pth", ".onnx", ".json"):
+        file = write_safetensors(tmp_path / f"net{suffix}", {NAME: OIHW})
+        assert linear_cnn.load_first_layer(str(file)).format == "safetensors"
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout"), [((64, 3, 7, 7), "OIHW"), ((11, 11, 3, 9), "HWIO"), ((3, 3, 3, 8), "HWIO")]
+)
+def test_layouts_are_recognised(tmp_path, shape, layout):
+    weights = np.arange(math.prod(shape), dtype=np.float32).reshape(shape)
+    kernel = linear_cnn.load_first_layer(write_npz(tmp_path / "net.npz", {"w": weights})).kernel
+    np.testing.assert_array_equal(kernel, weights if layout == "HWIO" else weights.transpose(2, 3, 1, 0))
+
+
+def test_ambiguous_and_oblong_kernels_need_the_layout(tmp_path):
+    ambiguous = RANDOM.normal(size=(3, 3, 3, 3)).astype(np.float32)
+    oblong = RANDOM.normal(size=(8, 3, 3, 5)).astype(np.float32)
+    for weights, message in [(ambiguous, "'w'.*ambiguous; layout='OIHW' or 'HWIO'"), (oblong, "needs layout=")]:
+        file = write_npz(tmp_path / "net.npz", {"w": weights})
+        with pytest.raises(ValueError, match=message):
+            linear_cnn.load_first_layer(file)
+        kernel = linear_cnn.load_first_layer(file, layout="OIHW").kernel
+        np.testing.assert_array_equal(kernel, weights.transpose(2, 3, 1, 0))
+    with pytest.raises(ValueError, match="Without layout=, kernels must be square"):
+        linear_cnn.load_first_layer(file, "w")
+
+
+# --- faults ---
+
+
+@every_format
+@pytest.mark.parametrize("channels", [1, 4])
+def test_grey_and_four_channels(tmp_path, kind, channels):
+    weights = RANDOM.normal(size=(5, channels, 3, 3)).astype(np.float32)
+    file = written(kind, tmp_path / "file", {NAME: weights})
+    with pytest.raises(ValueError, match=rf"{NAME}' \((5, {channels}, 3, 3|3, 3, {channels}, 5)\)") as error:
+        linear_cnn.load_first_layer(file)
+    assert "3 input channels" in str(error.value)
+    assert str(file) in str(error.value)
+    with pytest.raises(ValueError, match="no convolution with 3 input channels"):
+        linear_cnn.load_first_layer(file, NAME)
+
+
+@every_format
+def test_a_name_that_is_not_there(tmp_path, kind):
+    with pytest.raises(ValueError, match=r"named 'conv1'; it holds .*'stem.weight' \("):
+        linear_cnn.load_first_layer(written(kind, tmp_path / "file"), "conv1")
+
+
+@every_format
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite(tmp_path, kind, value):
+    weights = OIHW.copy()
+    weights[2, 1, 0, 2] = value
+    with pytest.raises(ValueError, match=r"file.*'stem.weight' hold NaN or infinite"):
+        linear_cnn.load_first_layer(written(kind, tmp_path / "file", {NAME: weights}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        *[(kind, dtype) for kind in ("npz", "safetensors", "onnx") for dtype in ("u1", "i4", "i8")],
+        *[(kind, "i4") for kind in ("torch", "legacy torch", "graphdef", "tfjs")],
+    ],
+)
+def test_integers_without_a_scale(tmp_path, kind, dtype):
+    file = written(kind, tmp_path / "file", {NAME: (10 * OIHW).astype(dtype)})
+    with pytest.raises(ValueError, match=r"file.*'stem.weight' are u?int.* without a scale"):
+        linear_cnn.load_first_layer(file)
+
+
+TRUNCATED = [kind for kind in FORMATS if kind != "tfjs"]
+
+
+@pytest.mark.parametrize("kind", TRUNCATED)
+def test_truncated_anywhere(tmp_path, kind):
+    content = written(kind, tmp_path / "file").read_bytes()
+    cut = tmp_path / "cut"
+    # The places where a protobuf message ends before the whole file does, with the kernel in it.
+    whole = {"onnx": [len(content) - 6], "graphdef": []}
+    if kind == "graphdef":
+        last = content.index(field(1, b"conv") + field(2, b"Conv2D")) - 2
+        whole["graphdef"] = [last, len(content) - 4]
+    allowed = whole.get(kind.partition(",")[0], [])
+    for length in {*range(80), *range(0, len(content), 7), *range(len(content) - 60, len(content)), *allowed}:
+        cut.write_bytes(content[:length])
+        if length in allowed:
+            np.testing.assert_array_equal(linear_cnn.load_first_layer(cut).kernel, HWIO)
+            continue
+        with pytest.raises(ValueError, match=f"(?s){cut}.*(truncated|no tensor of this|not one of torch.save)"):
+            linear_cnn.load_first_layer(cut)
+
+
+@pytest.mark.parametrize("write", [write_torch, write_legacy, write_npz, write_safetensors])
+def test_truncated_behind_the_first_layer(tmp_path, write):
+    file = write(tmp_path / "file", {NAME: OIHW, **OTHERS})
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="truncated"):
+        linear_cnn.load_first_layer(file)
+
+
+@every_format
+def test_damaged_anywhere_gives_a_kernel_or_a_named_fault(tmp_path, kind):
+    file = written(kind, tmp_path / "file")
+    content = bytearray(file.read_bytes())
+    for place in RANDOM.choice(len(content), min(len(content), 250), replace=False):
+        damaged = content.copy()
+        damaged[place] ^= 1 << int(RANDOM.integers(8))
+        file.write_bytes(damaged)
+        try:
+            linear_cnn.load_first_layer(file)
+        except ValueError as error:
+            assert str(file) in str(error)  # noqa: PT017
+
+
+def test_truncated_model_of_tensorflow_js(tmp_path):
+    file = write_tfjs(tmp_path / "model", {"bias": np.ones(9, np.float32), NAME: HWIO})
+    content = file.read_bytes()
+    for length in range(len(content)):
+        file.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"model.json.*truncated"):
+            linear_cnn.load_first_layer(file)
+    file.write_bytes(content)
+    shard = file.with_name("group1-shard2of3.bin")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"group1-shard2of3.* have 575 bytes instead of 576"):
+        linear_cnn.load_first_layer(file)
+    shard.unlink()
+    with pytest.raises(ValueError, match=r"shard group1-shard2of3.bin is not beside it"):
+        linear_cnn.load_first_layer(file)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "a/../../secret"])
+def test_shards_outside_of_the_folder(tmp_path, name):
+    (tmp_path / "secret").write_bytes(HWIO.tobytes())
+    file = write_tfjs(tmp_path / "model", {NAME: HWIO})
+    weights = [{"name": NAME, "shape": list(HWIO.shape), "dtype": "float32"}]
+    file.write_text(json.dumps({"weightsManifest": [{"paths": [name], "weights": weights}]}))
+    with pytest.raises(ValueError, match="lies outside"):
+        linear_cnn.load_first_layer(file)
+
+
+def test_unknown_files(tmp_path):
+    file = tmp_path / "net.safetensors"
+    hdf5, gzip = b"\x89HDF\r\n\x1a\n" + bytes(99), b"\x1f\x8b" + bytes(50)
+    texts = (b"", b"PK", b"layer 1\n", b"[1, 2]", b"{}", b'{"name": "package"}')
+    for content in (*texts, hdf5, gzip, bytes(200), b"\xff" * 200):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{file}.*none of the formats safetensors"):
+            linear_cnn.load_first_layer(file)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.txt", b"text")
+    with pytest.raises(ValueError, match=r"a zip archive with a.txt is none of the formats"):
+        linear_cnn.load_first_layer(file)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none.pth does not exist"):
+        linear_cnn.load_first_layer(tmp_path / "none.pth")
+    with pytest.raises(ValueError, match="is no file"):
+        linear_cnn.load_first_layer(tmp_path)
+
+
+def test_bad_arguments(tmp_path):
+    file = write_npz(tmp_path / "net.npz", {NAME: OIHW})
+    with pytest.raises(ValueError, match="layout must be 'OIHW', 'HWIO' or None, got 'OHWI'"):
+        linear_cnn.load_first_layer(file, layout="OHWI")
+    with pytest.raises(ValueError, match="channel_order must be 'RGB' or 'BGR', got 'GBR'"):
+        linear_cnn.load_first_layer(file, channel_order="GBR")
+
+
+def test_onnx_with_its_weights_elsewhere(tmp_path):
+    axes = b"".join(field(1, axis) for axis in OIHW.shape)
+    tensor = axes + field(2, 1) + field(8, b"w") + field(13, field(1, b"location") + field(2, b"x")) + field(14, 1)
+    (tmp_path / "net.onnx").write_bytes(field(1, 8) + field(7, field(5, tensor)))
+    with pytest.raises(ValueError, match="lie in another file"):
+        linear_cnn.load_first_layer(tmp_path / "net.onnx")
+
+
+def test_npz_with_objects_runs_nothing(tmp_path, ran):
+    np.savez(tmp_path / "net.npz", w=np.array([[[[Called(builtins.exec, ran.code)] * 3] * 3] * 3] * 9, dtype=object))
+    with pytest.raises(ValueError, match=r"net.npz"):
+        linear_cnn.load_first_layer(tmp_path / "net.npz", "w", layout="OIHW")
+    assert not ran.path.exists()
+
+
+# --- pickles that carry code ---
+
+
+@pytest.fixture
+def ran(tmp_path):
+    """A file that malicious code makes, and Python code that makes it."""
+    path = tmp_path / "ran"
+    return types.SimpleNamespace(path=path, code=f"open({str(path)!r}, 'w')")
+
+
+MALICIOUS = {
+    "system": lambda ran: Called(os.system, f"touch {ran.path}"),
+    "eval": lambda ran: Called(builtins.eval, ran.code),
+    "exec": lambda ran: Called(builtins.exec, ran.code),
+    "getattr": lambda ran: Called(builtins.getattr, "text", "upper"),
+    "nested": lambda ran: {"a": [(1, {"b": Called(os.system, f"touch {ran.path}")})]},
+    "as a key": lambda ran: {Called(builtins.eval, ran.code): 1},
+    "in a tensor": lambda ran: Called(
+        sys.modules["torch._utils"]._rebuild_tensor_v2, Called(builtins.eval, ran.code), 0, (1,), (1,)
+    ),
+    "in a dictionary": lambda ran: Called(collections.OrderedDict, [["w", Called(builtins.eval, ran.code)]]),
+    "a module": lambda ran: Called(builtins.__import__, "antigravity"),
+    "a storage": lambda ran: Persistent("storage", Called(builtins.eval, ran.code), "0", "cpu", 1),
+    "a number of NumPy": lambda ran: np.float64(3),
+}
+
+
+def malicious(kind, ran):
+    return MALICIOUS[kind](ran)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("kind", MALICIOUS)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, ran, legacy, kind, protocol):
+    content, storages = described({NAME: OIHW}, legacy)
+    content["epoch"] = malicious(kind, ran)
+    write = write_legacy_stream if legacy else write_torch_zip
+    file = write(tmp_path / "net.pth", pickled(content, protocol), storages)
+    with pytest.raises(ValueError, match=r"net.pth: its pickle refers to .*nothing of it was run"):
+        linear_cnn.load_first_layer(file)
+    assert not ran.path.exists()
+
+
+def test_the_malicious_pickles_would_run(tmp_path, ran):
+    pickle.loads(pickled(malicious("system", ran)))
+    assert ran.path.exists()
+
+
+def test_instructions_that_tensors_do_not_need(tmp_path, ran):
+    calls = {
+        "INST": b"(S'" + ran.code.encode().replace(b"'", b'"') + b"'\nibuiltins\neval\n.",
+        "OBJ": b"(cbuiltins\neval\nX\x01\x00\x00\x001o.",
+        "NEWOBJ": pickle.dumps(types.SimpleNamespace(), 2),
+        "EXT1": b"\x80\x02\x82\x01.",
+        "state": b"\x80\x02}X\x01\x00\x00\x00ac__main__\nWithState\n)\x81X\x01\x00\x00\x00bbs.",
+        "call of a storage": b"\x80\x02ctorch\nFloatStorage\n)R.",
+        "call of a text": b"\x80\x02X\x04\x00\x00\x00eval)R.",
+        "attributes of a tensor": b"\x80\x02ctorch\nFloatStorage\n}b.",
+        "no end": b"\x80\x02}",
+        "an empty stack": b"\x80\x02.",
+        "an unknown place": b"\x80\x02h\x07.",
+        "a gigantic text": b"\x80\x04\x8d" + struct.pack("<Q", 2**62) + b"x.",
+        "a gigantic memo": b"\x80\x02}r\xff\xff\xff\xff.",
+    }
+    for content in calls.values():
+        for file in (
+            write_torch_zip(tmp_path / "net.pth", content),
+            write_legacy_stream(tmp_path / "old.pth", content, {}),
+        ):
+            with pytest.raises(ValueError, match=f"{file.name}"):
+                linear_cnn.load_first_layer(file)
+    assert not ran.path.exists()
+
+
+def test_other_pickles_are_not_read(tmp_path, ran):
+    (tmp_path / "net.pkl").write_bytes(pickle.dumps(malicious("eval", ran)))
+    with pytest.raises(ValueError, match=r"not one of torch.save, and is not read"):
+        linear_cnn.load_first_layer(tmp_path / "net.pkl")
+    assert not ran.path.exists()
+
+
+def test_containers_that_hold_themselves(tmp_path):
+    content, storages = described({NAME: OIHW})
+    content = {"state": content}
+    content["self"] = [content]
+    layers = [content]
+    for _ in range(60):  # 2^60 paths
+        layers = [layers, layers]
+    layer = linear_cnn.load_first_layer(write_torch_zip(tmp_path / "net.pth", pickled(layers), storages))
+    np.testing.assert_array_equal(layer.kernel, HWIO)
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "strides"),
+    [(130, (5, 3, 3, 3), (27, 9, 3, 1)), (-1, (5, 3, 3, 3), (27, 9, 3, 1)), (0, (5, 3, 3, 3), (60, 9, 3, 1)),
+     (0, (5, 3, 3, 3), (-27, 9, 3, 1)), (0, (2**20, 3, 3, 3), (0, 0, 0, 0)), (0, (5, 3, 3, 3), (27, 9, 3))],
+)  # fmt: skip
+@pytest.mark.parametrize("legacy", [False, True])
+def test_tensors_outside_of_their_storage(tmp_path, legacy, offset, shape, strides):
+    identifier = ("storage", sys.modules["torch"].FloatStorage, "0", "cpu", 137, *([None] if legacy else []))
+    view = Called(sys.modules["torch._utils"]._rebuild_tensor_v2, Persistent(*identifier), offset, shape, strides)
+    write = write_legacy_stream if legacy else write_torch_zip
+    file = write(tmp_path / "net.pth", pickled({NAME: view}), {"0": np.zeros(137, np.float32)})
+    with pytest.raises(ValueError, match=r"net.pth"):
+        linear_cnn.load_first_layer(file)
+
+
+def test_big_endian_files_of_torch(tmp_path):
+    content, storages = described({NAME: OIHW}, legacy=True)
+    file = write_legacy_stream(tmp_path / "net.pth", pickled(content), storages, little_endian=False)
+    with pytest.raises(ValueError, match="big-endian"):
+        linear_cnn.load_first_layer(file)
+    content, storages = described({NAME: OIHW})
+    with zipfile.ZipFile(tmp_path / "net.zip", "w") as archive:
+        archive.writestr("net/data.pkl", pickled(content))
+        archive.writestr("net/byteorder", b"big")
+    with pytest.raises(ValueError, match="big-endian"):
+        linear_cnn.load_first_layer(tmp_path / "net.zip")
