@@ -66,11 +66,12 @@ def main(settings: Settings) -> None:
 def compute(settings: Any) -> Arrays:
     """The run "true", "distances" (D,), and by "<convention>/" the curves of TITLES, each (banks, D)."""
     run = networks.base_run(settings)
+    data = runs.load(run, settings.data_dir)
+    distances = range(settings.largest_distance + 1)
+    theory.cross_moments(data.images[:1], runs.KERNEL_SIZE, distances)  # are the images that large?
     arrays = networks.measure({"true": run}, settings)
     arrays |= networks.fits(arrays, "true")
-    data = runs.load(run, settings.data_dir)
     conv1 = arrays["true/conv1"].astype(np.float64)
-    distances = range(settings.largest_distance + 1)
     shape = conv1.shape[2:]
     spectrum = theory.patch_spectrum(data.images, shape[:2])
     key = jax.random.fold_in(jax.random.key(settings.seed), 2)

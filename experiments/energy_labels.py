@@ -141,7 +141,7 @@ def draw(folder: Path, arrays: Arrays) -> None:
     )  # fmt: skip
     figures.component_axis(below, len(axis_of_components))
     below.set(ylabel="correlation, or profile", title="Labels by energy against shuffled labels")
-    parts[1].legend(*below.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    parts[1].legend(*below.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     figures.save(figure, folder, NAME)
 
 

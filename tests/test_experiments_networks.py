@@ -12,9 +12,28 @@ from PIL import Image
 
 import linear_cnn
 import theory
-from experiments import consistency, formula_fit, networks, random_labels, runs, store
+from experiments import (
+    consistency,
+    decorrelation,
+    energy_labels,
+    formula_fit,
+    frozen_first_layer,
+    networks,
+    random_labels,
+    runs,
+    spectral_scaling,
+    store,
+)
 
-EXPERIMENTS = {"formula_fit": formula_fit, "consistency": consistency, "random_labels": random_labels}
+EXPERIMENTS = {
+    "formula_fit": formula_fit,
+    "consistency": consistency,
+    "random_labels": random_labels,
+    "frozen_first_layer": frozen_first_layer,
+    "decorrelation": decorrelation,
+    "energy_labels": energy_labels,
+    "spectral_scaling": spectral_scaling,
+}
 
 
 # --- end to end ---
@@ -22,7 +41,7 @@ EXPERIMENTS = {"formula_fit": formula_fit, "consistency": consistency, "random_l
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of all three experiments with the smoke preset."""
+    """The results of all these experiments with the smoke preset."""
     out = tmp_path_factory.mktemp("results")
     for module in EXPERIMENTS.values():
         module.main(module.Settings(preset="smoke", out=out))
@@ -47,19 +66,79 @@ def test_files(out: Path, name: str) -> None:
     assert settings["preset"] == "smoke"
     assert settings["images"] == networks.PRESETS["smoke"]["images"]
     summary = json.loads((folder / "summary.json").read_text(), parse_constant=lambda text: pytest.fail(text))
-    assert summary.keys() == {"results", "checks", "runs", "differs_from_paper"}
+    assert summary.keys() - {"slopes"} == {"results", "checks", "runs", "differs_from_paper"}
     assert all(set(row) == {"check", "value", "bound", "passed"} for row in summary["checks"])
-    assert "epochs 3 (paper: 30)" in "\n".join(summary["differs_from_paper"])
+    epochs = 2 if name == "frozen_first_layer" else 3
+    assert f"epochs {epochs} (paper: 30)" in "\n".join(summary["differs_from_paper"])
 
 
 @pytest.mark.slow
 def test_runs_are_shared(out: Path) -> None:
-    """All classes and a pair; another width and another network; shuffled labels."""
-    assert len(list((out / "runs").iterdir())) == 5
-    base = [store.read_arrays(out / name / "photographs" / "arrays.npz") for name in EXPERIMENTS]
-    for arrays, name in zip(base[1:], ("base", "true"), strict=True):
-        np.testing.assert_array_equal(arrays[f"{name}/conv1"], base[0]["all/conv1"])
-        assert arrays[f"{name}/config"] == base[0]["all/config"]
+    """All classes and a pair; another width and another network; shuffled labels; each experiment's own."""
+    # Frozen VGG11; VGG13 twice; two components' labels; unscaled and scaled patches.
+    assert len(list((out / "runs").iterdir())) == 5 + 3 + 2 + 2
+    shared = {
+        ("formula_fit", "all"): [("consistency", "base"), ("random_labels", "true"), ("decorrelation", "true")],
+        ("random_labels", "shuffled"): [("energy_labels", "shuffled")],
+        ("consistency", "other"): [("frozen_first_layer", "learnt/11")],
+    }
+
+    def run(experiment: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+        arrays = store.read_arrays(out / experiment / "photographs" / "arrays.npz")
+        return arrays[f"{name}/conv1"], arrays[f"{name}/config"]
+
+    for first, others in shared.items():
+        for other in others:
+            for mine, its in zip(run(*first), run(*other), strict=True):
+                np.testing.assert_array_equal(mine, its)
+
+
+@pytest.mark.slow
+def test_a_frozen_first_layer_stays(out: Path) -> None:
+    arrays = store.read_arrays(out / "frozen_first_layer" / "photographs" / "arrays.npz")
+    for depth in (11, 13):
+        frozen, learnt = (arrays[f"{kind}/{depth}/conv1"] for kind in ("frozen", "learnt"))
+        np.testing.assert_array_equal(frozen, np.broadcast_to(learnt[:, :1], frozen.shape))  # from the same weights
+        assert (learnt[:, -1] != learnt[:, 0]).any()
+        np.testing.assert_array_equal(arrays[f"frozen/{depth}/loss"][:, 0], arrays[f"learnt/{depth}/loss"][:, 0])
+
+
+@pytest.mark.slow
+def test_autocorrelation_of_the_trained_layer_measured_by_convolution(out: Path) -> None:
+    arrays = store.read_arrays(out / "decorrelation" / "photographs" / "arrays.npz")
+    settings = networks.resolve(decorrelation.Settings(preset="smoke", out=out))
+    data = runs.load(networks.base_run(settings))
+    pixels = data.images.astype(np.float64) * data.std + data.mean
+    assert pixels.min() > -1e-6
+    assert pixels.max() < 1 + 1e-6
+    own = data.images - data.images.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
+    kernel = arrays["true/conv1"].astype(np.float64)
+    change = kernel[1, -1] - kernel[1, 0]
+    for convention, images, center in (
+        (decorrelation.OURS, data.images.astype(np.float64), True),
+        ("pixels in [0, 1], mean kept", pixels, False),
+        ("the mean of each image subtracted", own, True),
+    ):
+        if center:
+            images = images - images.mean(axis=(0, 1, 2))
+        for name, filters in (("change", change), ("rgb", np.eye(3)[None, None])):
+            size = 33 - len(filters)
+            windows = [
+                images[:, i : i + size, j : j + size] @ filters[i, j]
+                for i in range(len(filters))
+                for j in range(len(filters))
+            ]
+            z = sum(windows)
+            z = z - z.mean(axis=(0, 1, 2)) if center else z
+            down, across = (
+                np.mean(np.sum(a * b, axis=-1)) for a, b in ((z[:, 5:], z[:, :-5]), (z[:, :, 5:], z[:, :, :-5]))
+            )
+            expected = (down + across) / 2 / np.mean(np.sum(z**2, axis=-1))
+            found = arrays[f"{convention}/{name}"][1 if name == "change" else 0, 5]
+            np.testing.assert_allclose(found, expected, rtol=1e-3)
+    whitening = arrays[f"{decorrelation.OURS}/whitening"]
+    assert whitening.shape == (1, 16)
+    assert (whitening[:, 0] == 1).all()
 
 
 @pytest.mark.slow
@@ -102,6 +181,7 @@ EPOCHS = {"base": (0, 1, 2, 3), "base_32": (0, 1, 2, 3), "other": (0, 1, 2)}
 CONFIG = {
     "network": {"name": "VGG", "depth": 11, "width": 1.0, "first_features": 64, "dropout": 0.5, "features": None},
     "dataset": "cifar10", "images": 50_000, "classes": None, "shuffled_labels": None, "batch_size": 256,
+    "energy_component": None, "scaled_component": None, "frozen": [],
     "learning_rate": 0.01, "momentum": 0.0, "weight_decay": 0.0, "epochs": 30,
 }  # fmt: skip
 
@@ -147,7 +227,71 @@ def fake_formula_fit() -> dict[str, np.ndarray]:
     return arrays | {"random/correlation": np.full(20, 0.27), "random/time": np.ones(20)}
 
 
-FAKES = {"formula_fit": fake_formula_fit, "consistency": fake_consistency, "random_labels": fake_random_labels}
+def fake_frozen() -> dict[str, np.ndarray]:
+    """Gaps of 0.3, 0.1 and 0.0 at the end, each up to 0.01."""
+    arrays = {"depths": np.array([11, 13, 19])}
+    for depth, gap in ((11, 0.3), (13, 0.1), (19, 0.0)):
+        for kind, loss in (("learnt", 0.5), ("frozen", 0.5 + gap)):
+            network = CONFIG["network"] | {"depth": depth}
+            frozen = ["conv1"] if kind == "frozen" else []
+            arrays |= fake_run(f"{kind}/{depth}", depth, (0, 1, 2), network=network, frozen=frozen)
+            losses = np.array([[2.3, 1.0, loss], [2.3, 1.0, loss + 0.01 * (kind == "frozen")], [2.3, 1.0, loss]])
+            measures = {"loss": losses, "validation_loss": 2 * losses, "validation_accuracy": 0.1 * losses}
+            arrays |= {f"{kind}/{depth}/{name}": values for name, values in measures.items()}
+    return arrays
+
+
+def fake_decorrelation() -> dict[str, np.ndarray]:
+    arrays = fake_run("true", 0, (0, 1, 2)) | {"distances": np.arange(16)}
+    distances = np.arange(16)
+    rates = {
+        "rgb": 0.1,
+        "random": 0.11,
+        "weights": 0.16,
+        "change": 0.17,
+        "formula": 0.18,
+        "whitening": 2,
+        "corrected": 0.17,
+    }
+    for convention in decorrelation.conventions(runs.Data(*np.ones((2, 1, 2, 2, 3)), None, (), "", *np.ones((2, 3)))):
+        arrays |= {f"{convention}/{name}": np.exp(-rate * distances)[None] for name, rate in rates.items()}
+    return arrays
+
+
+def fake_energy_labels() -> dict[str, np.ndarray]:
+    arrays = fake_run("shuffled", 0, (0, 1, 2), shuffled_labels=0, epochs=100)
+    for component in (5, 27):
+        arrays |= fake_run(str(component), component, (0, 1, 2), energy_component=component)
+    arrays["27/change"] = arrays["27/change"][:, :, ::-1]  # the formula leaves component 27 weak
+    return arrays
+
+
+def fake_spectral_scaling() -> dict[str, np.ndarray]:
+    arrays = {}
+    for name, scaled in (
+        ("unscaled", [1, 1.0]),
+        ("3 x 2", [3, 2.0]),
+        ("3 x 5", [3, 5.0]),
+        ("7 x 2", [7, 2.0]),
+        ("7 x 5", [7, 5.0]),
+    ):
+        arrays |= fake_run(name, len(arrays), (0, 1, 2), scaled_component=scaled)
+        found = {"fit": np.full(3, 0.97), "fit_unscaled": np.full(3, 0.8), "labels": np.full((10, 27), -0.05)}
+        found |= {"profile": arrays[f"{name}/change"][:, -1], "formula": arrays[f"{name}/change"][:, -1]}
+        arrays |= {f"{name}/{key}": value for key, value in found.items()}
+    return arrays
+
+
+FAKES = {
+    "formula_fit": fake_formula_fit,
+    "consistency": fake_consistency,
+    "random_labels": fake_random_labels,
+    "frozen_first_layer": fake_frozen,
+    "decorrelation": fake_decorrelation,
+    "energy_labels": fake_energy_labels,
+    "spectral_scaling": fake_spectral_scaling,
+}
+OURS = decorrelation.OURS
 
 
 def failing(name: str, arrays: dict[str, np.ndarray]) -> set[str]:
@@ -170,6 +314,17 @@ def failing(name: str, arrays: dict[str, np.ndarray]) -> set[str]:
         ("random_labels", "shuffled/change", lambda e: e[:, :, ::-1], "true against shuffled labels"),
         ("random_labels", "shuffled/weights", lambda e: e[:, [3] * 4], "shuffled labels against its own initial"),
         ("random_labels", "true/accuracy", lambda a: a * 0, "lowest training accuracy, VGG11, 64 filters"),
+        ("frozen_first_layer", "frozen/19/loss", lambda loss: loss + 0.5, "slope of the gap in training loss"),
+        ("frozen_first_layer", "frozen/11/loss", lambda loss: loss - 0.5, "slope of the gap in training loss"),
+        ("decorrelation", f"{OURS}/random", lambda c: c * 0.9, "RGB and random filters"),
+        ("decorrelation", f"{OURS}/random", lambda c: c * 0.7, "random filters above the trained layer"),
+        ("decorrelation", f"{OURS}/weights", lambda c: c + 0.2, "random filters above the trained layer"),
+        ("decorrelation", f"{OURS}/whitening", lambda c: c + 0.5, "trained layer above whitening"),
+        ("decorrelation", f"{OURS}/formula", lambda c: c + 0.08 * (np.arange(16) == 15), "closed form at its fitted"),
+        ("energy_labels", "27/change", lambda e: e[:, :, ::-1], "labels by component 27 against shuffled labels"),
+        ("energy_labels", "5/accuracy", lambda a: a - 0.1, "lowest training accuracy, VGG11, 64 filters, labels by"),
+        ("spectral_scaling", "3 x 5/fit", lambda r: r - 0.1, "fit of the formula, component 3 x 5"),
+        ("spectral_scaling", "unscaled/fit", lambda r: r - 0.1, "fit of the formula, no component scaled"),
     ],
 )  # fmt: skip
 def test_a_wrong_array_fails_its_check(name: str, field: str, change, expected: str) -> None:
@@ -248,6 +403,50 @@ def test_summary_of_the_fits() -> None:
     assert summary["differs_from_paper"] == []
 
 
+def test_slope_of_the_gap() -> None:
+    arrays = fake_frozen()
+    points = [(depth, gap + extra) for depth, gap in ((11, 0.3), (13, 0.1), (19, 0.0)) for extra in (0, 0.01, 0)]
+    depths, values = np.array(points).T
+    design = np.stack([depths, np.ones(9)], axis=1)
+    coefficients, squares = np.linalg.lstsq(design, values)[:2]
+    error = np.sqrt(squares[0] / 7 * np.linalg.inv(design.T @ design)[0, 0])
+    found = frozen_first_layer.summary(arrays)["slopes"]
+    assert found["loss"]["slope"] == pytest.approx(coefficients[0])
+    assert found["loss"]["standard_error"] == pytest.approx(error)
+    assert found["validation_loss"]["slope"] == pytest.approx(2 * coefficients[0])
+    assert found["accuracy"]["slope"] == pytest.approx(0, abs=1e-12)
+
+
+def test_only_weak_components_are_judged() -> None:
+    summary = energy_labels.summary(fake_energy_labels())
+    judged = [row["check"] for row in summary["checks"] if row["check"].startswith("labels by component")]
+    assert len(judged) == 1
+    assert judged[0].startswith("labels by component 27 against")
+    formula = -np.expm1(-3 * VARIANCE) / np.sqrt(VARIANCE)
+    expected = {"with_shuffled_labels": (formula[4], formula[26]), "with_its_own_labels": (formula[4], formula[0])}
+    for labels, energies in expected.items():  # those of component 27 turn the profile round
+        for row, energy in zip(summary["results"], energies, strict=True):
+            assert row[f"energy_{labels}"] == pytest.approx(energy / formula.max(), rel=0.05)
+
+
+@pytest.mark.slow
+def test_the_formula_has_the_scaled_component(out: Path) -> None:
+    """Against the spectrum of the images as they are after scaling."""
+    arrays = store.read_arrays(out / "spectral_scaling" / "photographs" / "arrays.npz")
+    settings = networks.resolve(spectral_scaling.Settings(preset="smoke", out=out))
+    run = networks.base_run(settings, network="SmallCNN", first_strides=3, scaled_component=(5, 3.0), seeds=2, epochs=3)
+    images = runs.load(run).images.astype(np.float64)
+    patches = images.reshape(256, 10, 3, 10, 3, 3).swapaxes(2, 3).reshape(-1, 27)
+    covariance = np.cov(patches, rowvar=False, ddof=0)
+    basis, variance = arrays["unscaled/components"], arrays["unscaled/variance"]
+    np.testing.assert_allclose(np.diag(basis.T @ covariance @ basis), arrays["5 x 3/scaled_variance"], rtol=1e-4)
+    np.testing.assert_allclose(arrays["5 x 3/scaled_variance"] / variance, np.where(np.arange(27) == 4, 9, 1))
+    fit = theory.fit_profile(arrays["5 x 3/profile"], arrays["5 x 3/scaled_variance"])
+    np.testing.assert_allclose(arrays["5 x 3/fit"], fit.correlation)
+    assert (arrays["5 x 3/fit_unscaled"] < arrays["5 x 3/fit"]).all()
+    assert arrays["5 x 3/labels"].shape == (6, 27)
+
+
 @pytest.mark.slow
 def test_profiles_are_those_of_the_kernels(out: Path) -> None:
     """Projections on the principal components of all 3x3 patches of the training images, one by one."""
@@ -289,6 +488,8 @@ def test_differences_are_computed() -> None:
         ({"at_least": 1.0}, 1.0, True),
         ({"at_least": 1.0}, 0.999, False),
         ({"above": 0.0}, 0.0, False),
+        ({"below": 0.0}, 0.0, False),
+        ({"below": 0.0}, -1e-9, True),
         ({"at_least": -0.5, "at_most": 0.25}, 0.3, False),
         ({"at_least": -0.5, "at_most": 0.25}, -0.6, False),
         ({"at_least": -0.5, "at_most": 0.25}, 0.1, True),
@@ -344,6 +545,21 @@ def test_presets_complete_every_setting(tmp_path: Path) -> None:
         ("formula_fit", {"pairs": ("coffee",)}, "--pairs must name two classes each, as dog,cat, got 'coffee'"),
         ("consistency", {"other_widths": (12,)}, "none twice or equal to --first-features = 12"),
         ("consistency", {"other_widths": ()}, "--other-widths must be at least one number"),
+        ("frozen_first_layer", {"depths": (11,)}, "--depths must be two or more of 11, 13, 16 and 19"),
+        ("frozen_first_layer", {"depths": (11, 12)}, "--depths must be two or more of 11, 13, 16 and 19"),
+        ("frozen_first_layer", {"depth_seeds": (3,)}, "--depth-seeds must have a number of networks"),
+        ("frozen_first_layer", {"depth_seeds": (1, 1)}, "--depth-seeds must be 3 or more in all"),
+        ("frozen_first_layer", {"validation": 0}, "--validation must be at least 1"),
+        ("decorrelation", {"largest_distance": 1}, "--largest-distance must be at least 2"),
+        ("decorrelation", {"largest_distance": 30}, "distances must lie between 0 and 29 pixels"),
+        ("energy_labels", {"energy_components": (1, 1)}, "--energy-components must name one component or more"),
+        ("energy_labels", {"energy_components": (28,)}, "patches have the components 1 to 27, got 28"),
+        ("energy_labels", {"energy_epochs": 0}, "--energy-epochs must be at least 1"),
+        ("spectral_scaling", {"scaled_components": (0,)}, "patches have the components 1 to 27, got 0"),
+        ("spectral_scaling", {"factors": (1.0,)}, "--factors must be positive and finite, and not 1"),
+        ("spectral_scaling", {"factors": ()}, "--factors must be one number or more"),
+        ("spectral_scaling", {"stride_network": "VGG11"}, "VGG11 needs larger images"),
+        ("spectral_scaling", {"scaling_seeds": 0}, "--scaling-seeds must be at least 1"),
         ("consistency", {"other_network": "SmallCNN"}, "--other-network must be another than --network = SmallCNN"),
     ],
 )
