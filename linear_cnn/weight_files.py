@@ -364,7 +364,7 @@ def _torch_tensors(views: Mapping[str, _View], data: Callable[[_Storage], bytes]
     def read(view: _View) -> np.ndarray:
         storage, size = view.storage, view.storage.dtype.itemsize
         last = view.offset + sum((n - 1) * stride for n, stride in zip(view.shape, view.strides, strict=True))
-        if min(view.offset, *view.strides) < 0 or last >= storage.size or math.prod(view.shape) > storage.size:
+        if min(view.offset, *view.strides) < 0 or last >= storage.size:
             raise ValueError("a tensor lies outside of its storage")
         values = np.frombuffer(data(storage), storage.dtype, storage.size)[view.offset :]
         return np.lib.stride_tricks.as_strided(values, view.shape, [size * stride for stride in view.strides])

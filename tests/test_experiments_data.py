@@ -284,7 +284,7 @@ def test_members_too_large_are_refused(tmp_path, batches, monkeypatch):
 @pytest.mark.parametrize(("has_source", "free", "needed"), [(True, 184, 184), (False, 354, 354)])
 def test_too_little_space_is_refused_before_anything_is_read(tmp_path, batches, monkeypatch, has_source, free, needed):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(data.shutil, "disk_usage", lambda folder: usage(free * 10**6))
+    monkeypatch.setattr(data.downloads.shutil, "disk_usage", lambda folder: usage(free * 10**6))
     for start in ("_opened", "_fetch"):
         monkeypatch.setattr(data, start, lambda *arguments: pytest.fail("work started"))
     source = folder_of(tmp_path / "source", batches) if has_source else None

@@ -623,6 +623,22 @@ def test_tensors_outside_of_their_storage(tmp_path, legacy, offset, shape, strid
         linear_cnn.load_first_layer(file)
 
 
+def test_storages_of_another_size_than_described(tmp_path):
+    content, storages = described({NAME: OIHW, **OTHERS})
+    storages["1"] = storages["1"][:-1]  # of a bias, which is not read
+    with pytest.raises(ValueError, match=r"storage 1 has 24 bytes, not 7 numbers"):
+        linear_cnn.load_first_layer(write_torch_zip(tmp_path / "net.pth", pickled(content), storages))
+
+
+def test_storages_that_are_parts_of_others_are_refused(tmp_path):
+    identifier = ("storage", sys.modules["torch"].FloatStorage, "0", "cpu", 135, ("1", 0, 135))
+    arguments = (Persistent(*identifier), 0, (5, 3, 3, 3), (27, 9, 3, 1))
+    view = Called(sys.modules["torch._utils"]._rebuild_tensor_v2, *arguments)
+    file = write_legacy_stream(tmp_path / "net.pth", pickled({NAME: view}), {"0": OIHW.ravel()})
+    with pytest.raises(ValueError, match=r"'storage' in an unknown way"):
+        linear_cnn.load_first_layer(file)
+
+
 def test_big_endian_files_of_torch(tmp_path):
     content, storages = described({NAME: OIHW}, legacy=True)
     file = write_legacy_stream(tmp_path / "net.pth", pickled(content), storages, little_endian=False)
