@@ -10,13 +10,14 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-fast test-float32 lint format clean
+.PHONY: help install demo test test-fast test-float32 test-browser lint format clean
 
 help:
 	@echo "make demo          theory against simulation on photographs, written to results/; flags: ARGS=\"--help\""
 	@echo "make test          all tests: in float64, then the float32 part in a process of its own"
 	@echo "make test-fast     the tests not marked slow, in float64"
 	@echo "make test-float32  the tests marked float32, with float64 switched off"
+	@echo "make test-browser  the report in headless Chromium, where one is installed; pictures in .cache/report/"
 	@echo "make lint          ruff (rules and formatting) and mypy"
 	@echo "make format        rewrite the files as ruff formats them"
 	@echo "make clean         remove .venv, caches and build products; results/ stays"
@@ -57,6 +58,10 @@ test-fast: $(STAMP)
 
 test-float32: $(STAMP)
 	$(RUN_FLOAT32)
+
+# Not a part of `test`: it needs a browser, which pip does not bring.
+test-browser: $(STAMP)
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -n 0 tests/browser
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

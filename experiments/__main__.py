@@ -9,24 +9,12 @@ import jax
 import tyro
 
 import linear_cnn
-from experiments import (
-    benchmark,
-    consistency,
-    data,
-    formula_fit,
-    iterations,
-    label_correlation,
-    random_labels,
-    theory_vs_simulation,
-)
+from experiments import benchmark, catalogue, data, everything, report
 
-EXPERIMENTS: dict[str, Callable[..., Any]] = {
-    "theory_vs_simulation": theory_vs_simulation.main,
-    "iterations": iterations.main,
-    "label_correlation": label_correlation.main,
-    "formula_fit": formula_fit.main,
-    "consistency": consistency.main,
-    "random_labels": random_labels.main,
+COMMANDS: dict[str, Callable[..., Any]] = {name: catalogue.module(name).main for name in catalogue.CATALOGUE} | {
+    "list": catalogue.show,
+    "all": everything.main,
+    "report": report.main,
     "benchmark": benchmark.main,
     "data": data.main,
 }
@@ -39,7 +27,7 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     try:
         tyro.extras.subcommand_cli_from_dict(
-            EXPERIMENTS,
+            COMMANDS,
             prog="python -m experiments",
             description="Theory of the first layer of CNNs, compared with networks that were really trained.",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),

@@ -1,7 +1,11 @@
 """What experiments share: settings, checks, and the way from settings to arrays, summary, figure and table."""
 
+import json
 import textwrap
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +16,10 @@ import numpy as np
 from experiments import figures, inputs, store
 
 Arrays = dict[str, np.ndarray]
+
+# Settings that say where things lie and how to come by them, not what the results are.
+WHEREABOUTS = ("out", "store", "data_dir", "fresh", "redraw")
+_skips_finished: ContextVar[bool] = ContextVar("_skips_finished", default=False)
 
 
 @dataclass(frozen=True)
@@ -60,19 +68,78 @@ def run(
 ) -> None:
     """Compute, save, draw and print; with `settings.redraw` draw and print from what was saved."""
     folder = store.prepare_folder(inputs.folder(settings.out, name, settings.dataset))
+    if skipped(folder, settings):
+        return
     if settings.redraw:
         arrays = store.read_arrays(folder / "arrays.npz")
+        draw_in_style(draw, folder, arrays)
     else:
+        started = time.perf_counter()
         arrays = compute(settings)
-        store.write_arrays(folder / "arrays.npz", arrays)
-        config = {"settings": asdict(settings), "environment": store.environment()}
-        store.write_json(folder / "config.json", config)
-        store.write_json(folder / "summary.json", summary(arrays))
-    with mpl.rc_context(figures.STYLE):
-        draw(folder, arrays)
+        write(folder, settings, arrays, summary(arrays), draw, time.perf_counter() - started)
     found = summary(arrays)
     print(text(table(found), found))
     print(f"written to {folder}")
+
+
+def write(
+    folder: Path,
+    settings: Any,
+    arrays: Arrays,
+    summary: dict[str, Any],
+    draw: Callable[[Path, Arrays], None],
+    seconds: float,
+) -> None:
+    """Save and draw the results of an experiment; config.json comes last, and says that they are finished."""
+    (folder / "config.json").unlink(missing_ok=True)
+    store.write_arrays(folder / "arrays.npz", arrays)
+    draw_in_style(draw, folder, arrays)
+    store.write_json(folder / "summary.json", summary)
+    config = {"settings": asdict(settings), "environment": store.environment(), "seconds": seconds}
+    store.write_json(folder / "config.json", config)
+
+
+def draw_in_style(draw: Callable[[Path, Arrays], None], folder: Path, arrays: Arrays) -> None:
+    """Draw the figures of an experiment in the style that all share."""
+    with mpl.rc_context(figures.STYLE):
+        draw(folder, arrays)
+
+
+@contextmanager
+def skipping_finished() -> Iterator[None]:
+    """Inside it, an experiment does nothing where its results are finished, with the same settings."""
+    token = _skips_finished.set(True)
+    try:
+        yield
+    finally:
+        _skips_finished.reset(token)
+
+
+def skipped(folder: Path, settings: Any) -> bool:
+    """Whether an experiment has nothing to do, which it then says."""
+    if settings.redraw or not _skips_finished.get() or not finished(folder, settings):
+        return False
+    print(f"finished with these settings, in {folder}")
+    return True
+
+
+def finished(folder: Path, settings: Any) -> bool:
+    """Whether a folder holds whole results of the same settings; where things lie does not matter."""
+    if not (folder / "arrays.npz").exists() or not any(folder.glob("*.png")):
+        return False
+    try:
+        found = store.read_json(folder / "config.json", "")
+        store.read_json(folder / "summary.json", "")
+    except (OSError, ValueError):
+        return False
+    wanted = json.loads(store.json_text(asdict(settings)))
+    return isinstance(found, dict) and _results_depend_on(found.get("settings")) == _results_depend_on(wanted)
+
+
+def _results_depend_on(settings: Any) -> Any:
+    if not isinstance(settings, dict):
+        return None
+    return {name: value for name, value in settings.items() if name not in WHEREABOUTS}
 
 
 def text(table: Table, summary: Mapping[str, Any]) -> str:

@@ -43,7 +43,12 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON; NumPy numbers and paths are accepted."""
-    write_whole(path, lambda file: file.write_text(json.dumps(content, indent=2, default=_plain) + "\n"))
+    write_whole(path, lambda file: file.write_text(json_text(content)))
+
+
+def json_text(content: Any) -> str:
+    """What `write_json` writes."""
+    return json.dumps(content, indent=2, default=_plain) + "\n"
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

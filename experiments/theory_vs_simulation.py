@@ -12,8 +12,9 @@ On the photographs the default takes two to three minutes on 2 cores, 1,024 seed
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -87,21 +88,27 @@ def main(settings: Settings) -> None:
     """Run the experiment, or draw its figures again."""
     check(settings)
     folder = store.prepare_folder(inputs.folder(settings.out, NAME, settings.dataset))
+    if frame.skipped(folder, settings):
+        return
     if settings.redraw:
         arrays = store.read_arrays(folder / "arrays.npz")
-        simulation_figures.draw(folder, arrays, EXACT, ENSEMBLES)
+        draw(folder, arrays)
         print(table(judge(arrays)))
         print(f"figures drawn again in {folder}")
         return
+    started = time.perf_counter()
     arrays, seconds = compute(settings)
     checks = judge(arrays)
     seconds |= {f"{name}, training alone": float(arrays[f"{name}/training_seconds"]) for name in ENSEMBLES}
-    store.write_arrays(folder / "arrays.npz", arrays)
-    store.write_json(folder / "config.json", {"settings": asdict(settings), "environment": store.environment()})
-    store.write_json(folder / "summary.json", {"checks": checks, "seconds": seconds})
-    simulation_figures.draw(folder, arrays, EXACT, ENSEMBLES)
+    summary = {"checks": checks, "seconds": seconds}
+    frame.write(folder, settings, arrays, summary, draw, time.perf_counter() - started)
     print(table(checks))
     print(f"written to {folder}")
+
+
+def draw(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Draw the four figures."""
+    simulation_figures.draw(folder, arrays, EXACT, ENSEMBLES)
 
 
 def check(settings: Settings) -> None:

@@ -1,0 +1,195 @@
+"""All experiments in the order in which they are run: what each shows, where in the paper, and how long it takes."""
+
+import importlib
+import json
+import shlex
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from experiments import networks, store
+from experiments.frame import WHEREABOUTS
+
+Preset = Literal["smoke", "cpu", "paper"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+UNKNOWN = "not measured"
+
+
+class Experiment(NamedTuple):
+    """One line of the catalogue.
+
+    Attributes:
+      shows: in a few words.
+      paper: the figures and tables of the paper.
+      time: how long each preset takes: smoke and cpu on 2 cores, paper on one GPU; training that experiments share is
+        counted where it comes first.
+      presets: the settings of each preset, where the experiment's own settings have none.
+      needs: what `python -m experiments data` must have got, beside the data set.
+      captions: of its figures by their names, where `draw` makes several.
+    """
+
+    shows: str
+    paper: str
+    time: dict[Preset, str]
+    presets: dict[Preset, dict[str, Any]] | None = None
+    needs: tuple[str, ...] = ()
+    captions: Mapping[str, str] = {}
+
+
+def _times(smoke: str, cpu: str, paper: str) -> dict[Preset, str]:
+    return {"smoke": smoke, "cpu": cpu, "paper": paper}
+
+
+_CIFAR10_PRESETS: dict[Preset, dict[str, Any]] = {
+    "smoke": {"images": 300},
+    "cpu": {"dataset": "cifar10", "images": 5_000},
+    "paper": {"dataset": "cifar10"},
+}
+
+# The times are measured ones, as "3 min"; replace UNKNOWN once they are known.
+CATALOGUE: dict[str, Experiment] = {
+    "theory_vs_simulation": Experiment(
+        "closed forms against linear CNNs that were really trained",
+        "Theorems 4.2, 4.3",
+        _times(UNKNOWN, "3 min", "14 min"),
+        presets={
+            "smoke": {
+                "seeds": 32,
+                "steps": 500,
+                "images": 256,
+                "filters": 4,
+                "full_steps": 2,
+                "exact_steps": 100,
+            },
+            "cpu": {},
+            "paper": {"dataset": "cifar10", "seeds": 512, "steps": 400_000, "exact_steps": 1000},
+        },
+        captions={
+            "profiles": "Energy profile against component at growing t: points are trained networks, lines theory.",
+            "errors": "Left: single networks against the exact form. Right: ensembles of networks against the expected "
+            "form and the theorem.",
+            "decorrelation_ratio": "The decorrelation ratio, 1 where the theorem's assumption holds, of images as they "
+            "are and of patch-shuffled ones.",
+            "autocorrelation": "Autocorrelation of the responses against distance, from the initial filters to "
+            "whitening.",
+        },
+    ),
+    "iterations": Experiment(
+        "the closed form at growing t: which components are whitened, and which come next",
+        "Fig. 4",
+        _times("seconds", "seconds", "seconds"),
+        presets=_CIFAR10_PRESETS,
+    ),
+    "label_correlation": Experiment(
+        "labels are nearly uncorrelated with the principal components of patches",
+        "Fig. 5",
+        _times("seconds", "seconds", "seconds"),
+        presets=_CIFAR10_PRESETS,
+    ),
+    "random_labels": Experiment(
+        "the first layer learns the same from true and from shuffled labels",
+        "Fig. 3, Table 2",
+        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+    ),
+    "formula_fit": Experiment(
+        "the formula fitted to the first layer of trained networks",
+        "Fig. 7, 14-16, Table 3",
+        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+    ),
+    "consistency": Experiment(
+        "the same profile across seeds, widths and architectures",
+        "Fig. 1, 9-13, Table 1",
+        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+    ),
+    "frozen_first_layer": Experiment(
+        "the deeper the network, the less it matters that the first layer learns",
+        "Fig. 2, 20",
+        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+    ),
+    "decorrelation": Experiment(
+        "the trained first layer decorrelates pixels, but does not whiten them",
+        "Fig. 6",
+        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+    ),
+    "energy_labels": Experiment(
+        "labels made from the patches: there the first layer learns something else",
+        "Fig. 8a, 17",
+        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+    ),
+    "spectral_scaling": Experiment(
+        "one component of all patches scaled: the formula follows",
+        "Fig. 8b, 18",
+        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+    ),
+}
+
+
+def module(name: str) -> Any:
+    """The module of an experiment, with NAME, Settings, main and, to show its results, summary, draw and table."""
+    return importlib.import_module(f"experiments.{name}")
+
+
+def settings(name: str, preset: Preset, **changes: Any) -> Any:
+    """The settings of an experiment for a preset; of `changes`, those that the experiment has."""
+    presets = CATALOGUE[name].presets
+    made = module(name).Settings
+    known = {field.name for field in fields(made)}
+    values = {"preset": preset} if presets is None else presets[preset]
+    return made(**values | {key: value for key, value in changes.items() if key in known})
+
+
+def data_sets(name: str, preset: Preset) -> tuple[str, ...]:
+    """What must be there before an experiment can start: its data set, and what it needs beside."""
+    experiment = CATALOGUE[name]
+    if experiment.presets is None:
+        return (networks.PRESETS[preset]["dataset"], *experiment.needs)
+    return (experiment.presets[preset].get("dataset", "photographs"), *experiment.needs)
+
+
+def command(name: str, given: Mapping[str, Any], out: Path) -> str:
+    """The command line that makes results with these settings, the content of config.json, and puts them into `out`.
+
+    What is as the preset has it, or as it is by default, is left out.
+    """
+    made = module(name).Settings
+    preset = given.get("preset")
+    defaults = made() if preset is None else made(preset=preset)
+    if isinstance(defaults, networks.Settings):
+        defaults = networks.resolve(defaults)
+    words = ["python", "-m", "experiments", name, *(["--preset", str(preset)] if preset else [])]
+    plain = json.loads(store.json_text(asdict(defaults)))
+    for key, value in given.items():
+        if key not in ("preset", *WHEREABOUTS) and value is not None and value != plain.get(key, value):
+            words += _flag(f"--{key.replace('_', '-')}", value)
+    if out != Path("results"):
+        words += ["--out", str(out)]
+    return shlex.join(words)
+
+
+def _flag(option: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [option] if value else []
+    if isinstance(value, list):
+        return [option, *map(str, value)]
+    return [option, str(value)]
+
+
+def show() -> None:
+    """All experiments: figure or table of the paper, and how long each preset takes."""
+    print(text())
+
+
+def text() -> str:
+    """The catalogue as text, at most 100 columns wide."""
+    lines = [f"{'experiment':<22}{'figure or table':<25}{'smoke':<14}{'cpu':<14}{'paper':<14}".rstrip()]
+    for name, experiment in CATALOGUE.items():
+        times = "".join(f"{experiment.time[preset]:<14}" for preset in PRESETS)
+        lines += [f"{name:<22}{experiment.paper:<25}{times}".rstrip(), f"    {experiment.shows}"]
+    note = (
+        "smoke: photographs and tiny networks, only to see that all works; cpu: some images of CIFAR-10; paper: all of "
+        "them. Times of smoke and cpu are on 2 cores, of paper on one GPU. Training that experiments share is counted "
+        "where it comes first. Each experiment takes --help; python -m experiments all runs them one after the other."
+    )
+    return "\n".join([*lines, "", *textwrap.wrap(note, 100)])

@@ -1,0 +1,88 @@
+"""Every experiment, one after the other, and the report.
+
+    python -m experiments all
+    python -m experiments all --preset smoke --out /tmp/results
+
+What is finished with the same settings is not made again, and a training that was interrupted continues, so that the
+same command may be given until all is there.
+"""
+
+import sys
+import time
+import traceback
+from functools import cache
+from pathlib import Path
+
+import linear_cnn
+from experiments import catalogue, frame, report, runs, store
+from experiments.catalogue import CATALOGUE, Preset
+
+# Errors that say in words what is wrong; any other is shown with the place where it was raised.
+EXPLAINED = (OSError, ValueError, linear_cnn.TrainingDiverged)
+
+
+def main(
+    preset: Preset = "cpu", out: Path = Path("results"), data_dir: Path | None = None, fresh: bool = False
+) -> None:
+    """Every experiment, one after the other, and the report.
+
+    Args:
+        preset: smoke: photographs and tiny networks; cpu: some images of CIFAR-10, for 2 cores; paper: all of it, for
+            an accelerator.
+        out: Folder for the results and for the trained networks.
+        data_dir: Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by default.
+        fresh: Train and compute again what is there.
+    """
+    store.prepare_folder(out)
+    failed = _without_data(preset, data_dir)
+    for name, error in failed.items():
+        print(f"left out: {name}: {error}", flush=True)
+    wanted = [name for name in CATALOGUE if name not in failed]
+    started = time.perf_counter()
+    with runs.discarding_once():
+        for number, name in enumerate(wanted, start=1):
+            print(f"\n=== {number} of {len(wanted)}: {name} ({CATALOGUE[name].paper})", flush=True)
+            reason = _made(name, preset, out, data_dir, fresh)
+            if reason:
+                failed[name] = reason
+                print(f"failed: {name}: {reason}", flush=True)
+    print(f"\n=== report, after {(time.perf_counter() - started) / 60:.1f} minutes")
+    report.main(out)
+    print(f"{len(CATALOGUE) - len(failed)} of {len(CATALOGUE)} experiments are there")
+    if failed:
+        sys.exit("\n".join(["error: these are not:", *(f"  {name}: {reason}" for name, reason in failed.items())]))
+
+
+def _without_data(preset: Preset, data_dir: Path | None) -> dict[str, str]:
+    """The experiments whose data are not there, each with the error that says how to get them."""
+
+    @cache
+    def error(data_set: str) -> str | None:
+        try:
+            linear_cnn.load_images(data_set, data_dir=data_dir)
+        except (OSError, ValueError) as error:
+            return str(error)
+        return None
+
+    found = {
+        name: [reason for data_set in catalogue.data_sets(name, preset) if (reason := error(data_set))]
+        for name in CATALOGUE
+    }
+    return {name: reasons[0] for name, reasons in found.items() if reasons}
+
+
+def _made(name: str, preset: Preset, out: Path, data_dir: Path | None, fresh: bool) -> str | None:
+    """Run an experiment unless it is finished; what went wrong, if something did."""
+    try:
+        settings = catalogue.settings(name, preset, out=out, data_dir=data_dir, fresh=fresh)
+        if fresh:
+            catalogue.module(name).main(settings)
+        else:
+            with frame.skipping_finished():
+                catalogue.module(name).main(settings)
+    except Exception as error:  # whatever it is, the other experiments can still be made
+        if isinstance(error, EXPLAINED):
+            return str(error)
+        traceback.print_exc()
+        return f"{type(error).__name__}: {error}"
+    return None

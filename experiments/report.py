@@ -1,0 +1,341 @@
+"""All results on one page, to look at, and their numbers in one table, for the README.
+
+    python -m experiments report
+    python -m experiments report --out /tmp/results
+
+Reads what the experiments have left in <out>/<experiment>/<data set>/ and computes nothing. Writes <out>/report.html,
+one file with its figures inside, which needs neither a network nor JavaScript, and <out>/report.md. The same results
+give the same files. Results that are missing, unfinished or damaged are named, with the command that makes them.
+"""
+
+import base64
+import inspect
+import io
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from PIL import Image
+
+from experiments import catalogue, figures, store
+from experiments.catalogue import CATALOGUE
+from experiments.frame import WHEREABOUTS, Table
+
+ALL = "python -m experiments all --preset cpu"
+
+
+class Figure(NamedTuple):
+    """A picture as a data URI, with its size in pixels of a screen of 96 to the inch; a problem where it is damaged."""
+
+    file: str
+    caption: str
+    alt: str
+    source: str = ""
+    width: int = 0
+    height: int = 0
+    problem: str | None = None
+
+
+class Check(NamedTuple):
+    """One check in words; the bound was written into the experiment's code before its results were known."""
+
+    what: str
+    paper: str
+    ours: str
+    bound: str
+    passed: bool
+    note: str
+
+
+class Row(NamedTuple):
+    """One line of the Markdown table; `verdict` is empty where there is no bound."""
+
+    what: str
+    paper: str
+    ours: str
+    bound: str
+    verdict: str
+
+
+class Result(NamedTuple):
+    """What is shown of an experiment on a data set; all but the first fields are empty where there is a problem."""
+
+    name: str
+    anchor: str
+    folder: Path
+    data_set: str
+    command: str
+    problem: str | None = None
+    preset: str | None = None
+    table: Table | None = None
+    checks: Sequence[Check] = ()
+    rows: Sequence[Row] = ()
+    accuracies: Sequence[Mapping[str, Any]] = ()
+    differences: Sequence[str] = ()
+    figures: Sequence[Figure] = ()
+    settings: Mapping[str, str] = {}
+    environment: str = ""
+    time: str = ""
+
+    @property
+    def passed(self) -> int:
+        """How many checks have passed."""
+        return sum(check.passed for check in self.checks)
+
+
+def main(out: Path = Path("results")) -> None:
+    """All results on one page, <out>/report.html, and in one table, <out>/report.md.
+
+    Args:
+        out: Folder of the results.
+    """
+    if not out.is_dir():
+        raise FileNotFoundError(f"--out {out} is no folder; name the one of the results, or make them first: {ALL}")
+    results = read(out)
+    store.write_whole(out / "report.html", lambda file: file.write_text(html(results, out), encoding="utf-8"))
+    store.write_whole(out / "report.md", lambda file: file.write_text(markdown(results), encoding="utf-8"))
+    for result in results:
+        if result.problem:
+            print(f"{result.name} ({result.data_set}): {result.problem}")
+    for name, command in missing(results, out).items():
+        print(f"{name} is missing: {command}")
+    print(f"written to {out / 'report.html'} and {out / 'report.md'}")
+
+
+# --- reading ---
+
+
+def read(out: Path) -> list[Result]:
+    """The results in a folder, in the order of the catalogue, those that are unfinished or damaged among them."""
+    found = []
+    for name in CATALOGUE:
+        folders = sorted(path for path in (out / name).glob("*") if path.is_dir() and not path.name.startswith("."))
+        found += [_read(name, number, folder, out) for number, folder in enumerate(folders, start=1)]
+    return found
+
+
+def missing(results: Sequence[Result], out: Path) -> dict[str, str]:
+    """The experiments without any results, and the command that makes them."""
+    there = {result.name for result in results}
+    return {name: _default_command(name, out) for name in CATALOGUE if name not in there}
+
+
+def _default_command(name: str, out: Path) -> str:
+    return catalogue.command(name, _plain(asdict(catalogue.settings(name, "cpu"))), out)
+
+
+def _read(name: str, number: int, folder: Path, out: Path) -> Result:
+    anchor = f"{name}-{number}-{re.sub('[^A-Za-z0-9]+', '-', folder.name)}"
+    known = Result(name, anchor, folder, folder.name, _default_command(name, out))
+    again = "make them again"
+    try:
+        for file in ("config.json", "summary.json"):
+            if not (folder / file).exists():
+                return known._replace(problem=f"unfinished: {folder / file} is missing")
+        config, summary = (store.read_json(folder / file, again) for file in ("config.json", "summary.json"))
+        settings = config["settings"]
+        known = known._replace(
+            data_set=str(settings["dataset"]),
+            command=catalogue.command(name, settings, out),
+            preset=settings.get("preset"),
+        )
+        table = catalogue.module(name).table(summary) if "results" in summary else None
+        checks = _checks(summary, table)
+        return known._replace(
+            table=table,
+            checks=checks,
+            rows=_rows(checks, table),
+            accuracies=_accuracies(summary),
+            differences=[str(difference) for difference in summary.get("differs_from_paper", ())],
+            figures=_figures(name, folder, known),
+            settings={key: _text(value) for key, value in settings.items() if key not in WHEREABOUTS},
+            environment=_environment(config["environment"]),
+            time=_time(config.get("seconds")),
+        )
+    # A file may hold anything. Whatever it is, the other results can still be shown.
+    except Exception as error:
+        reason = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+        return known._replace(problem=f"damaged: {folder}: {reason}")
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+
+
+def _checks(summary: Mapping[str, Any], table: Table | None) -> list[Check]:
+    papers = _papers(summary, table)
+    return [_check(row, papers) for row in summary["checks"]]
+
+
+def _check(row: Mapping[str, Any], papers: Sequence[tuple[float, str]]) -> Check:
+    value = float(row["value"] if "value" in row else row["measured"])
+    paper = next((text for mean, text in papers if math.isclose(value, mean, rel_tol=1e-9)), "")
+    bound = row["bound"] if isinstance(row["bound"], str) else f"<= {row['bound']:.2g}"
+    wrong = ", ".join(f"{name}: {number:.2g}" for name, number in row.get("wrong_formulas", {}).items())
+    moved = row.get("moved")
+    note = "; ".join(filter(None, (moved and f"moved: {moved}", wrong and f"wrong formula {wrong}")))
+    if not isinstance(row["passed"], bool):
+        raise ValueError(f"the check {row['check']!r} has no verdict")
+    return Check(str(row["check"]), paper, f"{value:.3g}", bound, row["passed"], note)
+
+
+def _papers(summary: Mapping[str, Any], table: Table | None) -> list[tuple[float, str]]:
+    """Our means that have a number of the paper beside them, with it: a check of the same mean gets it too."""
+    place = _paper_column(table)
+    rows = summary.get("results", ())
+    if table is None or place is None or len(rows) != len(table.columns[place[1]]):
+        return []
+    means = [
+        next((cell["mean"] for cell in row.values() if isinstance(cell, dict) and "mean" in cell), None) for row in rows
+    ]
+    return [
+        (mean, cell) for mean, cell in zip(means, table.columns[place[1]], strict=True) if cell and mean is not None
+    ]
+
+
+def _paper_column(table: Table | None) -> tuple[str, str] | None:
+    """The columns of our numbers and of the paper's: "paper" is right of ours, "paper, <ours>" wherever it may be."""
+    headings = list(table.columns) if table else []
+    for left, heading in itertools.pairwise(headings):
+        if heading == "paper":
+            return left, heading
+        if heading.startswith("paper, ") and heading.removeprefix("paper, ") in headings:
+            return heading.removeprefix("paper, "), heading
+    return None
+
+
+def _rows(checks: Sequence[Check], table: Table | None) -> list[Row]:
+    """Every check, and before them what has a number of the paper and no bound."""
+    rows = [Row(check.what, check.paper, check.ours, check.bound, _verdict(check)) for check in checks]
+    place = _paper_column(table)
+    if table is None or place is None:
+        return rows
+    ours, paper = (table.columns[heading] for heading in place)
+    judged = {(row.paper, row.ours) for row in rows}
+    unjudged = [
+        Row(", ".join(label), paper[number], ours[number], "", "")
+        for number, label in enumerate(zip(*_labels(table), strict=True))
+        if paper[number] and (paper[number], _mean(ours[number])) not in judged
+    ]
+    return [*unjudged, *rows]
+
+
+def _mean(cell: str) -> str:
+    """The first number of a cell, as a check shows it."""
+    try:
+        return f"{float(cell.split(' ')[0]):.3g}"
+    except ValueError:
+        return cell
+
+
+def _labels(table: Table) -> list[list[str]]:
+    """The columns that say what a row is about: those left of the first with numbers alone."""
+    words = itertools.takewhile(
+        lambda cells: not all(re.match(r"[-+]?[\d.]", cell) for cell in cells), table.columns.values()
+    )
+    return list(words) or [next(iter(table.columns.values()))]
+
+
+def _verdict(check: Check) -> str:
+    return "met" if check.passed else "not met"
+
+
+def _accuracies(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def text(values: Sequence[float]) -> str:
+        return ", ".join(f"{value:.3f}" for value in values)
+
+    return [
+        {
+            "run": str(row["run"]),
+            "training": text(row["training_accuracy"]),
+            "validation": text(row.get("validation_accuracy", ())),
+            "judged": bool(row["judged"]),
+        }
+        for row in summary.get("runs", ())
+    ]
+
+
+def _figures(name: str, folder: Path, result: Result) -> list[Figure]:
+    captions = CATALOGUE[name].captions
+    general = (inspect.getdoc(catalogue.module(name).draw) or CATALOGUE[name].shows).split("\n\n")[0].replace("\n", " ")
+    order = list(captions)
+    files = sorted(folder.glob("*.png"), key=lambda file: (order.index(file.stem) if file.stem in order else -1, file))
+    return [_figure(file, captions.get(file.stem, general), result) for file in files]
+
+
+def _figure(file: Path, caption: str, result: Result) -> Figure:
+    alt = f"Figure of {result.name} on {result.data_set}. {caption}"
+    content = file.read_bytes()
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.load()
+            width, height = (round(pixels * 96 / figures.STYLE["savefig.dpi"]) for pixels in picture.size)
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for a broken PNG
+        problem = f"{file} is damaged ({error}); draw it again: {result.command} --redraw"
+        return Figure(file.name, caption, alt, problem=problem)
+    source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return Figure(file.name, caption, alt, source, width, height)
+
+
+def _environment(environment: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items() if version)
+    devices = environment["devices"]
+    precision = "float64" if environment["float64"] else "float32"
+    machine = f"{environment['machine']}, {len(devices)} x {devices[0]}, {precision}"
+    return f"Python {environment['python']}; {versions}; {machine}"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "default" if value is None else str(value)
+
+
+# --- writing ---
+
+
+def html(results: Sequence[Result], out: Path) -> str:
+    """The page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # paths and names of classes are whatever the user has
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("report.html.jinja")
+    return template.render(
+        results=results, missing=missing(results, out), catalogue=CATALOGUE, all_command=ALL, zip=zip
+    )
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The table: experiment | what | paper | ours | bound | verdict."""
+    lines = [_line("experiment", "what", "paper", "ours", "bound", "verdict"), "|---|---|---|---|---|---|"]
+    for result in results:
+        title = f"{result.name} ({CATALOGUE[result.name].paper}), {result.data_set}"
+        if result.problem:
+            lines.append(_line(title, result.problem, "", "", "", "not there"))
+        lines += [_line(title, *row) for row in result.rows]
+    return "\n".join(lines) + "\n"
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(re.sub(r"([\\|<>`*_\[\]])", r"\\\1", cell).replace("\n", " ") for cell in cells) + " |"

@@ -1,0 +1,305 @@
+"""The catalogue has every experiment; `all` makes what is not finished, and goes on after a failure."""
+
+import importlib
+import json
+import shlex
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import tyro
+from PIL import Image
+
+from experiments import catalogue, everything, formula_fit, frame, networks, runs, store, theory_vs_simulation
+from experiments.__main__ import COMMANDS
+from experiments.catalogue import CATALOGUE, PRESETS, Experiment
+
+# --- the catalogue ---
+
+
+def test_every_experiment_is_in_the_catalogue() -> None:
+    folder = Path(catalogue.__file__).parent
+    modules = [importlib.import_module(f"experiments.{file.stem}") for file in folder.glob("*.py")
+               if not file.stem.startswith("__")]  # fmt: skip
+    names = {module.NAME for module in modules if hasattr(module, "NAME")}
+    assert names == {*CATALOGUE, "benchmark"}
+    assert set(COMMANDS) == names | {"list", "all", "report", "data"}
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_an_entry(name: str) -> None:
+    module, experiment = catalogue.module(name), CATALOGUE[name]
+    assert name == module.NAME
+    assert set(experiment.time) == set(PRESETS)
+    assert experiment.shows[0].islower()
+    assert not experiment.shows.endswith(".")
+    for preset in PRESETS:
+        settings = catalogue.settings(name, preset, out=Path("elsewhere"), fresh=True, nothing_of_the_kind=3)
+        assert settings.out == Path("elsewhere")
+        (data_set, *_) = catalogue.data_sets(name, preset)
+        assert data_set == ("photographs" if preset == "smoke" else data_set)
+        assert data_set in ("photographs", "cifar10")
+
+
+def test_list(capsys) -> None:
+    catalogue.show()
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    for name, experiment in CATALOGUE.items():
+        (line,) = (line for line in lines if line.startswith(f"{name} "))
+        assert experiment.paper in line
+        for preset in PRESETS:
+            assert experiment.time[preset] in line
+
+
+CHANGED = {
+    "formula_fit": {"pairs": ("dog,cat", "a b,c"), "learning_rate": 0.5, "validation": 0, "seeds": 7},
+    "theory_vs_simulation": {"seeds": 3, "dataset": "/my images/it's.npz", "init_std": 1e-3},
+}
+
+
+@pytest.mark.parametrize(("name", "preset"), [(name, preset) for name in CHANGED for preset in PRESETS])
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_command_gives_the_settings_that_it_was_made_of(name: str, preset: Any, changed: bool) -> None:
+    module, out = catalogue.module(name), Path("my results")
+
+    def resolved(settings: Any) -> dict[str, Any]:
+        whole = networks.resolve(settings) if name == "formula_fit" else settings
+        return json.loads(store.json_text(asdict(replace(whole, out=out))))
+
+    given = resolved(catalogue.settings(name, preset, **CHANGED[name] if changed else {}))
+    words = shlex.split(catalogue.command(name, given, out))
+    assert words[:4] == ["python", "-m", "experiments", name]
+    parsed = tyro.cli(module.Settings, args=words[4:], config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
+    assert resolved(parsed) | {"store": None} == given | {"store": None}
+    assert parsed.out == out
+    if name == "formula_fit" and not changed:
+        assert words[4:] == ["--preset", preset, "--out", "my results"]
+
+
+# --- all, with experiments that take no time ---
+
+
+@dataclass(frozen=True)
+class Settings(frame.Settings):
+    preset: Literal["smoke", "cpu", "paper"] = "cpu"
+    size: int = 3
+
+
+class Fake(types.ModuleType):
+    """An experiment that notes when it computes and draws, and raises what it is told to."""
+
+    def __init__(self, name: str, log: list[str], raises: dict[str, Callable[[], BaseException]]) -> None:
+        super().__init__(f"experiments.{name}")
+        self.NAME, self.Settings = name, Settings
+
+        def note(stage: str) -> None:
+            log.append(f"{stage} {name}")
+            if log[-1] in raises:
+                raise raises[log[-1]]()
+
+        def compute(settings: Settings) -> dict[str, np.ndarray]:
+            note("compute")
+            return {"size": np.array(settings.size)}
+
+        def draw(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+            """A picture."""
+            note("draw")
+            Image.new("RGB", (30, 20)).save(folder / f"{name}.png")
+
+        def summary(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+            check = {"check": "size", "value": float(arrays["size"]), "bound": "> 0", "passed": True}
+            return {"results": [{"size": int(arrays["size"])}], "checks": [check]}
+
+        def table(summary: dict[str, Any]) -> frame.Table:
+            return frame.Table({"size": [str(row["size"]) for row in summary["results"]]}, "")
+
+        self.main = lambda settings: frame.run(name, settings, compute, summary, draw, table)
+        self.draw, self.table = draw, table
+
+
+@dataclass
+class Fakes:
+    """What the fake experiments did, what they are to raise, and where their results go."""
+
+    log: list[str]
+    raises: dict[str, Callable[[], BaseException]]
+    out: Path
+
+    def all(self, **arguments: Any) -> list[str]:
+        """Run all; what was computed."""
+        self.log.clear()
+        everything.main(**{"out": self.out, "preset": "smoke"} | arguments)
+        return self.computed
+
+    @property
+    def computed(self) -> list[str]:
+        return [entry.removeprefix("compute ") for entry in self.log if entry.startswith("compute ")]
+
+
+PRESETS_OF_FAKES: Any = {"smoke": {"size": 1}, "cpu": {"dataset": "cifar10"}, "paper": {"size": 9}}
+
+
+@pytest.fixture
+def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
+    log: list[str] = []
+    raises: dict[str, Callable[[], BaseException]] = {}
+    with monkeypatch.context() as patch:
+        kept = dict(CATALOGUE)
+        CATALOGUE.clear()
+        for name in ("second", "first", "third"):
+            patch.setitem(sys.modules, f"experiments.{name}", Fake(name, log, raises))
+            presets = PRESETS_OF_FAKES if name == "first" else {preset: {} for preset in PRESETS}
+            CATALOGUE[name] = Experiment(f"what {name} shows", "Fig. 0", dict.fromkeys(PRESETS, "0 s"), presets=presets)
+        yield Fakes(log, raises, tmp_path / "out")
+        CATALOGUE.clear()
+        CATALOGUE.update(kept)
+
+
+def test_all_makes_everything_in_order_and_the_report(fakes: Fakes, capsys) -> None:
+    assert fakes.all() == ["second", "first", "third"]
+    assert json.loads((fakes.out / "first" / "photographs" / "config.json").read_text())["settings"]["size"] == 1
+    page = (fakes.out / "report.html").read_text()
+    assert page.count("<img") == 3
+    assert "missing" not in page
+    assert "3 of 3 experiments are there" in capsys.readouterr().out
+
+
+def test_all_does_not_make_again_what_is_finished(fakes: Fakes, capsys, tmp_path: Path) -> None:
+    fakes.all()
+    before = {file: file.stat().st_mtime_ns for file in fakes.out.rglob("*/*/*")}
+    assert fakes.all() == []
+    assert fakes.log == []
+    assert {file: file.stat().st_mtime_ns for file in fakes.out.rglob("*/*/*")} == before
+    assert "finished with these settings" in capsys.readouterr().out
+    # Wherever the data lie and the results have been moved to.
+    fakes.out = fakes.out.rename(tmp_path / "moved")
+    assert fakes.all(data_dir=tmp_path) == []
+    # On its own, an experiment is made again.
+    sys.modules["experiments.first"].main(catalogue.settings("first", "smoke", out=fakes.out))
+    assert fakes.computed == ["first"]
+
+
+def test_all_makes_again_what_had_other_settings(fakes: Fakes) -> None:
+    fakes.all()
+    assert fakes.all(preset="paper") == ["first"]
+    assert fakes.all(preset="paper") == []
+    assert fakes.all() == ["first"]
+    assert fakes.all(fresh=True) == ["second", "first", "third"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("config.json", None), ("config.json", b"{"), ("config.json", b"[]"), ("config.json", b'{"settings": 3}'),
+     ("summary.json", None), ("summary.json", b'{"res'), ("arrays.npz", None), ("first.png", None)],
+)  # fmt: skip
+def test_all_makes_again_what_is_not_whole(fakes: Fakes, file: str, content: bytes | None) -> None:
+    fakes.all()
+    path = fakes.out / "first" / "photographs" / file
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    assert fakes.all() == ["first"]
+    assert fakes.all() == []
+
+
+@pytest.mark.parametrize("stage", ["compute first", "draw first"])
+def test_interrupted_anywhere_all_continues(fakes: Fakes, stage: str) -> None:
+    fakes.all(preset="paper")  # results of other settings are there
+    fakes.raises[stage] = KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        fakes.all()
+    fakes.raises.clear()
+    if stage == "draw first":
+        # Its arrays are the new ones; nothing may say that they belong to the old settings.
+        assert not (fakes.out / "first" / "photographs" / "config.json").exists()
+    assert fakes.all(preset="paper" if stage == "compute first" else "smoke") == (
+        [] if stage == "compute first" else ["first"]
+    )
+
+
+@pytest.mark.parametrize("stage", ["compute first", "draw first"])
+@pytest.mark.parametrize("error", [ValueError("too few images"), RuntimeError("out of memory")])
+def test_all_goes_on_after_a_failure(fakes: Fakes, capsys, stage: str, error: Exception) -> None:
+    fakes.raises[stage] = lambda: error
+    with pytest.raises(SystemExit) as stopped:
+        fakes.all()
+    assert fakes.computed == ["second", "first", "third"]
+    assert isinstance(stopped.value.code, str)  # printed, with an exit status of 1
+    assert stopped.value.code.startswith("error: these are not:\n  first: ")
+    assert str(error) in stopped.value.code
+    printed = capsys.readouterr()
+    assert "2 of 3 experiments are there" in printed.out
+    # Where the message explains itself, no trace of the program is shown.
+    assert ("Traceback" in printed.err) == isinstance(error, RuntimeError)
+    page = (fakes.out / "report.html").read_text()
+    assert page.count("<img") == 2
+    assert ("unfinished" if stage == "draw first" else "missing") in page
+    fakes.raises.clear()
+    assert fakes.all() == ["first"]
+
+
+def test_a_missing_data_set_is_said_before_anything_starts(fakes: Fakes, capsys, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        fakes.all(preset="cpu", data_dir=tmp_path)
+    assert fakes.computed == ["second", "third"]
+    printed = capsys.readouterr().out
+    assert printed.startswith("left out: first: ")
+    assert "python -m experiments data cifar10" in printed.split("=== 1 of 2")[0]
+    assert "first: " in str(stopped.value.code)
+    assert "python -m experiments data cifar10" in str(stopped.value.code)
+
+
+def test_a_folder_that_cannot_be_written(fakes: Fakes) -> None:
+    fakes.out.write_text("in the way")
+    with pytest.raises(OSError, match="--out"):
+        fakes.all()
+    assert fakes.computed == []
+
+
+def test_theory_vs_simulation_is_skipped_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    settings = catalogue.settings("theory_vs_simulation", "smoke", out=tmp_path)
+    folder = tmp_path / "theory_vs_simulation" / "photographs"
+    folder.mkdir(parents=True)
+    frame.write(folder, settings, {"a": np.ones(1)}, {}, lambda folder, _: (folder / "a.png").write_bytes(b""), 1.0)
+    monkeypatch.setattr(theory_vs_simulation, "compute", lambda settings: pytest.fail("computed again"))
+    with frame.skipping_finished():
+        theory_vs_simulation.main(settings)
+    assert "finished with these settings" in capsys.readouterr().out
+    with pytest.raises(pytest.fail.Exception, match="computed again"):
+        theory_vs_simulation.main(settings)
+
+
+def test_shared_runs_are_thrown_away_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --fresh, what one experiment has trained anew, the next one reads."""
+    trained = []
+
+    def train(run: Any, data: Any, config: dict[str, Any], place: Path) -> None:
+        trained.append(run.seed)
+        store.write_json(store.prepare_folder(place) / "config.json", {})
+
+    monkeypatch.setattr(runs, "_train", train)
+    monkeypatch.setattr(runs, "_finished", lambda run, config, place: {})
+    settings = networks.resolve(formula_fit.Settings(preset="smoke"))
+    run = networks.base_run(settings)
+    data = runs.load(run)
+
+    def experiment(fresh: bool = True) -> None:
+        runs.trained(run, data, tmp_path, fresh=fresh)
+        runs.trained(replace(run, seed=1), data, tmp_path, fresh=fresh)
+
+    experiment()
+    experiment(fresh=False)
+    assert trained == [0, 1]
+    experiment()
+    assert trained == [0, 1] * 2
+    for again in (3, 4):
+        with runs.discarding_once():
+            experiment()
+            experiment()
+        assert trained == [0, 1] * again
