@@ -123,6 +123,22 @@ CATALOGUE: dict[str, Experiment] = {
         "Fig. 8b, 18",
         _times(UNKNOWN, UNKNOWN, UNKNOWN),
     ),
+    "filters": Experiment(
+        "the filters themselves, trained ones beside the initial ones",
+        "Fig. 19",
+        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+    ),
+    "pretrained": Experiment(
+        "first layers of downloaded networks, much the same within and between families",
+        "Fig. 10, 11, demo notebook",
+        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+        needs=("pretrained",),
+        captions={
+            "pretrained": "Above, the profiles; below, the correlations of all pairs of networks, families together; "
+            "from left to right the weights as they are, every filter at unit norm, and that without dead filters.",
+            "pretrained_others": "The same at unit norm for the other kernel sizes and the other basis.",
+        },
+    ),
 }
 
 
@@ -140,12 +156,17 @@ def settings(name: str, preset: Preset, **changes: Any) -> Any:
     return made(**values | {key: value for key, value in changes.items() if key in known})
 
 
+def resolved(name: str, given: Any) -> Any:
+    """Settings with what the preset decides filled in, as config.json has them."""
+    resolve = getattr(module(name), "resolve", None)
+    if resolve is None and isinstance(given, networks.Settings):
+        resolve = networks.resolve
+    return given if resolve is None else resolve(given)
+
+
 def data_sets(name: str, preset: Preset) -> tuple[str, ...]:
     """What must be there before an experiment can start: its data set, and what it needs beside."""
-    experiment = CATALOGUE[name]
-    if experiment.presets is None:
-        return (networks.PRESETS[preset]["dataset"], *experiment.needs)
-    return (experiment.presets[preset].get("dataset", "photographs"), *experiment.needs)
+    return (resolved(name, settings(name, preset)).dataset, *CATALOGUE[name].needs)
 
 
 def command(name: str, given: Mapping[str, Any], out: Path) -> str:
@@ -155,9 +176,7 @@ def command(name: str, given: Mapping[str, Any], out: Path) -> str:
     """
     made = module(name).Settings
     preset = given.get("preset")
-    defaults = made() if preset is None else made(preset=preset)
-    if isinstance(defaults, networks.Settings):
-        defaults = networks.resolve(defaults)
+    defaults = resolved(name, made() if preset is None else made(preset=preset))
     words = ["python", "-m", "experiments", name, *(["--preset", str(preset)] if preset else [])]
     plain = json.loads(store.json_text(asdict(defaults)))
     for key, value in given.items():
@@ -183,10 +202,10 @@ def show() -> None:
 
 def text() -> str:
     """The catalogue as text, at most 100 columns wide."""
-    lines = [f"{'experiment':<22}{'figure or table':<25}{'smoke':<14}{'cpu':<14}{'paper':<14}".rstrip()]
+    lines = [f"{'experiment':<22}{'figure or table':<28}{'smoke':<14}{'cpu':<14}{'paper':<14}".rstrip()]
     for name, experiment in CATALOGUE.items():
         times = "".join(f"{experiment.time[preset]:<14}" for preset in PRESETS)
-        lines += [f"{name:<22}{experiment.paper:<25}{times}".rstrip(), f"    {experiment.shows}"]
+        lines += [f"{name:<22}{experiment.paper:<28}{times}".rstrip(), f"    {experiment.shows}"]
     note = (
         "smoke: photographs and tiny networks, only to see that all works; cpu: some images of CIFAR-10; paper: all of "
         "them. Times of smoke and cpu are on 2 cores, of paper on one GPU. Training that experiments share is counted "

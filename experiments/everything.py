@@ -7,15 +7,16 @@ What is finished with the same settings is not made again, and a training that w
 same command may be given until all is there.
 """
 
+import itertools
 import sys
 import time
 import traceback
-from functools import cache
 from pathlib import Path
 
 import linear_cnn
-from experiments import catalogue, frame, report, runs, store
+from experiments import catalogue, frame, pretrained, pretrained_data, report, runs, store
 from experiments.catalogue import CATALOGUE, Preset
+from linear_cnn import datasets
 
 # Errors that say in words what is wrong; any other is shown with the place where it was raised.
 EXPLAINED = (OSError, ValueError, linear_cnn.TrainingDiverged)
@@ -55,20 +56,22 @@ def main(
 
 def _without_data(preset: Preset, data_dir: Path | None) -> dict[str, str]:
     """The experiments whose data are not there, each with the error that says how to get them."""
+    needed = {name: catalogue.data_sets(name, preset) for name in CATALOGUE}
+    errors = {what: _absence(what, data_dir) for what in dict.fromkeys(itertools.chain(*needed.values()))}
+    found = {name: next((errors[what] for what in needs if errors[what]), None) for name, needs in needed.items()}
+    return {name: error for name, error in found.items() if error}
 
-    @cache
-    def error(data_set: str) -> str | None:
-        try:
-            linear_cnn.load_images(data_set, data_dir=data_dir)
-        except (OSError, ValueError) as error:
-            return str(error)
-        return None
 
-    found = {
-        name: [reason for data_set in catalogue.data_sets(name, preset) if (reason := error(data_set))]
-        for name in CATALOGUE
-    }
-    return {name: reasons[0] for name, reasons in found.items() if reasons}
+def _absence(what: str, data_dir: Path | None) -> str | None:
+    if what == pretrained.NAME:
+        folder = datasets.data_folder(data_dir) / what
+        there = any((folder / network.file).exists() for network in pretrained_data.NETWORKS)
+        return None if there else f"there is no pretrained network in {folder}; get them with {pretrained.COMMAND}"
+    try:
+        linear_cnn.load_images(what, data_dir=data_dir)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def _made(name: str, preset: Preset, out: Path, data_dir: Path | None, fresh: bool) -> str | None:

@@ -181,7 +181,12 @@ def _check(row: Mapping[str, Any], papers: Sequence[tuple[float, str]]) -> Check
     note = "; ".join(filter(None, (moved and f"moved: {moved}", wrong and f"wrong formula {wrong}")))
     if not isinstance(row["passed"], bool):
         raise ValueError(f"the check {row['check']!r} has no verdict")
-    return Check(str(row["check"]), paper, f"{value:.3g}", bound, row["passed"], note)
+    return Check(str(row["check"]), paper, _number(value), bound, row["passed"], note)
+
+
+def _number(value: float) -> str:
+    """Three digits, zeros at the end among them."""
+    return f"{value:#.3g}".removesuffix(".")
 
 
 def _papers(summary: Mapping[str, Any], table: Table | None) -> list[tuple[float, str]]:
@@ -228,7 +233,7 @@ def _rows(checks: Sequence[Check], table: Table | None) -> list[Row]:
 def _mean(cell: str) -> str:
     """The first number of a cell, as a check shows it."""
     try:
-        return f"{float(cell.split(' ')[0]):.3g}"
+        return _number(float(cell.split(" ")[0]))
     except ValueError:
         return cell
 
@@ -305,7 +310,7 @@ def _time(seconds: float | None) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    return "default" if value is None else str(value)
+    return "not set" if value is None else str(value)
 
 
 # --- writing ---

@@ -15,7 +15,17 @@ import pytest
 import tyro
 from PIL import Image
 
-from experiments import catalogue, everything, formula_fit, frame, networks, runs, store, theory_vs_simulation
+from experiments import (
+    catalogue,
+    everything,
+    formula_fit,
+    frame,
+    networks,
+    pretrained_data,
+    runs,
+    store,
+    theory_vs_simulation,
+)
 from experiments.__main__ import COMMANDS
 from experiments.catalogue import CATALOGUE, PRESETS, Experiment
 
@@ -59,6 +69,7 @@ def test_list(capsys) -> None:
 
 CHANGED = {
     "formula_fit": {"pairs": ("dog,cat", "a b,c"), "learning_rate": 0.5, "validation": 0, "seeds": 7},
+    "pretrained": {"second": "", "images": 77, "channel_order": "BGR", "files": (Path("a b.npz"), Path("c.onnx"))},
     "theory_vs_simulation": {"seeds": 3, "dataset": "/my images/it's.npz", "init_std": 1e-3},
 }
 
@@ -69,16 +80,16 @@ def test_a_command_gives_the_settings_that_it_was_made_of(name: str, preset: Any
     module, out = catalogue.module(name), Path("my results")
 
     def resolved(settings: Any) -> dict[str, Any]:
-        whole = networks.resolve(settings) if name == "formula_fit" else settings
+        whole = catalogue.resolved(name, settings)
         return json.loads(store.json_text(asdict(replace(whole, out=out))))
 
     given = resolved(catalogue.settings(name, preset, **CHANGED[name] if changed else {}))
     words = shlex.split(catalogue.command(name, given, out))
     assert words[:4] == ["python", "-m", "experiments", name]
     parsed = tyro.cli(module.Settings, args=words[4:], config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
-    assert resolved(parsed) | {"store": None} == given | {"store": None}
+    assert resolved(parsed) | {"store": None} == given | {"store": None}  # the store is in the folder of the results
     assert parsed.out == out
-    if name == "formula_fit" and not changed:
+    if name in ("formula_fit", "pretrained") and not changed:
         assert words[4:] == ["--preset", preset, "--out", "my results"]
 
 
@@ -253,6 +264,18 @@ def test_a_missing_data_set_is_said_before_anything_starts(fakes: Fakes, capsys,
     assert "python -m experiments data cifar10" in printed.split("=== 1 of 2")[0]
     assert "first: " in str(stopped.value.code)
     assert "python -m experiments data cifar10" in str(stopped.value.code)
+
+
+def test_missing_pretrained_networks(fakes: Fakes, capsys, tmp_path: Path) -> None:
+    CATALOGUE["third"] = CATALOGUE["third"]._replace(needs=("pretrained",))
+    with pytest.raises(SystemExit, match="python -m experiments data pretrained"):
+        fakes.all(data_dir=tmp_path)
+    assert fakes.computed == ["second", "first"]
+    assert "left out: third: there is no pretrained network" in capsys.readouterr().out
+    network = tmp_path / "pretrained" / pretrained_data.NETWORKS[-1].file
+    network.parent.mkdir(parents=True)
+    network.touch()
+    assert fakes.all(data_dir=tmp_path) == ["third"]
 
 
 def test_a_folder_that_cannot_be_written(fakes: Fakes) -> None:
