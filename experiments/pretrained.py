@@ -21,7 +21,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -107,7 +107,17 @@ def compute(settings: Any) -> Arrays:
       and "random/fit" (BANKS,), profiles and the correlations of the formula with them; and for each of CONVENTIONS the
       profiles (M, d), and "<convention>/fit/" with the fields of `theory.ProfileFit`.
     """
-    banks, described, missing = load(settings)
+    banks, described, missing = present(
+        settings.data_dir,
+        settings.files,
+        settings.tensor,
+        layout=settings.layout,
+        channel_order=settings.channel_order,
+    )
+    if not banks:
+        raise FileNotFoundError(
+            f"there is no pretrained network; get them with `{COMMAND}`, or name files with --files."
+        )
     arrays: Arrays = {"networks": np.array(json.dumps(described)), "missing": np.array(json.dumps(missing))}
     arrays |= {f"{index}/kernel": bank for index, bank in enumerate(banks)}
     bases = [name for name in (settings.dataset, settings.second) if name]
@@ -143,36 +153,48 @@ def compute(settings: Any) -> Arrays:
     return arrays
 
 
-def load(settings: Any) -> tuple[list[np.ndarray], list[dict[str, Any]], list[str]]:
-    """The first layers that are there, float64 (kh, kw, 3, K), what they are, and what is not there.
+class Present(NamedTuple):
+    """The first layers that are there.
+
+    Attributes:
+      kernels: float64, (kh, kw, 3, K) each.
+      networks: what they are: the fields of `pretrained_data.Network`, "tensor" and "format".
+      missing: titles of the networks that are not there.
+    """
+
+    kernels: list[np.ndarray]
+    networks: list[dict[str, Any]]
+    missing: list[str]
+
+
+def present(data_dir: Path | None, files: Sequence[Path] = (), name: str | None = None, **options: Any) -> Present:
+    """The first layers of the networks that were fetched, and of files of the user's.
+
+    Args:
+      data_dir: as in `linear_cnn.load_images`.
+      files, name, options: more networks, and arguments of `linear_cnn.load_first_layer` for these.
 
     Raises:
-      FileNotFoundError: none is there, or a file that was named is not. ValueError: a file cannot be read.
+      FileNotFoundError: a file that was named is not there. ValueError: a file cannot be read.
     """
-    folder = datasets.data_folder(settings.data_dir) / "pretrained"
-    banks, described, missing = [], [], []
-    for network in pretrained_data.NETWORKS:
-        file = folder / network.file
-        if not file.exists():
-            missing.append(network.title)
-            continue
-        layer = linear_cnn.load_first_layer(file, channel_order=network.channel_order)
-        banks.append(layer.kernel)
-        described.append(network._asdict() | {"tensor": layer.name, "format": layer.format})
-    for file in settings.files:
-        layer = linear_cnn.load_first_layer(
-            file, settings.tensor, layout=settings.layout, channel_order=settings.channel_order
-        )
+    folder = datasets.data_folder(data_dir) / "pretrained"
+    found = [network for network in pretrained_data.NETWORKS if (folder / network.file).exists()]
+    missing = [network.title for network in pretrained_data.NETWORKS if network not in found]
+    layers = [
+        linear_cnn.load_first_layer(folder / network.file, channel_order=network.channel_order) for network in found
+    ]
+    for file in files:
+        layers.append(linear_cnn.load_first_layer(file, name, **options))
         title = file.parent.name if file.name == "model.json" else file.stem
-        network = pretrained_data.Network(title, title, str(file), layer.kernel.shape[0], settings.channel_order, "")
-        banks.append(layer.kernel)
-        described.append(network._asdict() | {"tensor": layer.name, "format": layer.format})
-    if not banks:
-        raise FileNotFoundError(f"there is no pretrained network in {folder}; get them with `{COMMAND}`, or name files "
-                                "with --files.")  # fmt: skip
+        order, size = options.get("channel_order", "RGB"), layers[-1].kernel.shape[0]
+        found.append(pretrained_data.Network(title, title, str(file), size, order, "not known"))
     if missing:
         print(f"not in {folder}: {', '.join(missing)}; `{COMMAND}` gets them", flush=True)
-    return [bank.astype(np.float64) for bank in banks], described, missing
+    described = [
+        network._asdict() | {"tensor": layer.name, "format": layer.format}
+        for network, layer in zip(found, layers, strict=True)
+    ]
+    return Present([layer.kernel.astype(np.float64) for layer in layers], described, missing)
 
 
 def scaled(bank: np.ndarray, convention: str) -> np.ndarray:
@@ -184,17 +206,18 @@ def scaled(bank: np.ndarray, convention: str) -> np.ndarray:
 
 def unit_norm(bank: np.ndarray) -> np.ndarray:
     """Every filter of (..., kh, kw, C, K) scaled to unit norm; one that is exactly 0 stays so."""
-    norm = _norm(bank)[..., None, None, None, :]
+    norm = norms(bank)[..., None, None, None, :]
     return np.divide(bank, norm, out=np.zeros_like(bank), where=norm > 0)
 
 
 def dead(bank: np.ndarray) -> np.ndarray:
     """Which filters of (kh, kw, C, K) have less than 1 % of the largest norm, (K,)."""
-    norm = _norm(bank)
+    norm = norms(bank)
     return norm < DEAD * norm.max()
 
 
-def _norm(bank: np.ndarray) -> np.ndarray:
+def norms(bank: np.ndarray) -> np.ndarray:
+    """Norm of every filter of (..., kh, kw, C, K), (..., K)."""
     return np.sqrt((bank**2).sum(axis=(-4, -3, -2)))
 
 
