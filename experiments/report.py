@@ -221,21 +221,21 @@ def _rows(checks: Sequence[Check], table: Table | None) -> list[Row]:
     if table is None or place is None:
         return rows
     ours, paper = (table.columns[heading] for heading in place)
-    judged = {(row.paper, row.ours) for row in rows}
     unjudged = [
         Row(", ".join(label), paper[number], ours[number], "", "")
         for number, label in enumerate(zip(*_labels(table), strict=True))
-        if paper[number] and (paper[number], _mean(ours[number])) not in judged
+        if paper[number] and not any(_is_judged_by(check, paper[number], ours[number]) for check in checks)
     ]
     return [*unjudged, *rows]
 
 
-def _mean(cell: str) -> str:
-    """The first number of a cell, as a check shows it."""
+def _is_judged_by(check: Check, paper: str, ours: str) -> bool:
+    """Whether a check has the number of a cell of the table, which is rounded otherwise."""
     try:
-        return _number(float(cell.split(" ")[0]))
+        value, shown = float(check.ours), float(ours.split(" ")[0])
     except ValueError:
-        return cell
+        return False
+    return check.paper == paper and math.isclose(value, shown, rel_tol=0.01, abs_tol=0.001)
 
 
 def _labels(table: Table) -> list[list[str]]:
@@ -336,6 +336,7 @@ def markdown(results: Sequence[Result]) -> str:
     lines = [_line("experiment", "what", "paper", "ours", "bound", "verdict"), "|---|---|---|---|---|---|"]
     for result in results:
         title = f"{result.name} ({CATALOGUE[result.name].paper}), {result.data_set}"
+        title += ", smoke preset" if result.preset == "smoke" else ""
         if result.problem:
             lines.append(_line(title, result.problem, "", "", "", "not there"))
         lines += [_line(title, *row) for row in result.rows]
