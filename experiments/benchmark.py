@@ -56,6 +56,8 @@ class Settings:
     """Use only the first so many images; by default all, of which no more than 50,000."""
     repeats: int = 3
     """Fresh processes for each number; medians are compared."""
+    only: str | None = None
+    """Only the rows in which this text occurs, e.g. theory.patch_spectrum or PyTorch."""
 
 
 # --- methods: from images to a function that is measured ---
@@ -272,7 +274,7 @@ def training_rows(shape: tuple[int, ...], cifar: bool) -> list[Row]:
         ours = f"linear_cnn.train, VGG11-BN, {filters} filters"
         add(title, ours, f"PyTorch, VGG11-BN, {filters} filters", images, against_torch)
         add(title, ours, f"XLA's convolution, VGG11-BN, {filters} filters", images, 6)
-    images = min(count, 4 * training_benchmark.SEEDS_BATCH)
+    images = min(count, training_benchmark.SEEDS_BATCH)
     title = (
         f"{training_benchmark.SEEDS} seeds, {training_benchmark.SEEDS_STEPS} steps of {training_benchmark.SEEDS_BATCH}"
     )
@@ -290,7 +292,7 @@ def main(settings: Settings) -> None:
     images = load(settings)
     folder = store.prepare_folder(settings.out / NAME)
     host = machine()  # now: its load is to be that of others
-    table_rows = rows(images.shape)
+    table_rows = chosen(rows(images.shape), settings.only)
     with tempfile.TemporaryDirectory() as temporary:
         files = save_images(images, table_rows, Path(temporary))
         del images  # the measured processes need the memory
@@ -311,6 +313,16 @@ def main(settings: Settings) -> None:
     if host["load"] > host["cores"] / 4:
         print(f"The machine was busy (load {host['load']:.1f} on {host['cores']} cores): the times are too long.")
     print(f"written to {folder}")
+
+
+def chosen(table_rows: list[Row], only: str | None) -> list[Row]:
+    """The rows whose title or methods contain a text; all without one."""
+    tasks = {row: [task.method for task in (row.ours, row.peer) if task] for row in table_rows}
+    found = [row for row in table_rows if only is None or any(only in name for name in (row.title, *tasks[row]))]
+    if not found:
+        names = sorted({name for names in tasks.values() for name in names})
+        raise ValueError(f"--only {only!r} occurs in no row; these are compared: {'; '.join(names)}.")
+    return found
 
 
 def load(settings: Settings) -> np.ndarray:

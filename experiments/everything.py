@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 
 import linear_cnn
-from experiments import catalogue, frame, pretrained, pretrained_data, report, runs, store
+from experiments import catalogue, frame, inputs, pretrained, pretrained_data, report, store
 from experiments.catalogue import CATALOGUE, Preset
 from linear_cnn import datasets
 
@@ -22,9 +22,7 @@ from linear_cnn import datasets
 EXPLAINED = (OSError, ValueError, linear_cnn.TrainingDiverged)
 
 
-def main(
-    preset: Preset = "cpu", out: Path = Path("results"), data_dir: Path | None = None, fresh: bool = False
-) -> None:
+def main(preset: Preset = "cpu", out: Path = Path("results"), data_dir: Path | None = None) -> None:
     """Every experiment, one after the other, and the report.
 
     Args:
@@ -32,7 +30,6 @@ def main(
             an accelerator.
         out: Folder for the results and for the trained networks.
         data_dir: Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by default.
-        fresh: Train and compute again what is there.
     """
     store.prepare_folder(out)
     failed = _without_data(preset, data_dir)
@@ -40,13 +37,12 @@ def main(
         print(f"left out: {name}: {error}", flush=True)
     wanted = [name for name in CATALOGUE if name not in failed]
     started = time.perf_counter()
-    with runs.discarding_once():
-        for number, name in enumerate(wanted, start=1):
-            print(f"\n=== {number} of {len(wanted)}: {name} ({CATALOGUE[name].paper})", flush=True)
-            reason = _made(name, preset, out, data_dir, fresh)
-            if reason:
-                failed[name] = reason
-                print(f"failed: {name}: {reason}", flush=True)
+    for number, name in enumerate(wanted, start=1):
+        print(f"\n=== {number} of {len(wanted)}: {name} ({CATALOGUE[name].paper})", flush=True)
+        reason = _made(name, preset, out, data_dir)
+        if reason:
+            failed[name] = reason
+            print(f"failed: {name}: {reason}", flush=True)
     print(f"\n=== report, after {(time.perf_counter() - started) / 60:.1f} minutes")
     report.main(out)
     print(f"{len(CATALOGUE) - len(failed)} of {len(CATALOGUE)} experiments are there")
@@ -74,15 +70,16 @@ def _absence(what: str, data_dir: Path | None) -> str | None:
     return None
 
 
-def _made(name: str, preset: Preset, out: Path, data_dir: Path | None, fresh: bool) -> str | None:
+def _made(name: str, preset: Preset, out: Path, data_dir: Path | None) -> str | None:
     """Run an experiment unless it is finished; what went wrong, if something did."""
     try:
-        settings = catalogue.settings(name, preset, out=out, data_dir=data_dir, fresh=fresh)
-        if fresh:
-            catalogue.module(name).main(settings)
+        settings = catalogue.settings(name, preset, out=out, data_dir=data_dir)
+        whole = catalogue.resolved(name, settings)
+        folder = inputs.folder(out, name, whole.dataset)
+        if frame.finished(folder, whole):
+            print(f"finished with these settings, in {folder}")
         else:
-            with frame.skipping_finished():
-                catalogue.module(name).main(settings)
+            catalogue.module(name).main(settings)
     except Exception as error:  # whatever it is, the other experiments can still be made
         if isinstance(error, EXPLAINED):
             return str(error)

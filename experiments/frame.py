@@ -3,9 +3,7 @@
 import json
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +17,6 @@ Arrays = dict[str, np.ndarray]
 
 # Settings that say where things lie and how to come by them, not what the results are.
 WHEREABOUTS = ("out", "store", "data_dir", "fresh", "redraw")
-_skips_finished: ContextVar[bool] = ContextVar("_skips_finished", default=False)
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,6 @@ def run(
 ) -> None:
     """Compute, save, draw and print; with `settings.redraw` draw and print from what was saved."""
     folder = store.prepare_folder(inputs.folder(settings.out, name, settings.dataset))
-    if skipped(folder, settings):
-        return
     if settings.redraw:
         arrays = store.read_arrays(folder / "arrays.npz")
         draw_in_style(draw, folder, arrays)
@@ -103,24 +98,6 @@ def draw_in_style(draw: Callable[[Path, Arrays], None], folder: Path, arrays: Ar
     """Draw the figures of an experiment in the style that all share."""
     with mpl.rc_context(figures.STYLE):
         draw(folder, arrays)
-
-
-@contextmanager
-def skipping_finished() -> Iterator[None]:
-    """Inside it, an experiment does nothing where its results are finished, with the same settings."""
-    token = _skips_finished.set(True)
-    try:
-        yield
-    finally:
-        _skips_finished.reset(token)
-
-
-def skipped(folder: Path, settings: Any) -> bool:
-    """Whether an experiment has nothing to do, which it then says."""
-    if settings.redraw or not _skips_finished.get() or not finished(folder, settings):
-        return False
-    print(f"finished with these settings, in {folder}")
-    return True
 
 
 def finished(folder: Path, settings: Any) -> bool:

@@ -12,9 +12,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -37,9 +35,6 @@ PAPER_CHANNELS = {"cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 KERNEL_SIZE = 3  # of the first layer, and so of the patches that labels and images are changed by
 ENERGY_CLASSES = 10
 RECORDED = ("steps", "conv1", "loss", "accuracy", "validation_loss", "validation_accuracy")
-
-# Folders of the runs that `fresh` has thrown away, inside `discarding_once`.
-_discarded: ContextVar[set[Path] | None] = ContextVar("_discarded", default=None)
 
 
 @dataclass(frozen=True)
@@ -238,16 +233,6 @@ def identifier(config: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-@contextmanager
-def discarding_once() -> Iterator[None]:
-    """Inside it, `fresh` throws a run away only once: what one experiment has trained anew, the next one reads."""
-    token = _discarded.set(set())
-    try:
-        yield
-    finally:
-        _discarded.reset(token)
-
-
 def trained(run: Run, data: Data, folder: Path, *, fresh: bool = False) -> Arrays:
     """What a run recorded: read from the store `folder` if it is there, trained (or trained on) if not.
 
@@ -265,12 +250,9 @@ def trained(run: Run, data: Data, folder: Path, *, fresh: bool = False) -> Array
     """
     config = configuration(run, data)
     place = folder / identifier(config)
-    discarded = _discarded.get()
-    if fresh and (discarded is None or place not in discarded):
+    if fresh:
         (place / "config.json").unlink(missing_ok=True)  # first: without it, what is left counts as unfinished
         shutil.rmtree(place, ignore_errors=True)
-        if discarded is not None:
-            discarded.add(place)
     if not (place / "config.json").exists():
         _train(run, data, config, place)
     shutil.rmtree(place / "checkpoints", ignore_errors=True)

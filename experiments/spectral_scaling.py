@@ -50,8 +50,8 @@ def main(settings: Settings) -> None:
     frame.check_at_least(given, {"scaling_seeds": 1, "scaling_epochs": 1})
     if given.stride_network.startswith("VGG"):
         raise ValueError(
-            f"--stride-network {given.stride_network} needs larger images: with a stride of {runs.KERNEL_SIZE} its five "
-            "pools leave nothing of 32x32 pixels; choose ResNet18, ResNet20 or SmallCNN."
+            f"--stride-network {given.stride_network} needs larger images: with a stride of {runs.KERNEL_SIZE} its "
+            "five pools leave nothing of 32x32 pixels; choose ResNet18, ResNet20 or SmallCNN."
         )
     for option, values in (("scaled-components", given.scaled_components), ("factors", given.factors)):
         if not values or len(set(values)) < len(values):

@@ -88,8 +88,6 @@ def main(settings: Settings) -> None:
     """Run the experiment, or draw its figures again."""
     check(settings)
     folder = store.prepare_folder(inputs.folder(settings.out, NAME, settings.dataset))
-    if frame.skipped(folder, settings):
-        return
     if settings.redraw:
         arrays = store.read_arrays(folder / "arrays.npz")
         draw(folder, arrays)

@@ -18,13 +18,9 @@ from PIL import Image
 from experiments import (
     catalogue,
     everything,
-    formula_fit,
     frame,
-    networks,
     pretrained_data,
-    runs,
     store,
-    theory_vs_simulation,
 )
 from experiments.__main__ import COMMANDS
 from experiments.catalogue import CATALOGUE, PRESETS, Experiment
@@ -201,7 +197,6 @@ def test_all_makes_again_what_had_other_settings(fakes: Fakes) -> None:
     assert fakes.all(preset="paper") == ["first"]
     assert fakes.all(preset="paper") == []
     assert fakes.all() == ["first"]
-    assert fakes.all(fresh=True) == ["second", "first", "third"]
 
 
 @pytest.mark.parametrize(
@@ -285,44 +280,11 @@ def test_a_folder_that_cannot_be_written(fakes: Fakes) -> None:
     assert fakes.computed == []
 
 
-def test_theory_vs_simulation_is_skipped_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_theory_vs_simulation_is_finished_too(tmp_path: Path) -> None:
     settings = catalogue.settings("theory_vs_simulation", "smoke", out=tmp_path)
     folder = tmp_path / "theory_vs_simulation" / "photographs"
     folder.mkdir(parents=True)
+    assert not frame.finished(folder, settings)
     frame.write(folder, settings, {"a": np.ones(1)}, {}, lambda folder, _: (folder / "a.png").write_bytes(b""), 1.0)
-    monkeypatch.setattr(theory_vs_simulation, "compute", lambda settings: pytest.fail("computed again"))
-    with frame.skipping_finished():
-        theory_vs_simulation.main(settings)
-    assert "finished with these settings" in capsys.readouterr().out
-    with pytest.raises(pytest.fail.Exception, match="computed again"):
-        theory_vs_simulation.main(settings)
-
-
-def test_shared_runs_are_thrown_away_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --fresh, what one experiment has trained anew, the next one reads."""
-    trained = []
-
-    def train(run: Any, data: Any, config: dict[str, Any], place: Path) -> None:
-        trained.append(run.seed)
-        store.write_json(store.prepare_folder(place) / "config.json", {})
-
-    monkeypatch.setattr(runs, "_train", train)
-    monkeypatch.setattr(runs, "_finished", lambda run, config, place: {})
-    settings = networks.resolve(formula_fit.Settings(preset="smoke"))
-    run = networks.base_run(settings)
-    data = runs.load(run)
-
-    def experiment(fresh: bool = True) -> None:
-        runs.trained(run, data, tmp_path, fresh=fresh)
-        runs.trained(replace(run, seed=1), data, tmp_path, fresh=fresh)
-
-    experiment()
-    experiment(fresh=False)
-    assert trained == [0, 1]
-    experiment()
-    assert trained == [0, 1] * 2
-    for again in (3, 4):
-        with runs.discarding_once():
-            experiment()
-            experiment()
-        assert trained == [0, 1] * again
+    assert frame.finished(folder, settings)
+    assert not frame.finished(folder, replace(settings, steps=7))
