@@ -8,6 +8,9 @@ and networks whose first layer has a stride of its kernel's size are trained on 
 remain as unrelated to the patches as they were; in the formula of Theorem 4.2 only lambda_i becomes alpha lambda_i.
 Trained networks are kept in <out>/runs and shared with the other experiments; a run that was killed continues.
 
+The cpu preset took 8 minutes on 2 cores. The formula with alpha lambda_i fits the trained profiles with correlations of
+0.974 to 0.989, but for component 3 at alpha = 10 with 0.914, where the formula with the unscaled lambda_i fits better.
+
 Writes <out>/spectral_scaling/<dataset>/{config.json, arrays.npz, summary.json, spectral_scaling.png, .pdf}.
 """
 
@@ -145,10 +148,10 @@ def draw(folder: Path, arrays: Arrays) -> None:
             axis.axvline(component, color=figures.COLOURS[1], linestyle=":")
         fit = arrays[f"{name}/fit"].mean()
         title = "unscaled" if name == UNSCALED else f"component {component}, α = {factor:g}"
-        axis.set(title=f"{title}: correlation {fit:.3f}", ylim=(0, None))
+        axis.set(title=f"{title}: r = {fit:.3f}", ylim=(0, None))
         figures.component_axis(axis, profile.shape[-1])
-        if name != UNSCALED and axis not in panels[-1]:
-            axis.set_xlabel("")
+        last = name == UNSCALED or axis in panels[-1]
+        axis.set_xlabel("PCA component of the patches" if last else "")
     panels[0, 0].tick_params(labelbottom=True)
     panels[0, 0].set_ylabel("energy profile / its maximum")
     for axis in panels[1:, min(1, factors)]:
@@ -156,7 +159,7 @@ def draw(folder: Path, arrays: Arrays) -> None:
     handles = [
         mpl.lines.Line2D([], [], color=figures.COLOURS[0], marker="o", markersize=2.5,
                          label="trained networks, w(t) - w(0): mean ± s.d."),
-        mpl.lines.Line2D([], [], color="black", linestyle="--", label="formula with α λᵢ at its best time"),
+        mpl.lines.Line2D([], [], color="black", linestyle="--", label="formula with α λᵢ at its best time; r: correlation"),
         mpl.lines.Line2D([], [], color=figures.COLOURS[1], linestyle=":", label="the component that is scaled"),
     ]  # fmt: skip
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
