@@ -159,7 +159,8 @@ def draw(folder: Path, arrays: Arrays) -> None:
     handles = [
         mpl.lines.Line2D([], [], color=figures.COLOURS[0], marker="o", markersize=2.5,
                          label="trained networks, w(t) - w(0): mean ± s.d."),
-        mpl.lines.Line2D([], [], color="black", linestyle="--", label="formula with α λᵢ at its best time; r: correlation"),
+        mpl.lines.Line2D([], [], color="black", linestyle="--",
+                         label="formula with α λᵢ at its best time; r: correlation"),
         mpl.lines.Line2D([], [], color=figures.COLOURS[1], linestyle=":", label="the component that is scaled"),
     ]  # fmt: skip
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
