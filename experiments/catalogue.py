@@ -91,17 +91,17 @@ CATALOGUE: dict[str, Experiment] = {
     "random_labels": Experiment(
         "the first layer learns the same from true and from shuffled labels",
         "Fig. 3, Table 2",
-        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+        _times(UNKNOWN, "30 min", UNKNOWN),
     ),
     "formula_fit": Experiment(
         "the formula fitted to the first layer of trained networks",
         "Fig. 7, 14-16, Table 3",
-        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+        _times(UNKNOWN, "16 min", UNKNOWN),
     ),
     "consistency": Experiment(
         "the same profile across seeds, widths and architectures",
         "Fig. 1, 9-13, Table 1",
-        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+        _times(UNKNOWN, "33 min", UNKNOWN),
     ),
     "frozen_first_layer": Experiment(
         "the deeper the network, the less it matters that the first layer learns",
@@ -111,7 +111,7 @@ CATALOGUE: dict[str, Experiment] = {
     "decorrelation": Experiment(
         "the trained first layer decorrelates pixels, but does not whiten them",
         "Fig. 6",
-        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+        _times("seconds", "seconds", UNKNOWN),
     ),
     "energy_labels": Experiment(
         "labels made from the patches: there the first layer learns something else",
@@ -121,17 +121,17 @@ CATALOGUE: dict[str, Experiment] = {
     "spectral_scaling": Experiment(
         "one component of all patches scaled: the formula follows",
         "Fig. 8b, 18",
-        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+        _times(UNKNOWN, "8 min", UNKNOWN),
     ),
     "filters": Experiment(
         "the filters themselves, trained ones beside the initial ones",
         "Fig. 19",
-        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+        _times(UNKNOWN, "seconds", UNKNOWN),
     ),
     "pretrained": Experiment(
         "first layers of downloaded networks, much the same within and between families",
         "Fig. 10, 11, demo notebook",
-        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+        _times(UNKNOWN, "1 min", UNKNOWN),
         needs=("pretrained",),
         captions={
             "pretrained": "Above, the profiles; below, the correlations of all pairs of networks, families together; "
