@@ -130,8 +130,20 @@ def _unkept(outline: Any, kept: Mapping[str, np.ndarray]) -> Any:
     values = []
     for number, leaf in enumerate(leaves):
         value = kept.get(str(number), np.empty(leaf.shape, None if _is_key(leaf) else leaf.dtype))
-        values.append(jax.random.wrap_key_data(jnp.asarray(value)) if _is_key(leaf) else value)
+        values.append(_wrapped(leaf, value) if _is_key(leaf) else value)
     return jax.tree.unflatten(structure, values)
+
+
+def _wrapped(outline: Any, data: np.ndarray) -> jax.Array:
+    """Keys of the outline's kind of generator."""
+    kinds: list[Any] = []
+
+    def note(keys: jax.Array) -> jax.Array:  # a traced key tells its kind, an outline does not
+        kinds.append(jax.random.key_impl(keys))
+        return keys
+
+    jax.eval_shape(note, outline)
+    return jax.random.wrap_key_data(jnp.asarray(data), impl=kinds[0])
 
 
 def _is_key(leaf: Any) -> bool:

@@ -13,7 +13,7 @@ import optax
 import pytest
 from flax import nnx
 
-from linear_cnn import SmallCNN, TrainingDiverged, train, train_seeds, training
+from linear_cnn import SmallCNN, TrainingDiverged, checkpoints, train, train_seeds, training
 
 RANDOM = np.random.default_rng(17)
 IMAGES = RANDOM.normal(size=(12, 6, 6, 3)).astype(np.float32)
@@ -158,6 +158,7 @@ def wider(key):
         ({"images": 1.5 * IMAGES}, "its images differ"),
         ({"targets": 1 - LABELS}, "its targets differ"),
         ({"validation": (IMAGES[:4], 1 - LABELS[:4])}, "its validation differ"),
+        ({"validation": (IMAGES[4:8], LABELS[:4])}, "its validation differ"),
         ({"epochs": 7}, "its record_steps differ"),
     ],
 )
@@ -171,6 +172,20 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
     run(folder)
     return folder
+
+
+def test_the_last_step_is_kept(finished):
+    assert newest(finished) == 12
+
+
+@pytest.mark.parametrize("generator", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_keys_of_every_generator_are_kept(generator):
+    state = {"keys": jax.random.split(jax.random.key(5, impl=generator), 2), "weights": jax.numpy.ones(3)}
+    outline = jax.eval_shape(lambda: state)
+    restored = checkpoints._unkept(outline, checkpoints._kept(state))
+    assert restored["keys"].dtype == state["keys"].dtype
+    np.testing.assert_array_equal(jax.random.key_data(restored["keys"]), jax.random.key_data(state["keys"]))
+    np.testing.assert_array_equal(restored["weights"], 1)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from linear_cnn_twins import batch_indices, patches_by_loop, training_by_loop
 
-from linear_cnn import LinearCNN, TrainingDiverged, Trajectory, train, training
+from linear_cnn import LinearCNN, TrainingDiverged, Trajectory, train, train_seeds, training
 
 RANDOM = np.random.default_rng(11)
 # Images in float32, targets and network in float64: nothing may be rounded to float32 on the way.
@@ -295,6 +295,34 @@ def test_a_loss_that_is_not_finite_stops_the_run():
     assert np.isfinite(train_linear(images=1e4 * IMAGES, record_steps=[1, 2, 3, step - 1], steps=step).loss).all()
     with pytest.raises(TrainingDiverged, match=f"recorded loss is inf at step {step}"):
         train_linear(images=1e4 * IMAGES, record_steps=[1, 2, 3, step], steps=step)
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_run():
+    validation = np.full_like(IMAGES, 1e30), np.full(TARGETS.shape, 1e200)
+    with pytest.raises(TrainingDiverged, match="the recorded validation loss is inf at step 0"):
+        train_linear(linear, validation=validation)
+
+
+@pytest.mark.parametrize(
+    ("size", "optimizer", "what"),
+    [(1e200, SGD, "the recorded loss of seed 1 is inf at step 0"), (1e150, optax.sgd(1e5), "the loss of seed 1 is")],
+)
+def test_the_seed_that_diverges_is_named(size, optimizer, what):
+    targets = np.stack([TARGETS[:, 0], size * TARGETS[:, 0], TARGETS[:, 1]])
+
+    def one_output(key):
+        return LinearCNN(2, 3, (2, 3), head=np.ones(3), init_std=0.3, dtype=jnp.float64, rngs=nnx.Rngs(key))
+
+    with pytest.raises(TrainingDiverged, match=what) as caught:
+        train_seeds(one_output, IMAGES, targets, optimizer=optimizer, keys=KEYS[:3], steps=200, record_steps=[0, 200])
+    if size == 1e150:  # there was a record before
+        assert caught.value.trajectory.conv1.shape[:2] == (3, 1)
+
+
+def test_every_layer_that_is_named_is_frozen():
+    trajectory = train_linear(Nonlinear, frozen=("dense", "conv1"), **CLASSIFY)
+    np.testing.assert_array_equal(trajectory.conv1, np.repeat(trajectory.conv1[:1], 5, axis=0))
+    assert (trajectory.loss[1:] != trajectory.loss[0]).any()  # the rest learns
 
 
 def test_the_progress_bar_names_loss_accuracy_and_rate(capsys):
