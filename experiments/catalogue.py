@@ -116,7 +116,7 @@ CATALOGUE: dict[str, Experiment] = {
     "energy_labels": Experiment(
         "labels made from the patches: there the first layer learns something else",
         "Fig. 8a, 17",
-        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+        _times(UNKNOWN, "15 min", UNKNOWN),
     ),
     "spectral_scaling": Experiment(
         "one component of all patches scaled: the formula follows",

@@ -8,6 +8,10 @@ the labels are no longer unrelated to the patches, as Theorem 4.2 assumes. Netwo
 networks trained on shuffled labels: of ten equal classes too, so that one shuffled run serves for all components.
 Trained networks are kept in <out>/runs and shared with the other experiments; a run that was killed continues.
 
+The cpu preset takes about 15 minutes on 2 cores, after the run on shuffled labels (21 minutes). For the three
+components that shuffled labels leave weak the correlation is 0.34, 0.22 and 0.35, for the others it falls from 0.83 to
+0.48; training accuracy is 0.40 to 0.87.
+
 Writes <out>/energy_labels/<dataset>/{config.json, arrays.npz, summary.json, energy_labels.png, energy_labels.pdf}.
 """
 
