@@ -67,12 +67,13 @@ def run(
     folder = store.prepare_folder(inputs.folder(settings.out, name, settings.dataset))
     if settings.redraw:
         arrays = store.read_arrays(folder / "arrays.npz")
+        found = summary(arrays)
         draw_in_style(draw, folder, arrays)
     else:
         started = time.perf_counter()
         arrays = compute(settings)
-        write(folder, settings, arrays, summary(arrays), draw, time.perf_counter() - started)
-    found = summary(arrays)
+        found = summary(arrays)
+        write(folder, settings, arrays, found, draw, time.perf_counter() - started)
     print(text(table(found), found))
     print(f"written to {folder}")
 
