@@ -107,12 +107,16 @@ def conventions(data: runs.Data) -> dict[str, tuple[np.ndarray, bool]]:
     }
 
 
+def _conventions_in(arrays: Arrays) -> list[str]:
+    return [key.removesuffix("/rgb") for key in arrays if key.endswith("/rgb")]
+
+
 def summary(arrays: Arrays) -> dict[str, Any]:
     """The curves at some distances, for each convention; and the checks, by ours."""
     distances = arrays["distances"]
     shown = [int(distance) for distance in SHOWN if distance in distances]
     results: list[dict[str, Any]] = []
-    for convention in (key.removesuffix("/rgb") for key in arrays if key.endswith("/rgb")):
+    for convention in _conventions_in(arrays):
         for name, title in (TITLES | PARTS).items():
             values = arrays[f"{convention}/{name}"][:, np.isin(distances, shown)]
             paper = PAPER.get(name) if convention == OURS else None
@@ -171,7 +175,7 @@ def draw(folder: Path, arrays: Arrays) -> None:
         )
     left.set(title=f"{OURS[0].upper()}{OURS[1:]}", ylabel="autocorrelation of the responses")
     figures.legend_below(left)
-    names = [key.removesuffix("/rgb") for key in arrays if key.endswith("/rgb")]
+    names = _conventions_in(arrays)
     for convention, line in zip(names, CONVENTION_LINES, strict=True):
         for name in ("rgb", "change", "whitening"):
             mean = arrays[f"{convention}/{name}"].mean(axis=0)

@@ -127,7 +127,7 @@ def draw(folder: Path, arrays: Arrays) -> None:
         axis.set_xlabel("")
     for axis in panels[:, 0]:
         axis.set_ylabel("energy profile /\nits maximum")
-    panels[-1, columns // 2].set_xlabel("PCA component of the patches (1: largest variance)")
+    panels[-1, columns // 2].set_xlabel(figures.COMPONENTS)
     parts[0].legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     below = parts[1].subplots()
     correlations = [networks.correlations(arrays, str(component), "shuffled")[1][:, -1] for component in chosen]

@@ -25,6 +25,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "linear-cnn",
     "pdf.fonttype": 42,
 }
+COMPONENTS = "PCA component of the patches (1: largest variance)"
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -42,7 +43,7 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 
 def component_axis(axis: Any, count: int) -> None:
     """The same horizontal axis for every figure over components."""
-    axis.set(xlabel="PCA component of the patches (1: largest variance)", xlim=(0.3, count + 0.7))
+    axis.set(xlabel=COMPONENTS, xlim=(0.3, count + 0.7))
     axis.set_xticks([1, *range(5, count + 1, 5)])
 
 

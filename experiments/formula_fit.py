@@ -154,7 +154,7 @@ def draw(folder: Path, arrays: Arrays) -> None:
         axis.set(title=title)
         figures.component_axis(axis, len(fitted))
         axis.set_xlabel("")
-    panels[-1, columns // 2].set_xlabel("PCA component of the patches (1: largest variance)")
+    panels[-1, columns // 2].set_xlabel(figures.COMPONENTS)
     panels[0, 0].set_ylim(0)  # of all, now that all are drawn
     for axis in panels[:, 0]:
         axis.set_ylabel("energy profile / its maximum")
