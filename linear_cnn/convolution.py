@@ -1,8 +1,8 @@
 """Convolution as products of matrices, and pooling, both fast to differentiate on a CPU.
 
-XLA's own convolution for the CPU is slow where it matters here: its gradients run as plain loops inside a compiled
-training loop, and under `jax.vmap` over kernels (training many seeds at once) it becomes a grouped convolution.
-Products of matrices suffer neither.
+XLA's own convolution is slow where it matters here: on a CPU its gradients run as plain loops inside a compiled
+training loop; and under `jax.vmap` over kernels (training many seeds at once) it becomes, on every backend, a grouped
+convolution. Products of matrices suffer neither.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,35 +40,17 @@ def convolution(
     rhs: jax.Array,
     window_strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
-    lhs_dilation: Sequence[int] | None = None,
-    rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: Any = NHWC,
-    feature_group_count: int = 1,
-    batch_group_count: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
-    out_sharding: Any = None,
+    **options: Any,
 ) -> jax.Array:
     """Whichever convolution is fast on JAX's default backend: `patch_convolution` on a CPU, XLA's own elsewhere.
 
-    Accelerators have convolutions of their own, which need no memory for patches. Arguments, result and errors are
-    those of `patch_convolution`; elsewhere than on a CPU, all of `jax.lax.conv_general_dilated` is allowed.
+    Accelerators have convolutions of their own, which need no memory for patches; under `jax.vmap` `patch_convolution`
+    takes their place. Arguments, result and errors are those of `patch_convolution`.
     """
-    convolve = patch_convolution if jax.default_backend() == "cpu" else lax.conv_general_dilated
-    return convolve(
-        lhs,
-        rhs,
-        window_strides,
-        padding,
-        lhs_dilation=lhs_dilation,
-        rhs_dilation=rhs_dilation,
-        dimension_numbers=dimension_numbers,
-        feature_group_count=feature_group_count,
-        batch_group_count=batch_group_count,
-        precision=precision,
-        preferred_element_type=preferred_element_type,
-        out_sharding=out_sharding,
-    )
+    if jax.default_backend() == "cpu":
+        return patch_convolution(lhs, rhs, window_strides, padding, **options)
+    settings = _settings(lhs, rhs, window_strides, padding, **options)
+    return _unless_mapped(partial(_by_xla, settings=settings), lambda *arrays: _convolve(*arrays, settings))(lhs, rhs)
 
 
 def patch_convolution(
@@ -112,6 +94,38 @@ def patch_convolution(
       NotImplementedError: dilation, groups, a sharding or another layout were asked for.
       ValueError: images with other channels than the filters, or smaller than these, padding included.
     """
+    settings = _settings(
+        lhs,
+        rhs,
+        window_strides,
+        padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        batch_group_count=batch_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        out_sharding=out_sharding,
+    )
+    return _convolve(lhs, rhs, settings)
+
+
+def _settings(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    *,
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = NHWC,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+) -> _Settings:
     dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
     grouped = feature_group_count != 1 or batch_group_count != 1
     if dilated or grouped or dimension_numbers != NHWC or out_sharding is not None:
@@ -131,7 +145,44 @@ def patch_convolution(
     down, right = window_strides
     (top, bottom), (left, right_pad) = padding
     pads = ((top, bottom), (left, right_pad))
-    return _convolve(lhs, rhs, _Settings((down, right), pads, False, precision, preferred_element_type))
+    return _Settings((down, right), pads, False, precision, preferred_element_type)
+
+
+def _by_xla(images: jax.Array, filters: jax.Array, *, settings: _Settings) -> jax.Array:
+    return lax.conv_general_dilated(
+        images,
+        filters,
+        settings.strides,
+        settings.pads,
+        dimension_numbers=NHWC,
+        precision=settings.precision,
+        preferred_element_type=settings.preferred_element_type,
+    )
+
+
+def _unless_mapped(plain: Callable[..., Any], mapped: Callable[..., Any]) -> Callable[..., Any]:
+    """The function `plain`, in the place of which `jax.vmap` takes `mapped`, of the same values; its gradients too."""
+    choose = jax.custom_batching.custom_vmap(plain)
+
+    @choose.def_vmap
+    def under_vmap(size: int, is_mapped: list[bool], *arguments: Any) -> tuple[Any, Any]:
+        del size
+        results = jax.vmap(mapped, jax.tree.map(lambda leaf: 0 if leaf else None, tuple(is_mapped)))(*arguments)
+        return results, jax.tree.map(lambda _: True, results)
+
+    function = jax.custom_vjp(choose)
+
+    def forward(*arguments: Any) -> tuple[Any, Any]:
+        return function(*arguments), arguments
+
+    def backward(arguments: Any, cotangents: Any) -> Any:
+        def pull_back(function: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda arguments, cotangents: jax.vjp(function, *arguments)[1](cotangents)
+
+        return _unless_mapped(pull_back(plain), pull_back(mapped))(arguments, cotangents)
+
+    function.defvjp(forward, backward)
+    return function
 
 
 def _apply(images: jax.Array, filters: jax.Array, settings: _Settings) -> jax.Array:

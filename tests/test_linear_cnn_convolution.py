@@ -124,15 +124,16 @@ def test_gradients_have_the_dtype_of_what_they_belong_to():
     assert of_images.dtype == of_kernel.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("widths", [(2, 3), (16, 16)])
-def test_gradients_survive_every_transformation(widths):
+@pytest.mark.parametrize(("widths", "backend"), [((2, 3), "cpu"), ((16, 16), "cpu"), ((2, 3), "gpu")])
+def test_gradients_survive_every_transformation(monkeypatch, widths, backend):
     """Batches of images, of kernels and of both, in shards of two devices, recomputed: all the same numbers."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     seeds = 4
     images, kernels = random_arrays((seeds, 2, 5, 4, widths[0]), (seeds, 3, 3, *widths))
 
     def gradients(images, kernel):
         def loss(images, kernel):
-            return jnp.square(patch_convolution(images, kernel, (1, 1), "SAME")).sum()
+            return jnp.square(convolution(images, kernel, (1, 1), "SAME")).sum()
 
         return jax.grad(jax.checkpoint(loss), (0, 1))(images, kernel)
 
@@ -166,7 +167,9 @@ def test_gradients_of_images_that_nobody_asks_for_cost_nothing():
     assert program.count("stablehlo.dot_general") == 2  # responses, gradient of the kernel
 
 
-def test_second_derivatives_in_reverse_mode_are_right_and_forward_mode_is_refused():
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_second_derivatives_in_reverse_mode_are_right_and_forward_mode_is_refused(monkeypatch, backend):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     images, kernel = random_arrays((1, 3, 4, 2), (3, 2, 2, 2))
 
     def penalty(convolve, images, kernel):
@@ -177,22 +180,45 @@ def test_second_derivatives_in_reverse_mode_are_right_and_forward_mode_is_refuse
 
     own, other = (
         jax.jit(jax.grad(lambda *arrays, convolve=convolve: penalty(convolve, *arrays), (0, 1)))(images, kernel)
-        for convolve in (patch_convolution, lax.conv_general_dilated)
+        for convolve in (convolution, lax.conv_general_dilated)
     )
     for ours, theirs in zip(own, other, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-13 * np.abs(theirs).max())
     with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(lambda kernel: patch_convolution(images, kernel, (1, 1), "SAME"), (kernel,), (kernel,))
+        jax.jvp(lambda kernel: convolution(images, kernel, (1, 1), "SAME"), (kernel,), (kernel,))
 
 
-@pytest.mark.parametrize(("backend", "operation"), [("cpu", "dot_general"), ("gpu", "convolution")])
-def test_convolution_is_that_of_the_backend(monkeypatch, backend, operation):
+@pytest.mark.parametrize(
+    ("backend", "mapped", "operation"),
+    [
+        ("cpu", False, "dot_general"),
+        ("cpu", True, "dot_general"),
+        ("gpu", False, "convolution"),
+        ("gpu", True, "dot_general"),  # XLA would make a grouped convolution
+    ],
+)
+def test_convolution_is_that_of_the_backend(monkeypatch, backend, mapped, operation):
+    """Responses and both gradients, for one kernel or for four, each with images of its own."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    images, kernel = random_arrays((2, 6, 5, 2), (3, 3, 2, 4))
-    program = jax.jit(lambda images, kernel: convolution(images, kernel, (2, 1), "SAME")).lower(images, kernel)
-    assert f"stablehlo.{operation}" in program.as_text()
-    expected = lax.conv_general_dilated(images, kernel, (2, 1), "SAME", dimension_numbers=NHWC)
-    np.testing.assert_allclose(program.compile()(images, kernel), expected, rtol=0, atol=1e-13)
+    images, kernels = random_arrays((4, 2, 6, 5, 2), (4, 3, 3, 2, 4))
+    arrays = (images, kernels) if mapped else (images[0], kernels[0])
+
+    def compile_with(convolve):
+        def value_and_gradients(images, kernel):
+            def convolve_both(images, kernel):
+                return convolve(images, kernel, (2, 1), "SAME", dimension_numbers=NHWC)
+
+            responses, pull_back = jax.vjp(convolve_both, images, kernel)
+            return responses, *pull_back(jnp.sin(responses))
+
+        return jax.jit(jax.vmap(value_and_gradients) if mapped else value_and_gradients).lower(*arrays)
+
+    program = compile_with(convolution)
+    found = {name for name in ("convolution", "dot_general") if f"stablehlo.{name}" in program.as_text()}
+    assert found == {operation}
+    expected = compile_with(lax.conv_general_dilated).compile()(*arrays)
+    for own, other in zip(program.compile()(*arrays), expected, strict=True):
+        np.testing.assert_allclose(own, other, rtol=0, atol=1e-13 * np.abs(other).max())
 
 
 def test_many_kernels_stay_a_plain_matrix_product():
@@ -229,11 +255,13 @@ def test_it_serves_a_flax_convolution():
         {"dimension_numbers": None},
     ],
 )
-def test_what_it_does_not_compute_is_refused(arguments):
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_what_it_does_not_compute_is_refused(monkeypatch, backend, arguments):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     images, kernel = random_arrays((2, 4, 4, 2), (3, 3, 2, 2))
     (name,) = arguments
     with pytest.raises(NotImplementedError, match=rf"{name}=.*Use jax\.lax\.conv_general_dilated"):
-        patch_convolution(images, kernel, (1, 1), "VALID", **arguments)
+        convolution(images, kernel, (1, 1), "VALID", **arguments)
 
 
 def test_dilation_by_one_is_none():

@@ -131,9 +131,20 @@ def test_targets_that_do_not_fit_are_refused(targets, keys, message):
 
 
 @pytest.mark.parametrize(
-    ("images", "batch_size", "block"), [(10, None, 32), (2000, None, 7), (2000, 40, 32), (20_000, None, 1)]
+    ("backend", "images", "batch_size", "block"),
+    [
+        ("cpu", 10, None, 32),
+        ("cpu", 2000, None, 7),
+        ("cpu", 2000, 40, 32),
+        ("cpu", 20_000, None, 1),
+        ("gpu", 10, None, 4096),
+        ("gpu", 250_000, None, 7),
+        ("gpu", 2_500_000, None, 1),
+    ],
 )
-def test_as_many_seeds_in_a_block_as_fit_the_cache(images, batch_size, block):
+def test_as_many_seeds_in_a_block_as_fit_the_backend(monkeypatch, backend, images, batch_size, block):
     """4 MB hold the patches, responses, means and outputs of 2,000 images for about seven networks."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     program = training._Program(two_outputs, SGD, batch_size, "mse", ())
-    assert training._block_on_cpu(program, KEYS[0], np.zeros((images, 4, 5, 2))) == block
+    shape = jax.ShapeDtypeStruct((images, 4, 5, 2), np.float64)
+    assert training._block(program, KEYS[0], shape) == block
