@@ -99,7 +99,7 @@ def summary(arrays: Arrays) -> dict[str, Any]:
         )
         if share < WEAK:
             title = f"labels by component {component} against shuffled labels (weak there: {share:.2f} of the maximum)"
-            checks.append(networks.check(title, change["mean"], below=CORRELATION))
+            checks.append(networks.check(title, change["mean"], below=CORRELATION, paper="about 0"))
     return networks.summarize(arrays, results, checks)
 
 

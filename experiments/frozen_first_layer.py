@@ -99,7 +99,12 @@ def summary(arrays: Arrays) -> dict[str, Any]:
             }
         results.append(row)
     slopes = {measure: slope(gaps(arrays, measure)) for measure in MEASURES}
-    check = networks.check("slope of the gap in training loss at the end against depth", slopes["loss"][0], below=0)
+    check = networks.check(
+        "slope of the gap in training loss at the end against depth",
+        slopes["loss"][0],
+        below=0,
+        paper="the gap closes as depth grows",
+    )
     found = networks.summarize(arrays, results, [check], trained_to_the_end=False)
     errors = {measure: {"slope": value, "standard_error": error} for measure, (value, error) in slopes.items()}
     return found | {"slopes": errors}

@@ -110,9 +110,10 @@ def table(summary: dict[str, Any]) -> frame.Table:
     """The results in words."""
     rows = summary["results"]
     columns = {
-        "labels": [row["labels"] for row in rows],
+        "labels": [f"{row['labels']} labels" for row in rows],
         "coefficients": [row["coefficients"] for row in rows],
         "max |r|": [f"{row['largest_of_the_least_correlated_component']:.3f} to {row['largest']:.3f}" for row in rows],
+        "paper, max |r|": ["about 0" if row["labels"] == "true" else "" for row in rows],
         "rms r": [f"{row['rms']:.4f}" for row in rows],
         "noise": [f"{row['noise_rms']:.4f}" for row in rows],
         "rms(r / noise)": [f"{row['rms_in_noise']:.2f}" for row in rows],

@@ -393,14 +393,16 @@ def check(
     at_most: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    paper: str | None = None,
 ) -> dict[str, Any]:
-    """One row: it passes if the value is within all bounds that are given (a NaN is not)."""
+    """One row: it passes if the value is within all bounds that are given (a NaN is not); what the paper says of it."""
     bounds = {">=": at_least, "<=": at_most, ">": above, "<": below}
     holds = {">=": np.greater_equal, "<=": np.less_equal, ">": np.greater, "<": np.less}
     given = {sign: bound for sign, bound in bounds.items() if bound is not None}
     passed = all(bool(holds[sign](value, bound)) for sign, bound in given.items())
     text = " and ".join(f"{sign} {bound:.4g}" for sign, bound in given.items())
-    return {"check": name, "value": float(value), "bound": text, "passed": passed}
+    row = {"check": name, "value": float(value), "bound": text, "passed": passed}
+    return row if paper is None else row | {"paper": paper}
 
 
 def accuracies(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:

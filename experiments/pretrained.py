@@ -33,6 +33,7 @@ from experiments.frame import Arrays
 from linear_cnn import datasets
 
 NAME = "pretrained"
+PAPER = "one block of high correlations"
 BETWEEN_FAMILIES = 0.75  # smallest mean correlation at unit norm
 RANDOM = 0.2  # largest mean correlation with random filters, of either sign
 BANKS, FILTERS = 200, 64  # random ones
@@ -273,7 +274,9 @@ def summary(arrays: Arrays) -> dict[str, Any]:
                 where = f"{CONVENTIONS[CHECKED]}, {size}, basis of {basis}"
                 if found["between"]:
                     mean = float(np.mean(found["between"]))
-                    checks.append(networks.check(f"between families, {where}", mean, at_least=BETWEEN_FAMILIES))
+                    checks.append(
+                        networks.check(f"between families, {where}", mean, at_least=BETWEEN_FAMILIES, paper=PAPER)
+                    )
                 mean = float(random.mean())
                 checks.append(networks.check(f"with random filters, {where}", mean, at_least=-RANDOM, at_most=RANDOM))
         titles = {"between": "between families", "within": "within families", "random": "with random filters"}

@@ -174,14 +174,14 @@ def _checks(summary: Mapping[str, Any], table: Table | None) -> list[Check]:
 
 def _check(row: Mapping[str, Any], papers: Sequence[tuple[float, str]]) -> Check:
     value = float(row["value"] if "value" in row else row["measured"])
-    paper = next((text for mean, text in papers if math.isclose(value, mean, rel_tol=1e-9)), "")
+    paper = row.get("paper") or next((text for mean, text in papers if math.isclose(value, mean, rel_tol=1e-9)), "")
     bound = row["bound"] if isinstance(row["bound"], str) else f"<= {row['bound']:.2g}"
     wrong = ", ".join(f"{name}: {number:.2g}" for name, number in row.get("wrong_formulas", {}).items())
     moved = row.get("moved")
     note = "; ".join(filter(None, (moved and f"moved: {moved}", wrong and f"wrong formula {wrong}")))
     if not isinstance(row["passed"], bool):
         raise ValueError(f"the check {row['check']!r} has no verdict")
-    return Check(str(row["check"]), paper, _number(value), bound, row["passed"], note)
+    return Check(str(row["check"]), str(paper), _number(value), bound, row["passed"], note)
 
 
 def _number(value: float) -> str:
@@ -215,8 +215,8 @@ def _paper_column(table: Table | None) -> tuple[str, str] | None:
 
 
 def _rows(checks: Sequence[Check], table: Table | None) -> list[Row]:
-    """Every check, and before them what has a number of the paper and no bound."""
-    rows = [Row(check.what, check.paper, check.ours, check.bound, _verdict(check)) for check in checks]
+    """The checks, and before them what has a number of the paper and no bound."""
+    rows = _grouped(checks)
     place = _paper_column(table)
     if table is None or place is None:
         return rows
@@ -227,6 +227,24 @@ def _rows(checks: Sequence[Check], table: Table | None) -> list[Row]:
         if paper[number] and not any(_is_judged_by(check, paper[number], ours[number]) for check in checks)
     ]
     return [*unjudged, *rows]
+
+
+def _grouped(checks: Sequence[Check]) -> list[Row]:
+    """A row for each check; those of one bound and one number of the paper that begin alike share one."""
+    groups: dict[tuple[str, str, str], list[Check]] = {}
+    for check in checks:
+        groups.setdefault((check.what.partition(", ")[0], check.bound, check.paper), []).append(check)
+    return [
+        Row(alike[0].what, paper, alike[0].ours, bound, _verdict(alike[0]))
+        if len(alike) == 1
+        else Row(f"{beginning} ({len(alike)} cases)", paper, _range(alike), bound, _verdict(*alike))
+        for (beginning, bound, paper), alike in groups.items()
+    ]
+
+
+def _range(checks: Sequence[Check]) -> str:
+    lowest, *_, highest = sorted((check.ours for check in checks), key=float)
+    return lowest if lowest == highest else f"{lowest} to {highest}"
 
 
 def _is_judged_by(check: Check, paper: str, ours: str) -> bool:
@@ -246,8 +264,9 @@ def _labels(table: Table) -> list[list[str]]:
     return list(words) or [next(iter(table.columns.values()))]
 
 
-def _verdict(check: Check) -> str:
-    return "met" if check.passed else "not met"
+def _verdict(*checks: Check) -> str:
+    failed = sum(not check.passed for check in checks)
+    return "met" if not failed else "not met" if failed == len(checks) else f"{failed} not met"
 
 
 def _accuracies(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -124,7 +124,7 @@ def summary(arrays: Arrays) -> dict[str, Any]:
             }
         )
         title = "no component scaled" if name == UNSCALED else f"component {component} x {factor:g}"
-        checks.append(networks.check(f"fit of the formula, {title}", fit["mean"], at_least=FIT))
+        checks.append(networks.check(f"fit of the formula, {title}", fit["mean"], at_least=FIT, paper="still fits"))
     return networks.summarize(arrays, results, checks)
 
 

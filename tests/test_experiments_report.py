@@ -289,3 +289,29 @@ def test_markdown(out: Path) -> None:
     ]
     theory = "theory_vs_simulation (Theorems 4.2, 4.3), photographs"
     assert f"| {theory} | Theorem 4.2 fails on raw images |  | 26.0 | > 0.1 | met |" in lines
+
+
+def test_checks_that_begin_alike_share_a_line_of_the_table(out: Path) -> None:
+    """Only with the same bound and the same word of the paper; on the page each has its own."""
+
+    def row(name: str, value: float, passed: bool = True, **others: str) -> dict[str, object]:
+        return {"check": name, "value": value, "bound": ">= 0.9", "passed": passed} | others
+
+    checks = [
+        row("accuracy, one", 0.95), row("fit, all classes", 0.91, paper="still fits"), row("accuracy, two", 0.5, False),
+        row("accuracy, three", 0.97), row("fit, some", 0.93, bound=">= 0.8", paper="still fits"),
+        row("fit, none", -0.12, False, bound=">= 0.8", paper="still fits"), row("fit, other", 0.94),
+        row("lost, a", 0.1, False), row("lost, b", 0.1, False),
+    ]  # fmt: skip
+    change_json(out / "random_labels" / "cifar10" / "summary.json", checks=checks, results=[])
+    section = page(out).section("random_labels-1")
+    assert "accuracy, two ✗ not met 0.500" in section
+    assert "fit, all classes ✓ met 0.910 still fits >= 0.9" in section
+    lines = [line.replace("\\", "") for line in (out / "report.md").read_text().splitlines()]
+    assert [line.split(", cifar10 ")[1] for line in lines if "random_labels" in line] == [
+        "| accuracy (3 cases) |  | 0.500 to 0.970 | >= 0.9 | 1 not met |",
+        "| fit, all classes | still fits | 0.910 | >= 0.9 | met |",
+        "| fit (2 cases) | still fits | -0.120 to 0.930 | >= 0.8 | 1 not met |",
+        "| fit, other |  | 0.940 | >= 0.9 | met |",
+        "| lost (2 cases) |  | 0.100 | >= 0.9 | not met |",
+    ]
