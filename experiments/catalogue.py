@@ -14,7 +14,7 @@ from experiments.frame import WHEREABOUTS
 
 Preset = Literal["smoke", "cpu", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
-UNKNOWN = "not measured"
+UNKNOWN = "not measured"  # too long for 2 cores
 
 
 class Experiment(NamedTuple):
@@ -23,8 +23,7 @@ class Experiment(NamedTuple):
     Attributes:
       shows: in a few words.
       paper: the figures and tables of the paper.
-      time: how long each preset takes: smoke and cpu on 2 cores, paper on one GPU; training that experiments share is
-        counted where it comes first.
+      time: how long each preset takes on 2 cores; training that experiments share is counted where it comes first.
       presets: the settings of each preset, where the experiment's own settings have none.
       needs: what `python -m experiments data` must have got, beside the data set.
       captions: of its figures by their names, where `draw` makes several.
@@ -48,12 +47,11 @@ _CIFAR10_PRESETS: dict[Preset, dict[str, Any]] = {
     "paper": {"dataset": "cifar10"},
 }
 
-# The times are measured ones, as "3 min"; replace UNKNOWN once they are known.
 CATALOGUE: dict[str, Experiment] = {
     "theory_vs_simulation": Experiment(
         "closed forms against linear CNNs that were really trained",
         "Theorems 4.2, 4.3",
-        _times(UNKNOWN, "3 min", "14 min"),
+        _times("1 min", "3 min", "14 min"),
         presets={
             "smoke": {
                 "seeds": 32,
@@ -91,22 +89,22 @@ CATALOGUE: dict[str, Experiment] = {
     "random_labels": Experiment(
         "the first layer learns the same from true and from shuffled labels",
         "Fig. 3, Table 2",
-        _times(UNKNOWN, "30 min", UNKNOWN),
+        _times("seconds", "30 min", UNKNOWN),
     ),
     "formula_fit": Experiment(
         "the formula fitted to the first layer of trained networks",
         "Fig. 7, 14-16, Table 3",
-        _times(UNKNOWN, "16 min", UNKNOWN),
+        _times("seconds", "16 min", UNKNOWN),
     ),
     "consistency": Experiment(
         "the same profile across seeds, widths and architectures",
         "Fig. 1, 9-13, Table 1",
-        _times(UNKNOWN, "33 min", UNKNOWN),
+        _times("1 min", "33 min", UNKNOWN),
     ),
     "frozen_first_layer": Experiment(
         "the deeper the network, the less it matters that the first layer learns",
         "Fig. 2, 20",
-        _times(UNKNOWN, UNKNOWN, UNKNOWN),
+        _times("1 min", "40 min", UNKNOWN),
     ),
     "decorrelation": Experiment(
         "the trained first layer decorrelates pixels, but does not whiten them",
@@ -116,22 +114,22 @@ CATALOGUE: dict[str, Experiment] = {
     "energy_labels": Experiment(
         "labels made from the patches: there the first layer learns something else",
         "Fig. 8a, 17",
-        _times(UNKNOWN, "15 min", UNKNOWN),
+        _times("seconds", "60 min", UNKNOWN),
     ),
     "spectral_scaling": Experiment(
         "one component of all patches scaled: the formula follows",
         "Fig. 8b, 18",
-        _times(UNKNOWN, "8 min", UNKNOWN),
+        _times("seconds", "8 min", UNKNOWN),
     ),
     "filters": Experiment(
         "the filters themselves, trained ones beside the initial ones",
         "Fig. 19",
-        _times(UNKNOWN, "seconds", UNKNOWN),
+        _times("seconds", "seconds", UNKNOWN),
     ),
     "pretrained": Experiment(
         "first layers of downloaded networks, much the same within and between families",
         "Fig. 10, 11, demo notebook",
-        _times(UNKNOWN, "1 min", UNKNOWN),
+        _times("seconds", "1 min", UNKNOWN),
         needs=("pretrained",),
         captions={
             "pretrained": "Above, the profiles; below, the correlations of all pairs of networks, families together; "
@@ -208,7 +206,8 @@ def text() -> str:
         lines += [f"{name:<22}{experiment.paper:<28}{times}".rstrip(), f"    {experiment.shows}"]
     note = (
         "smoke: photographs and tiny networks, only to see that all works; cpu: some images of CIFAR-10; paper: all of "
-        "them. Times of smoke and cpu are on 2 cores, of paper on one GPU. Training that experiments share is counted "
-        "where it comes first. Each experiment takes --help; python -m experiments all runs them one after the other."
+        "them, and networks as wide as the paper's, for a GPU. Times are of 2 cores; training that experiments share "
+        "is counted where it comes first. Each experiment takes --help; python -m experiments all runs them one after "
+        "the other."
     )
     return "\n".join([*lines, "", *textwrap.wrap(note, 100)])
