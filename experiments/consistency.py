@@ -34,37 +34,18 @@ PAPER = {"seeds": (0.99,), "widths": (0.98,), "architectures": (0.87,), "initial
 
 
 @dataclass(frozen=True)
-class Settings(networks.Settings):
+class Settings(networks.SettingsOfSeveral):
     """Profiles across seeds, widths and architectures (paper, Fig. 1, 9-13, Table 1)."""
-
-    other_widths: tuple[int, ...] | None = None
-    """Other numbers of filters in the first layer, which to train too."""
-    other_network: networks.NetworkName | None = None
-    """What else to train, with --first-features filters."""
-    other_epochs: int | None = None
-    """Of the training of the other network."""
 
 
 def main(settings: Settings) -> None:
     """Fig. 1 and Table 1 of the paper: profiles of different networks."""
-    given = networks.resolve(settings)
-    widths = (given.first_features, *given.other_widths)
-    if min(widths) < 1 or len(set(widths)) < len(widths) or len(widths) < 2:
-        raise ValueError(
-            f"--other-widths must be at least one number of filters, none below 1 and none twice or equal to "
-            f"--first-features = {given.first_features}, got {given.other_widths}."
-        )
-    if given.other_network == given.network:
-        raise ValueError(f"--other-network must be another than --network = {given.network}.")
-    frame.run(NAME, given, compute, summary, draw, table)
+    frame.run(NAME, networks.resolve_several(settings), compute, summary, draw, table)
 
 
 def compute(settings: Any) -> Arrays:
-    """Runs with their profiles: "base", "base_<filters>" and "other"."""
-    named = {"base": networks.base_run(settings)}
-    named |= {f"base_{width}": networks.base_run(settings, first_features=width) for width in settings.other_widths}
-    named["other"] = networks.base_run(settings, network=settings.other_network, epochs=settings.other_epochs)
-    return networks.measure(named, settings)
+    """The runs of `networks.several_runs` with their profiles."""
+    return networks.measure(networks.several_runs(settings), settings)
 
 
 def pairs(arrays: Arrays, kind: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:

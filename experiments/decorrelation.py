@@ -7,8 +7,8 @@ The autocorrelation of the vector of all responses at a location, by moments of 
 15 pixels: of the RGB pixels, of random filters, of the trained first layer (its weights w(t), and the change
 w(t) - w(0)), of the closed form at the time fitted to it, and of exact whitening of the patches. Images are those of
 training, normalised; the mean over images and locations is subtracted, and horizontal and vertical shifts are averaged.
-The paper does not state its convention, so that others stand beside this one. Trained networks are kept in <out>/runs
-and shared with the other experiments.
+The paper does not state its convention, so that others stand beside this one. The closed form is held against networks
+of several kinds. Trained networks are kept in <out>/runs and shared with the other experiments.
 
 Writes <out>/decorrelation/<dataset>/{config.json, arrays.npz, summary.json, decorrelation.png, decorrelation.pdf}.
 """
@@ -49,7 +49,7 @@ PARTS = {"corrected": "closed form, with the trained energy of component 1"}
 
 
 @dataclass(frozen=True)
-class Settings(networks.Settings):
+class Settings(networks.SettingsOfSeveral):
     """Autocorrelation of the first layer's responses (paper, Fig. 6)."""
 
     largest_distance: int = 15
@@ -58,26 +58,31 @@ class Settings(networks.Settings):
 
 def main(settings: Settings) -> None:
     """Fig. 6 of the paper: autocorrelation of the first layer's responses."""
-    given = networks.resolve(settings)
+    given = networks.resolve_several(settings)
     frame.check_at_least(given, {"largest_distance": FAR})
     frame.run(NAME, given, compute, summary, draw, table)
 
 
 def compute(settings: Any) -> Arrays:
-    """The run "true", "distances" (D,), and by "<convention>/" the curves of TITLES, each (banks, D)."""
-    run = networks.base_run(settings)
-    data = runs.load(run, settings.data_dir)
+    """The runs of `networks.several_runs`, "distances" (D,), and curves, each (banks, D).
+
+    By "<convention>/" the curves of TITLES, for the run "base". Of all runs, by our convention, "<run>/curve/change"
+    and "<run>/curve/formula".
+    """
+    named = networks.several_runs(settings)
+    data = runs.load(named["base"], settings.data_dir)
     distances = range(settings.largest_distance + 1)
     theory.cross_moments(data.images[:1], runs.KERNEL_SIZE, distances)  # are the images that large?
-    arrays = networks.measure({"true": run}, settings)
-    arrays |= networks.fits(arrays, "true")
-    conv1 = arrays["true/conv1"].astype(np.float64)
+    arrays = networks.measure(named, settings)
+    for name in named:
+        arrays |= networks.fits(arrays, name)
+    conv1 = arrays["base/conv1"].astype(np.float64)
     shape = conv1.shape[2:]
     spectrum = theory.patch_spectrum(data.images, shape[:2])
     key = jax.random.fold_in(jax.random.key(settings.seed), 2)
     random = np.asarray(jax.random.normal(key, (BANKS, *shape)), np.float64)
-    fitted = arrays["true/fit/change/profile"][:, -1]
-    corrected = np.concatenate([arrays["true/change"][:, -1, :1], fitted[:, 1:]], axis=1)
+    fitted = arrays["base/fit/change/profile"][:, -1]
+    corrected = np.concatenate([arrays["base/change"][:, -1, :1], fitted[:, 1:]], axis=1)
     banks = {
         "random": random,
         "weights": conv1[:, -1],
@@ -94,7 +99,18 @@ def compute(settings: Any) -> Arrays:
             f"{convention}/{name}": np.asarray(theory.autocorrelation(bank, moments)) for name, bank in banks.items()
         }
         arrays[f"{convention}/rgb"] = np.asarray(theory.autocorrelation(np.eye(shape[2])[None, None], pixels))[None]
+        if convention == OURS:
+            for name in named:
+                change = arrays[f"{name}/conv1"][:, -1].astype(np.float64) - arrays[f"{name}/conv1"][:, 0]
+                formula = theory.filters_with_profile(arrays[f"{name}/fit/change/profile"][:, -1], spectrum)
+                for curve, bank in (("change", change), ("formula", formula)):
+                    arrays[f"{name}/curve/{curve}"] = np.asarray(theory.autocorrelation(bank, moments))
     return arrays
+
+
+def differences(arrays: Arrays) -> dict[str, np.ndarray]:
+    """Closed form at its fitted time minus trained change, for each run, (networks, D)."""
+    return {name: arrays[f"{name}/curve/formula"] - arrays[f"{name}/curve/change"] for name in networks.names(arrays)}
 
 
 def conventions(data: runs.Data) -> dict[str, tuple[np.ndarray, bool]]:
@@ -115,13 +131,24 @@ def summary(arrays: Arrays) -> dict[str, Any]:
     """The curves at some distances, for each convention; and the checks, by ours."""
     distances = arrays["distances"]
     shown = [int(distance) for distance in SHOWN if distance in distances]
-    results: list[dict[str, Any]] = []
-    for convention in _conventions_in(arrays):
-        for name, title in (TITLES | PARTS).items():
-            values = arrays[f"{convention}/{name}"][:, np.isin(distances, shown)]
-            paper = PAPER.get(name) if convention == OURS else None
-            row = {"curve": title, "convention": convention, "distances": shown, "paper": paper}
-            results.append(row | {"autocorrelation": [networks.spread(column) for column in values.T]})
+    titles = networks.titles(arrays)
+
+    def row(curve: str, convention: str, values: np.ndarray, paper: str | None = None) -> dict[str, Any]:
+        columns = values[:, np.isin(distances, shown)].T
+        found = {"curve": curve, "convention": convention, "distances": shown, "paper": paper}
+        return found | {"autocorrelation": [networks.spread(column) for column in columns]}
+
+    results = [
+        row(title, convention, arrays[f"{convention}/{name}"], PAPER.get(name) if convention == OURS else None)
+        for convention in _conventions_in(arrays)
+        for name, title in (TITLES | PARTS).items()
+    ]
+    results += [
+        row(f"{TITLES[curve]}, {titles[run]}", OURS, arrays[f"{run}/curve/{curve}"])
+        for run in titles
+        if run != "base"
+        for curve in ("change", "formula")
+    ]
     mean = {name: arrays[f"{OURS}/{name}"].mean(axis=0) for name in TITLES}
     far = distances >= FAR
     trained = np.maximum(mean["change"], mean["weights"])
@@ -138,17 +165,16 @@ def summary(arrays: Arrays) -> dict[str, Any]:
             f"trained layer above whitening: smallest difference from {FAR} pixels on",
             (np.minimum(mean["change"], mean["weights"]) - mean["whitening"])[far].min(), above=0,
         ),
-        networks.check(
-            "closed form at its fitted time against the trained change: largest difference",
-            np.abs(mean["formula"] - mean["change"]).max(), at_most=CLOSE,
-        ),
     ]  # fmt: skip
+    for name, difference in differences(arrays).items():
+        title = f"closed form at its fitted time against the trained change: largest difference, {titles[name]}"
+        checks.append(networks.check(title, np.abs(difference.mean(axis=0)).max(), at_most=CLOSE))
     return networks.summarize(arrays, results, checks)
 
 
 def draw(folder: Path, arrays: Arrays) -> None:
-    """Left: our convention. Right: RGB, trained change and whitening under all of them."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5), sharey=True)
+    """Left: our convention. Middle: closed form against trained layers. Right: left's curves under all conventions."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 5.4))
     distances = arrays["distances"]
     lines = {"rgb": "-.", "formula": "--", "whitening": "--"}
     colours = {
@@ -175,6 +201,16 @@ def draw(folder: Path, arrays: Arrays) -> None:
         )
     left.set(title=f"{OURS[0].upper()}{OURS[1:]}", ylabel="autocorrelation of the responses")
     figures.legend_below(left)
+    titles = networks.titles(arrays)
+    for (name, difference), colour in zip(differences(arrays).items(), figures.COLOURS, strict=False):
+        title = f"{titles[name]}: mean ± s.d."
+        figures.band(middle, distances, difference, colour, marker="o", markersize=3, label=title)
+    for bound in (-CLOSE, CLOSE):
+        middle.axhline(
+            bound, color="black", linestyle="--", linewidth=0.8, label=None if bound < 0 else "bound of the mean"
+        )
+    middle.set(title="Closed form at its fitted time - trained change", ylabel="difference of autocorrelations")
+    figures.legend_below(middle)
     names = _conventions_in(arrays)
     for convention, line in zip(names, CONVENTION_LINES, strict=True):
         for name in ("rgb", "change", "whitening"):
@@ -189,9 +225,12 @@ def draw(folder: Path, arrays: Arrays) -> None:
     ]
     right.set(title="Three conventions")
     right.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8)
-    for axis in (left, right):
+    for axis in (left, middle, right):
         axis.axhline(0, color="black", linewidth=0.6)
-        axis.set(xlabel="distance (pixels)", ylim=(None, 1.02))
+        axis.set(xlabel="distance (pixels)")
+    lowest = min(left.get_ylim()[0], right.get_ylim()[0])
+    for axis in (left, right):
+        axis.set(ylim=(lowest, 1.02))
     figures.save(figure, folder, NAME)
 
 

@@ -178,6 +178,18 @@ class Settings:
     """Only draw the figure and print the table again, from the saved arrays."""
 
 
+@dataclass(frozen=True)
+class SettingsOfSeveral(Settings):
+    """What experiments on networks of several kinds let their user choose."""
+
+    other_widths: tuple[int, ...] | None = None
+    """Other numbers of filters in the first layer, which to train too."""
+    other_network: NetworkName | None = None
+    """What else to train, with --first-features filters."""
+    other_epochs: int | None = None
+    """Of the training of the other network."""
+
+
 def resolve(settings: Settings) -> Any:
     """The settings with what is None taken from the preset, after checking them.
 
@@ -201,6 +213,24 @@ def resolve(settings: Settings) -> Any:
     return given
 
 
+def resolve_several(settings: SettingsOfSeveral) -> Any:
+    """`resolve`, after which no kind of network is named twice.
+
+    Raises:
+      ValueError: as `resolve`; a kind of network that is none, or named twice.
+    """
+    given = resolve(settings)
+    widths = (given.first_features, *given.other_widths)
+    if min(widths) < 1 or len(set(widths)) < len(widths) or len(widths) < 2:
+        raise ValueError(
+            f"--other-widths must be at least one number of filters, none below 1 and none twice or equal to "
+            f"--first-features = {given.first_features}, got {given.other_widths}."
+        )
+    if given.other_network == given.network:
+        raise ValueError(f"--other-network must be another than --network = {given.network}.")
+    return given
+
+
 # --- runs ---
 
 
@@ -214,6 +244,13 @@ def base_run(settings: Any, **changes: Any) -> Run:
     network = replace(_network(*(chosen.pop(name) for name in options)), first_strides=strides)
     records = (*(epoch for epoch in RECORD_EPOCHS if epoch < chosen["epochs"]), chosen["epochs"])
     return Run(network, record_epochs=records, **chosen)
+
+
+def several_runs(settings: Any) -> dict[str, Run]:
+    """The runs on true labels of networks of several kinds: "base", "base_<filters>" and "other"."""
+    named = {"base": base_run(settings)}
+    named |= {f"base_{width}": base_run(settings, first_features=width) for width in settings.other_widths}
+    return named | {"other": base_run(settings, network=settings.other_network, epochs=settings.other_epochs)}
 
 
 def shuffled_run(settings: Any) -> Run:
