@@ -250,7 +250,8 @@ def comparisons(matrix: np.ndarray, families: Sequence[str]) -> dict[str, list[f
     """The mean correlation of each two families, and the correlation of each two networks of one family."""
     pairs: dict[tuple[str, str], list[float]] = {}
     for one, other in itertools.combinations(range(len(families)), 2):
-        pairs.setdefault((families[one], families[other]), []).append(float(matrix[one, other]))
+        first, second = sorted((families[one], families[other]))  # the networks of a family need not come in a row
+        pairs.setdefault((first, second), []).append(float(matrix[one, other]))
     return {
         "between": [float(np.mean(values)) for (one, other), values in pairs.items() if one != other],
         "within": [value for (one, other), values in pairs.items() if one == other for value in values],

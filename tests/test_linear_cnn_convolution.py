@@ -1,5 +1,7 @@
 """`patch_convolution` and `max_pool` against XLA's own."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -221,6 +223,32 @@ def test_convolution_is_that_of_the_backend(monkeypatch, backend, mapped, operat
         np.testing.assert_allclose(own, other, rtol=0, atol=1e-13 * np.abs(other).max())
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu"])
+def test_precision_and_dtype_are_those_asked_for_on_every_backend(monkeypatch, backend, mapped):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    images, kernels = random_arrays((4, 1, 4, 4, 1), (4, 3, 3, 1, 2), dtype=np.float32)
+    arrays = (images, kernels) if mapped else (images[0], kernels[0])
+    options = {"precision": lax.Precision.HIGHEST, "preferred_element_type": jnp.float64}
+
+    def convolve(images, kernel):
+        return convolution(images, kernel, (1, 1), "SAME", **options)
+
+    def loss(images, kernel):
+        return convolve(images, kernel).sum()
+
+    for function, dtype in ((convolve, jnp.float64), (jax.grad(loss, (0, 1)), jnp.float32)):
+        lowered = jax.jit(jax.vmap(function) if mapped else function).lower(*arrays)
+        assert all(result.dtype == dtype for result in jax.tree.leaves(lowered.out_info))
+        products = [
+            line for line in lowered.as_text().splitlines() if re.search(r"stablehlo\.(dot_general|convolution)", line)
+        ]
+        assert products
+        assert all(line.count("HIGHEST") == 2 for line in products)
+        kind = "dot_general" if mapped or backend == "cpu" else "convolution"
+        assert all(f"stablehlo.{kind}" in line for line in products)
+
+
 def test_many_kernels_stay_a_plain_matrix_product():
     images, kernels = random_arrays((2, 6, 5, 2), (4, 3, 2, 2, 3))
 
@@ -253,6 +281,7 @@ def test_it_serves_a_flax_convolution():
         {"batch_group_count": 2},
         {"dimension_numbers": lax.conv_dimension_numbers((1, 1, 1, 1), (1, 1, 1, 1), ("NCHW", "OIHW", "NCHW"))},
         {"dimension_numbers": None},
+        {"out_sharding": jax.sharding.PartitionSpec()},
     ],
 )
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])

@@ -7,6 +7,8 @@ import json
 import math
 import os
 import pickle
+import pickletools
+import re
 import struct
 import sys
 import types
@@ -47,6 +49,12 @@ def write_safetensors(path, tensors):
     return path
 
 
+STORAGE_NAMES = {
+    "f4": "Float", "f8": "Double", "f2": "Half", "bfloat16": "BFloat16", "i8": "Long", "i4": "Int", "i2": "Short",
+    "i1": "Char", "u1": "Byte", "b1": "Bool",
+}  # fmt: skip
+
+
 class Persistent:
     """Pickled as a reference to a storage, as torch.save does."""
 
@@ -74,8 +82,8 @@ def torch_names(monkeypatch):
     """Modules of torch's names, so that Python's own pickler writes references to them."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     for module, names in [
-        (torch, ["FloatStorage", "DoubleStorage", "HalfStorage", "BFloat16Storage", "LongStorage", "IntStorage"]),
-        (utils, ["_rebuild_tensor_v2", "_rebuild_parameter"]),
+        (torch, ["Size", *(f"{name}Storage" for name in STORAGE_NAMES.values())]),
+        (utils, ["_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"]),
     ]:
         for name in names:
 
@@ -87,9 +95,6 @@ def torch_names(monkeypatch):
             setattr(module, name, function)
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return torch, utils
-
-
-STORAGE_NAMES = {"f4": "Float", "f8": "Double", "f2": "Half", "i8": "Long", "i4": "Int", "bfloat16": "BFloat16"}
 
 
 def described(tensors, legacy=False, wrap=lambda state: state):
@@ -356,7 +361,258 @@ def test_ambiguous_and_oblong_kernels_need_the_layout(tmp_path):
         linear_cnn.load_first_layer(file, "w")
 
 
+@pytest.mark.parametrize(
+    ("write", "weights", "layout"),
+    [(write_torch, HWIO, "HWIO"), (write_onnx, HWIO, "HWIO"), (write_graph, OIHW, "OIHW"), (write_tfjs, OIHW, "OIHW")],
+)
+def test_a_given_layout_prevails_over_that_of_the_format(tmp_path, write, weights, layout):
+    file = write(tmp_path / "file", {NAME: weights})
+    np.testing.assert_array_equal(linear_cnn.load_first_layer(file, layout=layout).kernel, HWIO)
+
+
+@pytest.mark.parametrize(
+    ("write", "layout", "shape"),
+    [
+        (write_torch, "OIHW", (3, 3, 3, 3)),
+        (write_torch, "OIHW", (8, 3, 3, 5)),
+        (write_graph, "HWIO", (3, 3, 3, 3)),
+        (write_graph, "HWIO", (3, 5, 3, 8)),
+    ],
+)
+def test_kernels_of_a_framework_may_be_oblong_and_are_not_ambiguous(tmp_path, write, layout, shape):
+    weights = RANDOM.normal(size=shape).astype(np.float32)
+    kernel = linear_cnn.load_first_layer(write(tmp_path / "file", {NAME: weights})).kernel
+    np.testing.assert_array_equal(kernel, weights if layout == "HWIO" else weights.transpose(2, 3, 1, 0))
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 1, 7), (8, 3, 7, 1)])
+def test_kernels_of_a_single_row_or_column(tmp_path, shape):
+    weights = RANDOM.normal(size=shape).astype(np.float32)
+    kernel = linear_cnn.load_first_layer(write_torch(tmp_path / "file", {**OTHERS, NAME: weights})).kernel
+    np.testing.assert_array_equal(kernel, weights.transpose(2, 3, 1, 0))
+
+
+def test_single_pixels_are_read_by_their_name(tmp_path):
+    weights = RANDOM.normal(size=(8, 3, 1, 1)).astype(np.float32)
+    file = write_torch(tmp_path / "file", {NAME: OIHW, "pixel": weights, "empty": np.zeros((0, 3, 3, 3), np.float32)})
+    assert linear_cnn.load_first_layer(file).name == NAME
+    kernel = linear_cnn.load_first_layer(file, "pixel").kernel
+    np.testing.assert_array_equal(kernel, weights.transpose(2, 3, 1, 0))
+    with pytest.raises(ValueError, match=r"'empty' has the shape \(0, 3, 3, 3\), which is no convolution"):
+        linear_cnn.load_first_layer(file, "empty")
+
+
+def test_kernels_as_large_as_those_of_vision_transformers_and_no_larger(tmp_path):
+    one = np.ones(1, "<f4").tobytes()  # the file has but this number and the shape
+    patches, damaged = (np.broadcast_to(np.float32(1), shape) for shape in [(32, 32, 3, 1024), (3, 3, 3, 2**21)])
+    assert linear_cnn.load_first_layer(write_graph(tmp_path / "file", {NAME: patches}, one)).kernel.shape[3] == 1024
+    file = write_graph(tmp_path / "file", {NAME: damaged}, one)
+    for name, message in [(None, "no tensor of this"), (NAME, "which is no convolution")]:
+        with pytest.raises(ValueError, match=message):
+            linear_cnn.load_first_layer(file, name)
+
+
+def test_paths_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_npz(tmp_path / "net.npz", {NAME: OIHW})
+    np.testing.assert_array_equal(linear_cnn.load_first_layer("~/net.npz").kernel, HWIO)
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_every_version_and_order(tmp_path, version, order):
+    with zipfile.ZipFile(tmp_path / "net.npz", "w") as archive, archive.open(f"{NAME}.npy", "w") as file:
+        np.lib.format.write_array(file, np.array(OIHW, order=order), version)
+    np.testing.assert_array_equal(linear_cnn.load_first_layer(tmp_path / "net.npz").kernel, HWIO)
+
+
+@pytest.mark.parametrize("write", [write_torch, write_legacy])
+def test_tensors_of_every_type_beside_the_first_layer(tmp_path, write):
+    others = {name: np.ones(3, ml_dtypes.bfloat16 if name == "bfloat16" else name) for name in STORAGE_NAMES}
+    layer = linear_cnn.load_first_layer(write(tmp_path / "file", {**others, NAME: OIHW}))
+    np.testing.assert_array_equal(layer.kernel, HWIO)
+    with pytest.raises(ValueError, match=r"named 'conv1'; it holds 'stem.weight'"):
+        linear_cnn.load_first_layer(tmp_path / "file", "conv1")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_plain_values_and_tuples_beside_the_tensors(tmp_path, protocol):
+    content, storages = described({NAME: OIHW})
+    plain = {"epoch": 300, "seed": -(2**40), "state": 2**4000, "rate": 0.1, "amp": True, "half": False, "best": None,
+             5: (1, "two", (3, 4), ()), "losses": [[0.5], [1, 2, 3, 4], []]}  # fmt: skip
+    if protocol == 4:
+        plain |= {"short": b"ab", "long": bytes(300)}
+    file = write_torch_zip(tmp_path / "net.pth", pickled((plain, content), protocol), storages)
+    layer = linear_cnn.load_first_layer(file)
+    assert layer.name == f"1.{NAME}"
+    np.testing.assert_array_equal(layer.kernel, HWIO)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_networks_of_many_layers(tmp_path, protocol):
+    content, storages = described({**{f"bias{n}": np.zeros(2, np.float32) for n in range(100)}, NAME: OIHW})
+    last = ["the 256th thing that is referred to, or later"]
+    file = write_torch_zip(tmp_path / "net.pth", pickled([content, last, last], protocol), storages)
+    layer = linear_cnn.load_first_layer(file)
+    assert layer.name == f"0.{NAME}"
+    np.testing.assert_array_equal(layer.kernel, HWIO)
+
+
+def texts_of_python_2(content):
+    """A pickle whose texts are written as Python 2 did, in the short and the long way in turn."""
+    parts, short = [], True
+    places = [place for _, _, place in pickletools.genops(content)] + [len(content)]
+    for (instruction, argument, place), end in zip(pickletools.genops(content), places[1:], strict=True):
+        if instruction.name == "BINUNICODE":
+            size = bytes([len(argument)]) if short else struct.pack("<i", len(argument))
+            parts.append((b"U" if short else b"T") + size + argument.encode())
+            short = not short
+        else:
+            parts.append(content[place:end])
+    return b"".join(parts)
+
+
+def test_tensors_as_early_versions_of_torch_describe_them(tmp_path):
+    torch, utils = sys.modules["torch"], sys.modules["torch._utils"]
+    storage = Persistent("storage", torch.FloatStorage, "0", "cpu", OIHW.size, None)
+    view = Called(utils._rebuild_tensor, storage, 0, Called(torch.Size, OIHW.shape), (27, 9, 3, 1))
+    content = texts_of_python_2(pickled(Called(collections.OrderedDict, [["epoch", 3], [NAME, view]])))
+    layer = linear_cnn.load_first_layer(write_legacy_stream(tmp_path / "net.pth", content, {"0": OIHW.ravel()}))
+    assert layer.name == NAME
+    np.testing.assert_array_equal(layer.kernel, HWIO)
+
+
+def test_zip_archives_of_torch_that_say_no_byte_order(tmp_path):
+    content, storages = described({NAME: OIHW})
+    with zipfile.ZipFile(tmp_path / "net.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", pickled(content))
+        archive.writestr("archive/data/0", storages["0"].tobytes())
+        archive.writestr("archive/version", b"3")
+    np.testing.assert_array_equal(linear_cnn.load_first_layer(tmp_path / "net.pth").kernel, HWIO)
+
+
+def test_storages_in_another_order_than_their_tensors(tmp_path):
+    content, storages = described({**OTHERS, NAME: OIHW}, legacy=True)
+    backwards = dict(reversed(storages.items()))
+    file = write_legacy_stream(tmp_path / "net.pth", pickled(content), backwards)
+    np.testing.assert_array_equal(linear_cnn.load_first_layer(file).kernel, HWIO)
+
+
+def onnx_content(*fields):
+    """An ONNX file of one kernel in the shape of OIHW, its numbers and type in these fields."""
+    shape = b"".join(field(1, axis) for axis in OIHW.shape)
+    return field(1, 8) + field(7, field(5, b"".join([shape, field(8, NAME.encode()), *fields])))
+
+
+def graph_content(*fields):
+    """The same of a GraphDef and HWIO; the attributes of a node come in any order."""
+    shape = field(2, b"".join(field(2, field(1, axis)) for axis in HWIO.shape))
+    value = field(5, field(1, b"value") + field(2, field(8, b"".join([shape, *fields]))))
+    dtype = field(5, field(1, b"dtype") + field(2, field(6, 1)))
+    return field(1, field(1, NAME.encode()) + field(2, b"Const") + value + dtype)
+
+
+CONTENTS, TYPE_FIELDS = {"onnx": onnx_content, "graphdef": graph_content}, {"onnx": 2, "graphdef": 1}
+
+
+def as_varints(weights):
+    return b"".join(varint(int(bits)) for bits in weights.view(np.uint16).ravel())
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "dtype", "place", "encoded"),
+    [
+        ("onnx", 11, "f8", 10, np.ndarray.tobytes),
+        ("onnx", 10, "f2", 5, as_varints),
+        ("onnx", 16, ml_dtypes.bfloat16, 5, as_varints),
+        ("onnx", 16, ml_dtypes.bfloat16, 9, np.ndarray.tobytes),
+        ("graphdef", 1, "f4", 5, np.ndarray.tobytes),
+        ("graphdef", 2, "f8", 6, np.ndarray.tobytes),
+        ("graphdef", 19, "f2", 13, as_varints),
+        ("graphdef", 14, ml_dtypes.bfloat16, 13, as_varints),
+        ("graphdef", 14, ml_dtypes.bfloat16, 4, np.ndarray.tobytes),
+    ],
+)
+def test_weights_number_by_number_and_in_every_type(tmp_path, kind, number, dtype, place, encoded):
+    weights = (OIHW if kind == "onnx" else HWIO).astype(dtype)
+    content = CONTENTS[kind](field(TYPE_FIELDS[kind], number), field(place, encoded(weights)))
+    (tmp_path / "file").write_bytes(content)
+    layer = linear_cnn.load_first_layer(tmp_path / "file")
+    assert layer.name == NAME
+    np.testing.assert_array_equal(layer.kernel, HWIO.astype(dtype).astype(np.float32))
+
+
+@pytest.mark.parametrize("start", ['{"meta":{},', "\n  {", " " * 50 + "{"])
+def test_models_of_tensorflow_js_however_they_begin(tmp_path, start):
+    file = write_tfjs(tmp_path / "model", {NAME: HWIO})
+    file.write_text(start + file.read_text()[1:])
+    np.testing.assert_array_equal(linear_cnn.load_first_layer(file).kernel, HWIO)
+
+
+def test_groups_of_tensorflow_js_and_half_precision(tmp_path):
+    groups = []
+    for number, (name, tensor) in enumerate({"bias": np.ones(9, "f2"), NAME: HWIO.astype("f2")}.items()):
+        (tmp_path / f"group{number}.bin").write_bytes(tensor.tobytes())
+        weight = {"name": name, "shape": tensor.shape, "dtype": "float32", "quantization": {"dtype": "float16"}}
+        groups.append({"paths": [f"group{number}.bin"], "weights": [weight]})
+    (tmp_path / "model.json").write_text(json.dumps({"weightsManifest": groups}))
+    kernel = linear_cnn.load_first_layer(tmp_path / "model.json").kernel
+    np.testing.assert_array_equal(kernel, HWIO.astype("f2").astype(np.float32))
+
+
 # --- faults ---
+
+
+@pytest.mark.parametrize("write", [write_npz, write_torch])
+@pytest.mark.parametrize(("count", "end"), [(8, ""), (9, " and 1 more with 4 axes"), (11, " and 3 more with 4 axes")])
+def test_at_most_eight_tensors_are_listed(tmp_path, write, count, end):
+    later = np.zeros((2, 5, 3, 3), np.float32)
+    file = write(tmp_path / "file", {"bias": np.zeros(2, np.float32), **{f"w{n}": later for n in range(count)}})
+    listed = ", ".join(f"'w{n}' (2, 5, 3, 3)" for n in range(8))
+    with pytest.raises(ValueError, match=re.escape(f"it holds {listed}{end}.") + "$"):
+        linear_cnn.load_first_layer(file)
+    file = write(tmp_path / "file", {"bias": np.zeros(2, np.float32)})
+    with pytest.raises(ValueError, match="it holds no tensor with 4 axes"):
+        linear_cnn.load_first_layer(file)
+
+
+def test_weights_that_are_too_large_for_single_precision(tmp_path):
+    file = write_npz(tmp_path / "net.npz", {NAME: 1e300 * OIHW.astype(float)})
+    with pytest.raises(ValueError, match=r"'stem.weight' hold NaN or infinite"):
+        linear_cnn.load_first_layer(file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "fields", "message"),
+    [
+        ("onnx", 1, [field(4, OIHW.tobytes()[:-4])], "134 numbers for a tensor of shape"),
+        ("onnx", 1, [field(9, OIHW.tobytes()[:-4])], "134 numbers for a tensor of shape"),
+        ("onnx", 1, [], "0 numbers for a tensor of shape"),
+        ("onnx", 8, [], "data type number 8, which is not read"),
+        ("graphdef", 1, [field(4, HWIO.tobytes()[:-4])], "134 numbers for a tensor of shape"),
+        ("graphdef", 1, [field(5, HWIO.tobytes() + bytes(4))], "136 numbers for a tensor of shape"),
+        ("graphdef", 1, [], "0 numbers for a tensor of shape"),
+        ("graphdef", 8, [], "data type number 8, which is not read"),
+    ],
+)
+def test_numbers_that_are_too_few_or_too_many_or_of_an_unknown_type(tmp_path, kind, number, fields, message):
+    (tmp_path / "file").write_bytes(CONTENTS[kind](field(TYPE_FIELDS[kind], number), *fields))
+    with pytest.raises(ValueError, match=message):
+        linear_cnn.load_first_layer(tmp_path / "file")
+
+
+def test_weights_of_tensorflow_js_of_an_unknown_type(tmp_path):
+    file = write_tfjs(tmp_path / "model", {NAME: HWIO})
+    file.write_text(file.read_text().replace('"float32"', '"complex64"'))
+    with pytest.raises(ValueError, match=r"'stem.weight' has the type complex64, which is not read"):
+        linear_cnn.load_first_layer(file)
+
+
+def test_damaged_names_in_a_pickle_give_no_warning(tmp_path):
+    content, storages = described({NAME: OIHW})
+    file = write_torch_zip(tmp_path / "net.pth", pickled(content).replace(b"torch._utils", rb"torch.\utils"), storages)
+    with pytest.raises(ValueError, match=r"net.pth"):
+        linear_cnn.load_first_layer(file)
 
 
 @every_format
@@ -483,6 +739,16 @@ def test_unknown_files(tmp_path):
         archive.writestr("a.txt", b"text")
     with pytest.raises(ValueError, match=r"a zip archive with a.txt is none of the formats"):
         linear_cnn.load_first_layer(file)
+    np.savez(tmp_path / "net.npz", w=OIHW)
+    with zipfile.ZipFile(tmp_path / "net.npz", "a") as archive:
+        archive.writestr("a.txt", b"text")
+    with pytest.raises(ValueError, match=r"a zip archive with w.npy, a.txt is none of the formats"):
+        linear_cnn.load_first_layer(tmp_path / "net.npz")
+    write_torch(file, {NAME: OIHW})
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("code/data.pkl", b"another")
+    with pytest.raises(ValueError, match=r"code/data.pkl is none of the formats"):
+        linear_cnn.load_first_layer(file)
 
 
 def test_no_file(tmp_path):
@@ -566,26 +832,31 @@ def test_the_malicious_pickles_would_run(tmp_path, ran):
 
 def test_instructions_that_tensors_do_not_need(tmp_path, ran):
     calls = {
-        "INST": b"(S'" + ran.code.encode().replace(b"'", b'"') + b"'\nibuiltins\neval\n.",
-        "OBJ": b"(cbuiltins\neval\nX\x01\x00\x00\x001o.",
-        "NEWOBJ": pickle.dumps(types.SimpleNamespace(), 2),
-        "EXT1": b"\x80\x02\x82\x01.",
-        "state": b"\x80\x02}X\x01\x00\x00\x00ac__main__\nWithState\n)\x81X\x01\x00\x00\x00bbs.",
-        "call of a storage": b"\x80\x02ctorch\nFloatStorage\n)R.",
-        "call of a text": b"\x80\x02X\x04\x00\x00\x00eval)R.",
-        "attributes of a tensor": b"\x80\x02ctorch\nFloatStorage\n}b.",
-        "no end": b"\x80\x02}",
-        "an empty stack": b"\x80\x02.",
-        "an unknown place": b"\x80\x02h\x07.",
-        "a gigantic text": b"\x80\x04\x8d" + struct.pack("<Q", 2**62) + b"x.",
-        "a gigantic memo": b"\x80\x02}r\xff\xff\xff\xff.",
+        "its pickle uses STRING": b"(S'" + ran.code.encode().replace(b"'", b'"') + b"'\nibuiltins\neval\n.",
+        "its pickle uses INST": b"(ibuiltins\neval\n.",
+        "refers to builtins.eval": b"(cbuiltins\neval\nX\x01\x00\x00\x001o.",
+        "its pickle uses OBJ": b"(ccollections\nOrderedDict\no.",
+        "refers to types.SimpleNamespace": pickle.dumps(types.SimpleNamespace(), 2),
+        "its pickle uses NEWOBJ": b"\x80\x02ccollections\nOrderedDict\n)\x81.",
+        "its pickle uses EXT1": b"\x80\x02\x82\x01.",
+        "refers to __main__.WithState": b"\x80\x02}X\x01\x00\x00\x00ac__main__\nWithState\n)\x81X\x01\x00\x00\x00bbs.",
+        "a pickle calls torch FloatStorage": b"\x80\x02ctorch\nFloatStorage\n)R.",
+        "calls what is no function": b"\x80\x02X\x04\x00\x00\x00eval)R.",
+        "a pickle calls what is no function": b"\x80\x02ccollections\nOrderedDict\n]R.",
+        "a pickle fills a _Global as if it were a dict": b"\x80\x02ctorch\nFloatStorage\n}b.",
+        "a pickle fills a dict as if it were a list": b"\x80\x02}Na.",
+        "damaged": b"\x80\x02}",
+        "truncated or damaged": b"\x80\x02.",
+        "is truncated or damaged": b"\x80\x02h\x07.",
+        "truncated or": b"\x80\x04\x8d" + struct.pack("<Q", 2**62) + b"x.",
+        "no tensor of this PyTorch": b"\x80\x02}r\xff\xff\xff\xff.",
     }
-    for content in calls.values():
+    for message, content in calls.items():
         for file in (
             write_torch_zip(tmp_path / "net.pth", content),
             write_legacy_stream(tmp_path / "old.pth", content, {}),
         ):
-            with pytest.raises(ValueError, match=f"{file.name}"):
+            with pytest.raises(ValueError, match=f"{file.name}.*{message}"):
                 linear_cnn.load_first_layer(file)
     assert not ran.path.exists()
 
@@ -609,34 +880,81 @@ def test_containers_that_hold_themselves(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("offset", "shape", "strides"),
-    [(130, (5, 3, 3, 3), (27, 9, 3, 1)), (-1, (5, 3, 3, 3), (27, 9, 3, 1)), (0, (5, 3, 3, 3), (60, 9, 3, 1)),
-     (0, (5, 3, 3, 3), (-27, 9, 3, 1)), (0, (2**20, 3, 3, 3), (0, 0, 0, 0)), (0, (5, 3, 3, 3), (27, 9, 3))],
+    ("offset", "shape", "strides", "message"),
+    [(130, (5, 3, 3, 3), (27, 9, 3, 1), "outside of its storage"),
+     (3, (5, 3, 3, 3), (27, 9, 3, 1), "outside of its storage"),
+     (0, (5, 3, 3, 3), (60, 9, 3, 1), "outside of its storage"),
+     (0, (5, 3, 3, 3), (27, 9, 3), "damaged"),
+     (0, (2**20, 3, 3, 3), (0, 0, 0, 0), "no tensor of this"),
+     (-1, (5, 3, 3, 3), (27, 9, 3, 1), "a tensor that cannot be"),
+     (0, (5, 3, 3, 3), (-27, 9, 3, 1), "a tensor that cannot be"),
+     (0, (5, 3, -3, -3), (27, 9, 3, 1), "a tensor that cannot be"),
+     (0, (5.0, 3, 3, 3), (27, 9, 3, 1), "a tensor that cannot be")],
 )  # fmt: skip
 @pytest.mark.parametrize("legacy", [False, True])
-def test_tensors_outside_of_their_storage(tmp_path, legacy, offset, shape, strides):
+def test_tensors_outside_of_their_storage(tmp_path, legacy, offset, shape, strides, message):
     identifier = ("storage", sys.modules["torch"].FloatStorage, "0", "cpu", 137, *([None] if legacy else []))
     view = Called(sys.modules["torch._utils"]._rebuild_tensor_v2, Persistent(*identifier), offset, shape, strides)
     write = write_legacy_stream if legacy else write_torch_zip
     file = write(tmp_path / "net.pth", pickled({NAME: view}), {"0": np.zeros(137, np.float32)})
-    with pytest.raises(ValueError, match=r"net.pth"):
+    with pytest.raises(ValueError, match=f"net.pth.*{message}"):
         linear_cnn.load_first_layer(file)
 
 
-def test_storages_of_another_size_than_described(tmp_path):
-    content, storages = described({NAME: OIHW, **OTHERS})
-    storages["1"] = storages["1"][:-1]  # of a bias, which is not read
-    with pytest.raises(ValueError, match=r"storage 1 has 24 bytes, not 7 numbers"):
+@pytest.mark.parametrize(("change", "size"), [(-1, 24), (1, 32)])
+def test_storages_of_another_size_than_described(tmp_path, change, size):
+    content, storages = described({NAME: OIHW, **OTHERS}, legacy=True)
+    storages["1"] = np.zeros(7 + change, np.float32)  # of a bias, which is not read
+    with pytest.raises(ValueError, match="the data of storage 1 is not whole"):
+        linear_cnn.load_first_layer(write_legacy_stream(tmp_path / "old.pth", pickled(content), storages))
+    with pytest.raises(ValueError, match=rf"storage 1 has {size} bytes, not 7 numbers"):
+        linear_cnn.load_first_layer(write_torch_zip(tmp_path / "net.pth", pickled(content), storages))
+    del storages["1"]
+    with pytest.raises(ValueError, match=r"damaged.*the data of a storage is missing"):
+        linear_cnn.load_first_layer(write_legacy_stream(tmp_path / "old.pth", pickled(content), storages))
+    with pytest.raises(ValueError, match=r"damaged.*net/data/1"):
         linear_cnn.load_first_layer(write_torch_zip(tmp_path / "net.pth", pickled(content), storages))
 
 
-def test_storages_that_are_parts_of_others_are_refused(tmp_path):
-    identifier = ("storage", sys.modules["torch"].FloatStorage, "0", "cpu", 135, ("1", 0, 135))
+def view_of(*identifier):
     arguments = (Persistent(*identifier), 0, (5, 3, 3, 3), (27, 9, 3, 1))
-    view = Called(sys.modules["torch._utils"]._rebuild_tensor_v2, *arguments)
-    file = write_legacy_stream(tmp_path / "net.pth", pickled({NAME: view}), {"0": OIHW.ravel()})
-    with pytest.raises(ValueError, match=r"'storage' in an unknown way"):
-        linear_cnn.load_first_layer(file)
+    return Called(sys.modules["torch._utils"]._rebuild_tensor_v2, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "count", "rest"),
+    [
+        ("storage", "0", 135, [("1", 0, 135)]),  # a part of another
+        ("module", "0", 135, []),
+        ("storage", 0, 135, []),
+        ("storage", "0", 135.0, []),
+    ],
+)
+def test_storages_that_are_described_in_another_way_are_refused(tmp_path, kind, key, count, rest):
+    content = pickled({NAME: view_of(kind, sys.modules["torch"].FloatStorage, key, "cpu", count, *rest)})
+    for write in (write_legacy_stream, write_torch_zip):
+        file = write(tmp_path / "net.pth", content, {"0": OIHW.ravel()})
+        with pytest.raises(ValueError, match=rf"'{kind}' in an unknown way"):
+            linear_cnn.load_first_layer(file)
+
+
+def test_storages_that_are_described_twice_are_refused(tmp_path):
+    torch = sys.modules["torch"]
+    views = {NAME: view_of("storage", torch.FloatStorage, "0", "cpu", 135),
+             "again": view_of("storage", torch.IntStorage, "0", "cpu", 135)}  # fmt: skip
+    for write in (write_legacy_stream, write_torch_zip):
+        file = write(tmp_path / "net.pth", pickled(views), {"0": OIHW.ravel()})
+        with pytest.raises(ValueError, match="storage 0 is described twice"):
+            linear_cnn.load_first_layer(file, NAME)
+
+
+def test_pickles_that_are_far_too_large_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("linear_cnn.weight_files._LARGEST_PICKLE", 1000)
+    content, storages = described({NAME: OIHW})
+    with pytest.raises(ValueError, match=r"net/data.pkl is far too large"):
+        linear_cnn.load_first_layer(write_torch_zip(tmp_path / "net.pth", pickled([content, "x" * 1000]), storages))
+    file = write_torch_zip(tmp_path / "net.pth", pickled(content), storages)
+    np.testing.assert_array_equal(linear_cnn.load_first_layer(file).kernel, HWIO)
 
 
 def test_big_endian_files_of_torch(tmp_path):
