@@ -5,13 +5,15 @@
 Each measurement is a fresh process on the CPU that loads the images, imports everything, and only then starts the
 clock: the first call (with JAX's compilation, of which no cache is used), the second call, and the peak of the resident
 memory during the first call above its level before. Peer and ours take turns. Peers that are not installed are left
-out, with a word on how to install them. Writes <out>/benchmark/summary.json.
+out, with a word on how to install them. Writes <out>/benchmark/summary.json, or with --only a file of its own beside
+it.
 """
 
 import gc
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -308,7 +310,9 @@ def main(settings: Settings) -> None:
         },
         "rows": results,
     }
-    store.write_json(folder / "summary.json", summary)
+    # Rows that were chosen must not take the place of all.
+    part = "" if settings.only is None else "_" + re.sub("[^A-Za-z0-9]+", "_", settings.only).strip("_")
+    store.write_json(folder / f"summary{part}.json", summary)
     print(table(results))
     if host["load"] > host["cores"] / 4:
         print(f"The machine was busy (load {host['load']:.1f} on {host['cores']} cores): the times are too long.")

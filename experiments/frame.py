@@ -64,18 +64,32 @@ def run(
     table: Callable[[dict[str, Any]], Table],
 ) -> None:
     """Compute, save, draw and print; with `settings.redraw` draw and print from what was saved."""
-    folder = store.prepare_folder(inputs.folder(settings.out, name, settings.dataset))
+    folder = inputs.folder(settings.out, name, settings.dataset)
     if settings.redraw:
-        arrays = store.read_arrays(folder / "arrays.npz")
+        arrays = saved_arrays(folder)
         found = summary(arrays)
         draw_in_style(draw, folder, arrays)
     else:
+        store.prepare_folder(folder)
         started = time.perf_counter()
         arrays = compute(settings)
         found = summary(arrays)
         write(folder, settings, arrays, found, draw, time.perf_counter() - started)
     print(text(table(found), found))
     print(f"written to {folder}")
+
+
+def saved_arrays(folder: Path) -> Arrays:
+    """The arrays of the results in a folder, for --redraw.
+
+    Raises:
+      FileNotFoundError: there are none; it names the data sets of which there are. ValueError: they are damaged.
+    """
+    remedy = "run the experiment again without --redraw"
+    others = sorted(path.parent.name for path in folder.parent.glob("*/arrays.npz"))
+    if others:
+        remedy += f", or name what there are results of with --dataset: {', '.join(others)}"
+    return store.read_arrays(folder / "arrays.npz", remedy)
 
 
 def write(

@@ -138,8 +138,8 @@ class Settings:
     """What every experiment on trained networks lets its user choose; what is None is the preset's."""
 
     preset: Literal["smoke", "cpu", "paper"] = "cpu"
-    """smoke: photographs, tiny networks, seconds; cpu: 2,000 images of CIFAR-10 for 2 cores; paper: all of it, for an
-    accelerator."""
+    """Decides every setting whose default is None. smoke: photographs, tiny networks, seconds; cpu: 2000 images of
+    CIFAR-10 for 2 cores; paper: all of it, for an accelerator."""
     dataset: str | None = None
     """photographs, cifar10, cifar100, fashion_mnist, a folder of class folders, or an .npz file."""
     data_dir: Path | None = None

@@ -129,7 +129,7 @@ def summary(arrays: Arrays) -> dict[str, Any]:
 
 
 def draw(folder: Path, arrays: Arrays) -> None:
-    """The trained profile and the formula, with and without the factor, for each component and factor."""
+    """The trained profile and the formula, with the factor in its variance, for each component and factor."""
     names = networks.names(arrays)
     factors = len({networks.config(arrays, name)["scaled_component"][1] for name in names} - {1.0})
     rows = (len(names) - 1) // factors

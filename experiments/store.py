@@ -65,7 +65,7 @@ def read_json(path: Path, remedy: str) -> Any:
         raise ValueError(f"{path} is damaged ({error}); {remedy}.") from error
 
 
-def read_arrays(path: Path, remedy: str = "run the experiment again without --redraw") -> dict[str, np.ndarray]:
+def read_arrays(path: Path, remedy: str = "run the experiment again") -> dict[str, np.ndarray]:
     """Read the arrays of a run.
 
     Raises:

@@ -6,7 +6,7 @@
 Trains the Flax model by automatic differentiation and optax: single runs that must follow the exact form to rounding,
 and ensembles of seeds that must follow the expected form and, where its assumption holds, Theorem 4.2 of the
 paper. Writes <out>/theory_vs_simulation/<dataset>/{config.json, arrays.npz, summary.json, *.png, *.pdf}.
-On the photographs the default takes two to three minutes on 2 cores, 1,024 seeds take about seven.
+On the photographs the default takes two to three minutes on 2 cores, 1,024 seeds about seven.
 """
 
 import itertools
@@ -85,15 +85,16 @@ class Settings(frame.Settings):
 
 
 def main(settings: Settings) -> None:
-    """Run the experiment, or draw its figures again."""
+    """Theorems 4.2 and 4.3 of the paper and the exact form, against linear CNNs that are trained here."""
     check(settings)
-    folder = store.prepare_folder(inputs.folder(settings.out, NAME, settings.dataset))
+    folder = inputs.folder(settings.out, NAME, settings.dataset)
     if settings.redraw:
-        arrays = store.read_arrays(folder / "arrays.npz")
+        arrays = frame.saved_arrays(folder)
         draw(folder, arrays)
         print(table(judge(arrays)))
         print(f"figures drawn again in {folder}")
         return
+    store.prepare_folder(folder)
     started = time.perf_counter()
     arrays, seconds = compute(settings)
     checks = judge(arrays)

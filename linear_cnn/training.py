@@ -211,6 +211,9 @@ class _State:
 def _start(program: _Program, shape: jax.ShapeDtypeStruct, key: jax.Array) -> _State:
     """The state before step 0 of a run on images of that shape."""
     init_key, order_key = jax.random.split(key)
+    if isinstance(program.init, nnx.Module) or not callable(program.init):
+        kind = type(program.init).__name__
+        raise TypeError(f"init must be a function key -> network, got a {kind}; pass one that makes it, from the key.")
     network = program.init(init_key)
     if not isinstance(network, nnx.Module):
         raise TypeError(f"init must return a flax.nnx.Module, got {type(network).__name__}.")

@@ -103,6 +103,16 @@ def test_redraw_uses_the_arrays_alone(folder: Path, monkeypatch: pytest.MonkeyPa
 def test_redraw_without_results(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="without --redraw"):
         theory_vs_simulation.main(Settings(out=tmp_path, redraw=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_redraw_of_another_data_set_names_those_with_results(tmp_path: Path) -> None:
+    for dataset in ("cifar10", "mine"):
+        (tmp_path / "iterations" / dataset).mkdir(parents=True)
+        store.write_arrays(tmp_path / "iterations" / dataset / "arrays.npz", {"a": 1})
+    with pytest.raises(FileNotFoundError, match=r"without --redraw, or .* with --dataset: cifar10, mine\.$"):
+        iterations.main(iterations.Settings(out=tmp_path, redraw=True))
+    assert {path.name for path in (tmp_path / "iterations").iterdir()} == {"cifar10", "mine"}
 
 
 def test_redraw_of_damaged_arrays(tmp_path: Path, folder: Path) -> None:

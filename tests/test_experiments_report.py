@@ -168,7 +168,7 @@ def test_missing_experiments_are_named_with_their_command(out: Path, capsys) -> 
     for name in absent:
         assert f"python -m experiments {name} " in text
         assert f"{name} is missing: python -m experiments {name} " in printed
-    assert "python -m experiments label_correlation --dataset cifar10 --images 5000 --out" in text
+    assert "python -m experiments label_correlation --dataset cifar10 --out" in text
     assert "python -m experiments formula_fit --preset cpu --out" in text
     assert "experiments iterations" not in text
     assert "python -m experiments all --preset cpu" in text

@@ -394,5 +394,8 @@ def test_the_network_needs_its_first_layer():
 def test_init_must_return_a_module():
     with pytest.raises(TypeError, match=r"init must return a flax\.nnx\.Module"):
         train_linear(lambda key: jnp.zeros(3))
+    for network in (linear(jax.random.key(0)), "LinearCNN"):
+        with pytest.raises(TypeError, match=r"init must be a function key -> network, got a (LinearCNN|str); pass one"):
+            train_linear(network)
     with pytest.raises(ValueError, match="smaller than the kernel"):
         train_linear(linear, IMAGES[:, :1])

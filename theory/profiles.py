@@ -35,7 +35,8 @@ def energy_profile(kernel: Any, components: Any) -> jax.Array:
     if u.ndim != 2 or u.shape[0] != w.shape[-2]:
         raise ValueError(
             f"components must have shape (d, p) with d = kh*kw*C = {w.shape[-2]} for a kernel of shape "
-            f"{np.shape(kernel)}, got {u.shape}; take them from patches of the kernel's size."
+            f"{np.shape(kernel)}, got {u.shape}; take them from patches of the kernel's size, and "
+            "bring PyTorch's filters (K, C, kh, kw) into Flax's order by transpose(2, 3, 1, 0)."
         )
     return _energy_profile(w, u)
 
