@@ -74,20 +74,24 @@ def compute(settings: Any) -> Arrays:
     distances = range(settings.largest_distance + 1)
     theory.cross_moments(data.images[:1], runs.KERNEL_SIZE, distances)  # are the images that large?
     arrays = networks.measure(named, settings)
+    shape = arrays["base/conv1"].shape[2:]
+    spectrum = theory.patch_spectrum(data.images, shape[:2])
+    of_runs: dict[str, Any] = {}
     for name in named:
         arrays |= networks.fits(arrays, name)
-    conv1 = arrays["base/conv1"].astype(np.float64)
-    shape = conv1.shape[2:]
-    spectrum = theory.patch_spectrum(data.images, shape[:2])
+        conv1 = arrays[f"{name}/conv1"].astype(np.float64)
+        of_runs[f"{name}/curve/change"] = conv1[:, -1] - conv1[:, 0]
+        fitted = arrays[f"{name}/fit/change/profile"][:, -1]
+        of_runs[f"{name}/curve/formula"] = theory.filters_with_profile(fitted, spectrum)
     key = jax.random.fold_in(jax.random.key(settings.seed), 2)
     random = np.asarray(jax.random.normal(key, (BANKS, *shape)), np.float64)
     fitted = arrays["base/fit/change/profile"][:, -1]
     corrected = np.concatenate([arrays["base/change"][:, -1, :1], fitted[:, 1:]], axis=1)
     banks = {
         "random": random,
-        "weights": conv1[:, -1],
-        "change": conv1[:, -1] - conv1[:, 0],
-        "formula": theory.filters_with_profile(fitted, spectrum),
+        "weights": arrays["base/conv1"][:, -1].astype(np.float64),
+        "change": of_runs["base/curve/change"],
+        "formula": of_runs["base/curve/formula"],
         "corrected": theory.filters_with_profile(corrected, spectrum),
         "whitening": theory.filters_with_profile(theory.whitening_profile(spectrum.variance), spectrum)[None],
     }
@@ -100,11 +104,7 @@ def compute(settings: Any) -> Arrays:
         }
         arrays[f"{convention}/rgb"] = np.asarray(theory.autocorrelation(np.eye(shape[2])[None, None], pixels))[None]
         if convention == OURS:
-            for name in named:
-                change = arrays[f"{name}/conv1"][:, -1].astype(np.float64) - arrays[f"{name}/conv1"][:, 0]
-                formula = theory.filters_with_profile(arrays[f"{name}/fit/change/profile"][:, -1], spectrum)
-                for curve, bank in (("change", change), ("formula", formula)):
-                    arrays[f"{name}/curve/{curve}"] = np.asarray(theory.autocorrelation(bank, moments))
+            arrays |= {name: np.asarray(theory.autocorrelation(bank, moments)) for name, bank in of_runs.items()}
     return arrays
 
 

@@ -49,8 +49,10 @@ def convolution(
     """
     if jax.default_backend() == "cpu":
         return patch_convolution(lhs, rhs, window_strides, padding, **options)
-    settings = _settings(lhs, rhs, window_strides, padding, **options)
-    return _unless_mapped(partial(_by_xla, settings=settings), lambda *arrays: _convolve(*arrays, settings))(lhs, rhs)
+    given = {"window_strides": window_strides, "padding": padding, "dimension_numbers": NHWC} | options
+    by_patches = partial(patch_convolution, **given)
+    jax.eval_shape(by_patches, lhs, rhs)  # what is refused on one backend is refused on all
+    return _unless_mapped(partial(lax.conv_general_dilated, **given), by_patches)(lhs, rhs)
 
 
 def patch_convolution(
@@ -94,38 +96,6 @@ def patch_convolution(
       NotImplementedError: dilation, groups, a sharding or another layout were asked for.
       ValueError: images with other channels than the filters, or smaller than these, padding included.
     """
-    settings = _settings(
-        lhs,
-        rhs,
-        window_strides,
-        padding,
-        lhs_dilation=lhs_dilation,
-        rhs_dilation=rhs_dilation,
-        dimension_numbers=dimension_numbers,
-        feature_group_count=feature_group_count,
-        batch_group_count=batch_group_count,
-        precision=precision,
-        preferred_element_type=preferred_element_type,
-        out_sharding=out_sharding,
-    )
-    return _convolve(lhs, rhs, settings)
-
-
-def _settings(
-    lhs: jax.Array,
-    rhs: jax.Array,
-    window_strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
-    *,
-    lhs_dilation: Sequence[int] | None = None,
-    rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: Any = NHWC,
-    feature_group_count: int = 1,
-    batch_group_count: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
-    out_sharding: Any = None,
-) -> _Settings:
     dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
     grouped = feature_group_count != 1 or batch_group_count != 1
     if dilated or grouped or dimension_numbers != NHWC or out_sharding is not None:
@@ -145,19 +115,7 @@ def _settings(
     down, right = window_strides
     (top, bottom), (left, right_pad) = padding
     pads = ((top, bottom), (left, right_pad))
-    return _Settings((down, right), pads, False, precision, preferred_element_type)
-
-
-def _by_xla(images: jax.Array, filters: jax.Array, *, settings: _Settings) -> jax.Array:
-    return lax.conv_general_dilated(
-        images,
-        filters,
-        settings.strides,
-        settings.pads,
-        dimension_numbers=NHWC,
-        precision=settings.precision,
-        preferred_element_type=settings.preferred_element_type,
-    )
+    return _convolve(lhs, rhs, _Settings((down, right), pads, False, precision, preferred_element_type))
 
 
 def _unless_mapped(plain: Callable[..., Any], mapped: Callable[..., Any]) -> Callable[..., Any]:
