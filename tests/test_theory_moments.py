@@ -410,6 +410,21 @@ def test_bad_images(error, message, images):
         mean_patch_moments(images, np.ones(np.shape(images)[:1] or 3), 2)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 6, 6), (2, 1, 5, 5)])
+def test_images_that_seem_to_have_their_channels_first(shape):
+    images = np.random.default_rng(0).normal(size=shape)
+    with pytest.warns(UserWarning, match=rf"{shape[1]} x {shape[2]} pixels with {shape[3]} channels; .*moveaxis"):
+        found = patch_moments(images, 1)
+    assert found.mean.shape == shape[3:]  # read as they are
+    with pytest.warns(UserWarning, match="channels first"):
+        mean_patch_moments(images, np.ones(2), 1)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 3, 3), (2, 1, 4, 4), (2, 3, 6, 5), (2, 2, 6, 6), (2, 6, 6, 3)])
+def test_images_that_need_no_warning(shape):
+    patch_moments(np.ones(shape), 1)  # warnings are errors here
+
+
 def test_the_values_of_traced_images_are_not_checked():
     assert np.isnan(jax.jit(lambda images: patch_moments(images, 2))(HOLES).mean).any()
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -124,12 +125,22 @@ def check_finite(name: str, value: Any) -> None:
 
 
 def check_images(images: Any) -> None:
-    """Raise unless images are floating-point numbers of shape (N, H, W, C), N > 0; their values are not looked at."""
+    """Raise unless images are floating-point numbers of shape (N, H, W, C), N > 0; their values are not looked at.
+
+    Warns of shapes that are hardly ever meant, such as (N, 3, 32, 32).
+    """
     shape = images.shape if hasattr(images, "shape") else np.shape(images)
     if len(shape) != 4 or 0 in shape:
         raise ValueError(
             f"images must have shape (N, H, W, C) with no empty axis, got {shape}; "
             "a single image is images[None], a grey one images[..., None]."
+        )
+    _, height, width, channels = shape
+    if height in (1, 3) and width == channels > 4:
+        warnings.warn(
+            f"images of shape {shape} are read as {height} x {width} pixels with {channels} channels; if they have "
+            "their channels first, as PyTorch's do, bring them into order by numpy.moveaxis(images, 1, -1).",
+            stacklevel=2,
         )
     dtype = jnp.asarray(images).dtype if not hasattr(images, "dtype") else images.dtype
     if not jnp.issubdtype(dtype, jnp.floating):
