@@ -67,7 +67,7 @@ def compute(settings: Any) -> Arrays:
     """The runs of `networks.several_runs`, "distances" (D,), and curves, each (banks, D).
 
     By "<convention>/" the curves of TITLES, for the run "base". Of all runs, by our convention, "<run>/curve/change"
-    and "<run>/curve/formula".
+    and "<run>/curve/formula", each (networks, R - 1, D), at every record but the first, where nothing has changed.
     """
     named = networks.several_runs(settings)
     data = runs.load(named["base"], settings.data_dir)
@@ -80,8 +80,8 @@ def compute(settings: Any) -> Arrays:
     for name in named:
         arrays |= networks.fits(arrays, name)
         conv1 = arrays[f"{name}/conv1"].astype(np.float64)
-        of_runs[f"{name}/curve/change"] = conv1[:, -1] - conv1[:, 0]
-        fitted = arrays[f"{name}/fit/change/profile"][:, -1]
+        of_runs[f"{name}/curve/change"] = conv1[:, 1:] - conv1[:, :1]
+        fitted = arrays[f"{name}/fit/change/profile"][:, 1:]
         of_runs[f"{name}/curve/formula"] = theory.filters_with_profile(fitted, spectrum)
     key = jax.random.fold_in(jax.random.key(settings.seed), 2)
     random = np.asarray(jax.random.normal(key, (BANKS, *shape)), np.float64)
@@ -90,8 +90,8 @@ def compute(settings: Any) -> Arrays:
     banks = {
         "random": random,
         "weights": arrays["base/conv1"][:, -1].astype(np.float64),
-        "change": of_runs["base/curve/change"],
-        "formula": of_runs["base/curve/formula"],
+        "change": of_runs["base/curve/change"][:, -1],
+        "formula": of_runs["base/curve/formula"][:, -1],
         "corrected": theory.filters_with_profile(corrected, spectrum),
         "whitening": theory.filters_with_profile(theory.whitening_profile(spectrum.variance), spectrum)[None],
     }
@@ -109,8 +109,23 @@ def compute(settings: Any) -> Arrays:
 
 
 def differences(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Closed form at its fitted time minus trained change, for each run, (networks, D)."""
+    """Closed form at its fitted time minus trained change, for each run, (networks, R - 1, D)."""
     return {name: arrays[f"{name}/curve/formula"] - arrays[f"{name}/curve/change"] for name in networks.names(arrays)}
+
+
+def course(difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Over training, the largest difference of the mean over networks at any distance, and its standard error there.
+
+    Args:
+      difference: (networks, R - 1, D).
+
+    Returns:
+      both (R - 1,); the second NaN for a single network.
+    """
+    mean, count = difference.mean(axis=0), len(difference)
+    at = np.arange(len(mean)), np.abs(mean).argmax(axis=1)
+    error = difference.std(axis=0, ddof=1)[at] / np.sqrt(count) if count > 1 else np.full(len(mean), np.nan)
+    return np.abs(mean[at]), error
 
 
 def conventions(data: runs.Data) -> dict[str, tuple[np.ndarray, bool]]:
@@ -144,7 +159,7 @@ def summary(arrays: Arrays) -> dict[str, Any]:
         for name, title in (TITLES | PARTS).items()
     ]
     results += [
-        row(f"{TITLES[curve]}, {titles[run]}", OURS, arrays[f"{run}/curve/{curve}"])
+        row(f"{TITLES[curve]}, {titles[run]}", OURS, arrays[f"{run}/curve/{curve}"][:, -1])
         for run in titles
         if run != "base"
         for curve in ("change", "formula")
@@ -166,15 +181,26 @@ def summary(arrays: Arrays) -> dict[str, Any]:
             (np.minimum(mean["change"], mean["weights"]) - mean["whitening"])[far].min(), above=0,
         ),
     ]  # fmt: skip
+    courses = []
     for name, difference in differences(arrays).items():
+        largest, error = course(difference)
         title = f"closed form at its fitted time against the trained change: largest difference, {titles[name]}"
-        checks.append(networks.check(title, np.abs(difference.mean(axis=0)).max(), at_most=CLOSE))
-    return networks.summarize(arrays, results, checks)
+        checks.append(networks.check(title, largest[-1], at_most=CLOSE))
+        courses.append(
+            {
+                "run": titles[name],
+                "epochs": arrays[f"{name}/epochs"][1:].tolist(),
+                "training_accuracy": networks.finite(arrays[f"{name}/accuracy"][:, 1:].mean(axis=0)),
+                "largest_difference": networks.finite(largest),
+                "standard_error": networks.finite(error),
+            }
+        )
+    return networks.summarize(arrays, results, checks) | {"closed_form_over_training": courses}
 
 
 def draw(folder: Path, arrays: Arrays) -> None:
-    """Left: our convention. Middle: closed form against trained layers. Right: left's curves under all conventions."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 5.4))
+    """Above, our convention and others. Below, closed form against trained layers, at the end and over training."""
+    figure, ((left, right), (middle, last)) = plt.subplots(2, 2, figsize=(11, 11))
     distances = arrays["distances"]
     lines = {"rgb": "-.", "formula": "--", "whitening": "--"}
     colours = {
@@ -204,13 +230,24 @@ def draw(folder: Path, arrays: Arrays) -> None:
     titles = networks.titles(arrays)
     for (name, difference), colour in zip(differences(arrays).items(), figures.COLOURS, strict=False):
         title = f"{titles[name]}: mean ± s.d."
-        figures.band(middle, distances, difference, colour, marker="o", markersize=3, label=title)
+        figures.band(middle, distances, difference[:, -1], colour, marker="o", markersize=3, label=title)
+        accuracy = arrays[f"{name}/accuracy"][:, 1:].mean(axis=0)
+        largest, error = course(difference)
+        error = None if np.isnan(error).any() else error
+        last.errorbar(accuracy, largest, error, color=colour, marker="o", markersize=3, capsize=2, label=titles[name])
     for bound in (-CLOSE, CLOSE):
         middle.axhline(
             bound, color="black", linestyle="--", linewidth=0.8, label=None if bound < 0 else "bound of the mean"
         )
     middle.set(title="Closed form at its fitted time - trained change", ylabel="difference of autocorrelations")
     figures.legend_below(middle)
+    last.axhline(CLOSE, color="black", linestyle="--", linewidth=0.8, label="bound at the end of training")
+    last.set(
+        title="Over training: their largest difference at any distance",
+        xlabel="training accuracy (mean over networks)",
+        ylabel="largest difference of means, ± standard error",
+    )
+    figures.legend_below(last)
     names = _conventions_in(arrays)
     for convention, line in zip(names, CONVENTION_LINES, strict=True):
         for name in ("rgb", "change", "whitening"):
@@ -225,8 +262,9 @@ def draw(folder: Path, arrays: Arrays) -> None:
     ]
     right.set(title="Three conventions")
     right.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8)
-    for axis in (left, middle, right):
+    for axis in (left, middle, right, last):
         axis.axhline(0, color="black", linewidth=0.6)
+    for axis in (left, middle, right):
         axis.set(xlabel="distance (pixels)")
     lowest = min(left.get_ylim()[0], right.get_ylim()[0])
     for axis in (left, right):

@@ -162,11 +162,13 @@ def test_autocorrelation_of_the_trained_layer_measured_by_convolution(out: Path)
 def test_the_closed_form_is_held_against_every_network(out: Path) -> None:
     arrays = store.read_arrays(out / "decorrelation" / "photographs" / "arrays.npz")
     for curve in ("change", "formula"):
-        np.testing.assert_array_equal(arrays[f"base/curve/{curve}"], arrays[f"{decorrelation.OURS}/{curve}"])
+        last = arrays[f"base/curve/{curve}"][:, -1]
+        np.testing.assert_allclose(last, arrays[f"{decorrelation.OURS}/{curve}"], rtol=0, atol=1e-12)
     images = runs.load(networks.base_run(networks.resolve(decorrelation.Settings(preset="smoke", out=out)))).images
     spectrum, moments = theory.patch_spectrum(images, 3), theory.cross_moments(images, 3, range(16))
     for name in ("base_8", "other"):
-        change = arrays[f"{name}/conv1"][:, -1].astype(np.float64) - arrays[f"{name}/conv1"][:, 0]
+        weights = arrays[f"{name}/conv1"].astype(np.float64)
+        change = weights[:, 1:] - weights[:, :1]
         fit = theory.fit_profile(theory.energy_profile(change, spectrum.components), spectrum.variance)
         formula = theory.filters_with_profile(fit.profile, spectrum)
         for curve, filters in (("change", change), ("formula", formula)):
@@ -279,8 +281,10 @@ def fake_decorrelation() -> dict[str, np.ndarray]:
     other = CONFIG["network"] | {"name": "ResNet", "depth": 18}
     arrays = fake_run("base", 0, (0, 1, 2)) | fake_run("other", 1, (0, 1, 2), network=other) | {"distances": distances}
     for name, rate in (("base", 0.18), ("other", 0.16)):
-        arrays[f"{name}/curve/change"] = np.exp(-0.17 * distances)[None] * [[0.99], [1], [1.01]]
-        arrays[f"{name}/curve/formula"] = np.exp(-rate * distances)[None] * [[1], [1], [1]]
+        change = np.exp(-0.17 * distances) * [[0.99], [1], [1.01]]
+        formula = np.exp(-rate * distances) * [[1], [1], [1]]
+        arrays[f"{name}/curve/change"] = np.stack([change, change], axis=1)
+        arrays[f"{name}/curve/formula"] = np.stack([change * 0.9, formula], axis=1)
     rates = {
         "rgb": 0.1,
         "random": 0.11,
@@ -482,11 +486,11 @@ def test_checks_of_the_autocorrelation(seed: int) -> None:
     random = np.random.default_rng(seed)
     arrays |= {f"{OURS}/{name}": random.normal(size=(3, 16)) for name in decorrelation.TITLES}
     of_runs = list(itertools.product(("base", "other"), ("change", "formula")))
-    arrays |= {f"{run}/curve/{curve}": random.normal(size=(3, 16)) for run, curve in of_runs}
+    arrays |= {f"{run}/curve/{curve}": random.normal(size=(3, 2, 16)) for run, curve in of_runs}
     rgb, banks, weights, change, whitening = (
         arrays[f"{OURS}/{name}"].mean(axis=0) for name in ("rgb", "random", "weights", "change", "whitening")
     )
-    curves = {place: arrays["{}/curve/{}".format(*place)].mean(axis=0) for place in of_runs}
+    curves = {place: arrays["{}/curve/{}".format(*place)][:, -1].mean(axis=0) for place in of_runs}
     far = range(2, 16)
     expected = [
         max(abs(rgb[d] - banks[d]) for d in far),
@@ -506,7 +510,7 @@ def test_rows_of_the_autocorrelation(largest: int, shown: list[int]) -> None:
     arrays = fake_decorrelation()
     for number, key in enumerate(arrays):
         if "/curve/" in key or not key.startswith(("base/", "other/", "distances")):
-            arrays[key] = np.concatenate([arrays[key], arrays[key] / (2 + number)])[:, : largest + 1]
+            arrays[key] = np.concatenate([arrays[key], arrays[key] / (2 + number)])[..., : largest + 1]
     arrays["distances"] = np.arange(largest + 1)
     summary = decorrelation.summary(arrays)
     rows, names = summary["results"], decorrelation.TITLES | decorrelation.PARTS
@@ -522,10 +526,33 @@ def test_rows_of_the_autocorrelation(largest: int, shown: list[int]) -> None:
     for row, (key, convention, title, paper) in zip(rows, places, strict=True):
         found = (row["convention"], row["curve"], row["distances"], row["paper"])
         assert found == (convention, title, shown, paper)
-        expected = arrays[key][:, shown].mean(axis=0)
+        values = arrays[key][:, -1] if "/curve/" in key else arrays[key]
+        expected = values[:, shown].mean(axis=0)
         assert [cell["mean"] for cell in row["autocorrelation"]] == pytest.approx(expected)
     columns = decorrelation.table(summary).columns
     assert columns["at 5"] == [networks.number(row["autocorrelation"][2]) for row in rows]
+
+
+def test_the_closed_form_over_training() -> None:
+    """Of the mean over networks, where it is largest, with the standard error there; and for one network none."""
+    arrays = fake_decorrelation()
+    arrays |= {"distances": np.arange(3), "base/curve/change": np.zeros((3, 2, 3))}
+    arrays["base/curve/formula"] = np.array(
+        [[[0.3, -0.1, 0], [0, 0.2, 0.5]], [[-0.3, -0.2, 0], [0, 0, 0.2]], [[0.3, -0.6, 0], [0, 0.1, 0.2]]]
+    )
+    arrays["base/accuracy"] = np.array([[0.1, 0.5, 0.9], [0.1, 0.6, 1], [0.1, 0.4, 0.8]])
+    for name in ("change", "formula"):
+        arrays[f"other/curve/{name}"] = arrays[f"base/curve/{name}"][:1]
+    for key in [key for key in arrays if "/" in key and "curve" not in key and arrays[key].shape[-1:] == (16,)]:
+        arrays[key] = arrays[key][..., :3]
+    first, other = decorrelation.summary(arrays)["closed_form_over_training"]
+    assert (first["run"], first["epochs"]) == ("VGG11, 64 filters", [1, 2])
+    assert first["training_accuracy"] == pytest.approx([0.5, 0.9])
+    assert first["largest_difference"] == pytest.approx([0.3, 0.3])
+    errors = [np.std(three, ddof=1) / 3**0.5 for three in ([0.1, 0.2, 0.6], [0.5, 0.2, 0.2])]
+    assert first["standard_error"] == pytest.approx(errors)
+    assert other["largest_difference"] == pytest.approx([0.3, 0.5])
+    assert other["standard_error"] == [None, None]
 
 
 def test_conventions_of_the_autocorrelation() -> None:
