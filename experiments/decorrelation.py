@@ -233,8 +233,8 @@ def draw(folder: Path, arrays: Arrays) -> None:
         figures.band(middle, distances, difference[:, -1], colour, marker="o", markersize=3, label=title)
         accuracy = arrays[f"{name}/accuracy"][:, 1:].mean(axis=0)
         largest, error = course(difference)
-        error = None if np.isnan(error).any() else error
-        last.errorbar(accuracy, largest, error, color=colour, marker="o", markersize=3, capsize=2, label=titles[name])
+        bars = None if np.isnan(error).any() else error
+        last.errorbar(accuracy, largest, bars, color=colour, marker="o", markersize=3, capsize=2, label=titles[name])
     for bound in (-CLOSE, CLOSE):
         middle.axhline(
             bound, color="black", linestyle="--", linewidth=0.8, label=None if bound < 0 else "bound of the mean"

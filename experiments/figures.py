@@ -56,8 +56,9 @@ def epoch_axis(axis: Any, last: int) -> None:
     axis.set(xlabel="epoch", xlim=(-0.1, last * 1.1))
 
 
-def legend_below(axis: Any) -> None:
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8)
+def legend_below(axis: Any, distance: float = 0.14) -> None:
+    """A legend below the axis label, `distance` heights of the axes down."""
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -distance), fontsize=8)
 
 
 def band(axis: Any, x: np.ndarray, values: np.ndarray, colour: str, **line: Any) -> None:

@@ -1,6 +1,7 @@
 """What the experiments on trained networks share: presets and settings, their runs, and how profiles are compared.
 
-A preset gives every setting a value; what is named on the command line replaces it.
+A preset gives every setting a value; what is named on the command line replaces it. An experiment that needs other
+values than those here has them in a table of its own.
 
     smoke   photographs, tiny networks: does everything work? Seconds; the numbers mean nothing.
     cpu     2,000 images of CIFAR-10, narrow networks with a first layer of the paper's width, for 2 cores.
@@ -75,8 +76,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "other_network": "ResNet18",
         "other_epochs": 20,
         "depths": (11, 13, 16, 19),
-        "depth_seeds": (2, 2, 2, 2),
-        "depth_epochs": 30,
+        "depth_seeds": (2, 2, 1, 2),
+        "depth_epochs": 3,
         "energy_components": (1, 2, 4, 7, 10, 14, 18, 22, 27),
         "energy_seeds": 2,
         "energy_epochs": 90,
@@ -190,15 +191,20 @@ class SettingsOfSeveral(Settings):
     """Of the training of the other network."""
 
 
-def resolve(settings: Settings) -> Any:
+def resolve(settings: Settings, own: Mapping[str, Mapping[str, Any]] | None = None) -> Any:
     """The settings with what is None taken from the preset, after checking them.
+
+    Args:
+      settings: of one experiment.
+      own: by preset, what that experiment does otherwise than the others.
 
     Raises:
       ValueError: an unknown preset, or a setting that cannot work.
     """
     if settings.preset not in PRESETS:
         raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {settings.preset!r}.")
-    preset = {"store": settings.out / "runs"} | PRESETS[settings.preset]
+    changes = (own or {}).get(settings.preset, {})
+    preset = {"store": settings.out / "runs"} | PRESETS[settings.preset] | dict(changes)
     names = [field.name for field in fields(settings)]
     missing = {name: preset[name] for name in names if name in preset and getattr(settings, name) is None}
     given: Any = replace(settings, **missing)

@@ -13,6 +13,7 @@ from PIL import Image
 import linear_cnn
 import theory
 from experiments import (
+    catalogue,
     consistency,
     decorrelation,
     energy_labels,
@@ -67,7 +68,8 @@ def test_files(out: Path, name: str) -> None:
     assert settings["preset"] == "smoke"
     assert settings["images"] == networks.PRESETS["smoke"]["images"]
     summary = json.loads((folder / "summary.json").read_text(), parse_constant=lambda text: pytest.fail(text))
-    assert summary.keys() - {"slopes"} == {"results", "checks", "runs", "differs_from_paper"}
+    own = {"slopes", "slopes_over_training", "closed_form_over_training"}
+    assert summary.keys() - own == {"results", "checks", "runs", "differs_from_paper"}
     assert all(set(row) - {"paper"} == {"check", "value", "bound", "passed"} for row in summary["checks"])
     epochs = 2 if name == "frozen_first_layer" else 3
     assert f"epochs {epochs} (paper: 30)" in "\n".join(summary["differs_from_paper"])
@@ -457,7 +459,16 @@ def test_slope_of_the_gap() -> None:
     assert found["loss"]["slope"] == pytest.approx(coefficients[0])
     assert found["loss"]["standard_error"] == pytest.approx(error)
     assert found["validation_loss"]["slope"] == pytest.approx(2 * coefficients[0])
-    assert found["accuracy"]["slope"] == pytest.approx(0, abs=1e-12)
+    assert found["accuracy"] == {"slope": 0, "standard_error": 0}  # no gap at all
+    arrays["frozen/19/loss"][:, 1] += 0.4
+    changed = frozen_first_layer.summary(arrays)
+    assert changed["slopes"] == found
+    over_training = changed["slopes_over_training"]
+    assert over_training["epochs"] == [1, 2]
+    earlier = np.linalg.lstsq(design, [0] * 6 + [0.4] * 3)[0][0]
+    assert over_training["loss"]["slope"] == pytest.approx([earlier, coefficients[0]])
+    assert over_training["loss"]["standard_error"][1] == pytest.approx(error)
+    assert over_training["validation_loss"]["slope"] == pytest.approx([0, 2 * coefficients[0]], abs=1e-12)
 
 
 def test_rows_of_a_frozen_first_layer() -> None:
@@ -754,8 +765,8 @@ def test_accuracies_at_the_end() -> None:
 
 
 def test_presets_complete_every_setting(tmp_path: Path) -> None:
-    for module, preset in itertools.product(EXPERIMENTS.values(), networks.PRESETS):
-        given = networks.resolve(module.Settings(preset=preset, out=tmp_path))
+    for (name, module), preset in itertools.product(EXPERIMENTS.items(), networks.PRESETS):
+        given = catalogue.resolved(name, module.Settings(preset=preset, out=tmp_path))
         missing = [field.name for field in dataclasses.fields(given) if getattr(given, field.name) is None]
         assert set(missing) <= {"data_dir", "hold_out"}
         assert given.store == tmp_path / "runs"
@@ -769,6 +780,17 @@ def test_presets_complete_every_setting(tmp_path: Path) -> None:
     assert run.record_epochs == (1, 2, 3, 5, 7)
     assert isinstance(run.network.width, float)
     assert networks.base_run(changed, epochs=8).record_epochs == (1, 2, 3, 5, 7, 8)
+
+
+def test_an_experiment_with_a_preset_of_its_own() -> None:
+    """Its own values go before the shared ones, for that preset alone, and what the user names before both."""
+    settings = random_labels.Settings(preset="cpu", images=7)
+    given = networks.resolve(settings, {"cpu": {"images": 5, "batch_size": 3}, "smoke": {"validation": 1}})
+    assert given == dataclasses.replace(networks.resolve(settings), batch_size=3)
+    frozen = frozen_first_layer.resolve(frozen_first_layer.Settings(batch_size=9))
+    assert (frozen.images, frozen.batch_size, frozen.first_features, frozen.width) == (50_000, 9, 16, 0.25)
+    paper = frozen_first_layer.Settings(preset="paper")
+    assert frozen_first_layer.resolve(paper) == networks.resolve(paper)
 
 
 def test_runs_and_networks_of_the_settings(tmp_path: Path) -> None:
