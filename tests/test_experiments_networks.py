@@ -335,6 +335,7 @@ FAKES = {
     "spectral_scaling": fake_spectral_scaling,
 }
 OURS = decorrelation.OURS
+SLOPE = "slope of the gap in training loss at the end against depth"
 CLOSED = "closed form at its fitted time against the trained change: largest difference, "
 
 
@@ -360,6 +361,7 @@ def failing(name: str, arrays: dict[str, np.ndarray]) -> set[str]:
         ("random_labels", "true/accuracy", lambda a: a * 0, "lowest training accuracy, VGG11, 64 filters"),
         ("frozen_first_layer", "frozen/19/loss", lambda loss: loss + 0.5, "slope of the gap in training loss"),
         ("frozen_first_layer", "frozen/11/loss", lambda loss: loss - 0.5, "slope of the gap in training loss"),
+        ("frozen_first_layer", "frozen/19/loss", lambda loss: loss + 0.2, f"{SLOPE}, plus its standard error"),
         ("decorrelation", f"{OURS}/random", lambda c: c * 0.9, "RGB and random filters"),
         ("decorrelation", f"{OURS}/random", lambda c: c * 0.7, "random filters above the trained layer"),
         ("decorrelation", f"{OURS}/weights", lambda c: c + 0.2, "random filters above the trained layer"),
@@ -480,7 +482,10 @@ def test_rows_of_a_frozen_first_layer() -> None:
         for measure, times in (("loss", 1), ("validation_loss", 2), ("validation_accuracy", 0.1)):
             found = {part: row[measure][part]["mean"] for part in ("learnt", "frozen", "gap")}
             assert found == pytest.approx({"learnt": times * 0.5, "frozen": times * (0.5 + gap), "gap": times * gap})
-    assert len(summary["checks"]) == 1  # not whether training images are learnt
+    found, strict = summary["checks"]  # not whether training images are learnt
+    slope = summary["slopes"]["loss"]
+    assert found["value"] == slope["slope"] < 0
+    assert strict["value"] == pytest.approx(slope["slope"] + slope["standard_error"])
     columns = frozen_first_layer.table(summary).columns
     assert columns["network"] == ["VGG11", "VGG13", "VGG19", "slope of the gap a layer"]
     assert columns["training loss, learnt"] == ["0.500 ± 0.000"] * 3 + [""]
