@@ -6,6 +6,8 @@ its whole configuration, a checksum of the images and labels included:
     <store>/<hash>/config.json    the configuration, what the run depends on besides, and the time it took
     <store>/<hash>/arrays.npz     what was recorded
     <store>/<hash>/checkpoints/   only until the run is finished: killed at any moment, it continues from there
+
+A run of more seeds than one that is finished, and else the same, takes that one's networks over and trains the others.
 """
 
 import hashlib
@@ -13,7 +15,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -239,7 +241,7 @@ def trained(run: Run, data: Data, folder: Path, *, fresh: bool = False) -> Array
     Args:
       run, data: the run, and `load` of it.
       folder: the store.
-      fresh: throw away what the store has of this run, finished or not, and train from the start.
+      fresh: throw away what the store has of this run, finished or not, and train all networks from the start.
 
     Returns:
       "epochs" (R,) and the fields of `linear_cnn.Trajectory` that were recorded, with a leading seed axis.
@@ -254,15 +256,27 @@ def trained(run: Run, data: Data, folder: Path, *, fresh: bool = False) -> Array
         (place / "config.json").unlink(missing_ok=True)  # first: without it, what is left counts as unfinished
         shutil.rmtree(place, ignore_errors=True)
     if not (place / "config.json").exists():
-        _train(run, data, config, place)
+        _train(run, data, config, folder, None if fresh else _smaller(run, config, folder))
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
-    return _finished(run, config, place)
+    return _finished(run, config, folder)
 
 
-def _train(run: Run, data: Data, config: dict[str, Any], place: Path) -> None:
+def _smaller(run: Run, config: dict[str, Any], folder: Path) -> Run | None:
+    """Of the finished runs that differ in having fewer seeds, the largest: its networks are the first of this run."""
+    for seeds in range(run.seeds - 1, 0, -1):
+        if (folder / identifier(config | {"seeds": seeds}) / "config.json").exists():
+            return replace(run, seeds=seeds)
+    return None
+
+
+def _train(run: Run, data: Data, config: dict[str, Any], folder: Path, smaller: Run | None) -> None:
     """Train, or continue, and write what was recorded; config.json comes last and says that the run is finished."""
-    store.prepare_folder(place, "--store")
-    checkpoints = place / "checkpoints"
+    place = store.prepare_folder(folder / identifier(config), "--store")
+    first, known, known_config = 0, None, None
+    if smaller is not None:
+        first, known_config = smaller.seeds, config | {"seeds": smaller.seeds}
+        known = _finished(smaller, known_config, folder)
+    checkpoints = place / "checkpoints" / f"from_{first}"
     continued, started = checkpoints.exists(), time.perf_counter()
     per_epoch = len(data.labels) // run.batch_size
     # The experiments compute in float64, but a run does not depend on that.
@@ -272,7 +286,7 @@ def _train(run: Run, data: Data, config: dict[str, Any], place: Path) -> None:
             data.images,
             data.labels,
             optimizer=_optimizer(run.learning_rate, run.momentum, run.weight_decay),
-            keys=jax.random.split(jax.random.key(run.seed), run.seeds),
+            keys=_keys(run)[first:],
             epochs=run.epochs,
             batch_size=run.batch_size,
             record_steps=np.array(run.record_epochs) * per_epoch,
@@ -284,9 +298,23 @@ def _train(run: Run, data: Data, config: dict[str, Any], place: Path) -> None:
         )
     values = {name: getattr(trajectory, name) for name in RECORDED}
     arrays = {name: np.asarray(value) for name, value in values.items() if value is not None}
+    if known is not None:
+        arrays |= {name: np.concatenate([known[name], new]) for name, new in arrays.items() if name != "steps"}
     store.write_arrays(place / "arrays.npz", arrays | {"epochs": arrays["steps"] // per_epoch})
-    timing = {"seconds": time.perf_counter() - started, "continued_from_checkpoint": continued}
-    store.write_json(place / "config.json", {"run": config, "environment": store.environment()} | timing)
+    content = {
+        "run": config,
+        "environment": store.environment(),
+        "seconds": time.perf_counter() - started,
+        "continued_from_checkpoint": continued,
+        "first_networks_from": None if known_config is None else identifier(known_config),
+    }
+    store.write_json(place / "config.json", content)
+
+
+def _keys(run: Run) -> jax.Array:
+    """One a network; those of fewer networks are the first of those of more."""
+    with jax.threefry_partitionable(True):
+        return jax.random.split(jax.random.key(run.seed), run.seeds)
 
 
 # Cached, so that runs which differ in their data alone share a compiled program.
@@ -303,8 +331,9 @@ def _optimizer(learning_rate: float, momentum: float, weight_decay: float) -> op
     return optax.chain(optax.add_decayed_weights(weight_decay), sgd) if weight_decay else sgd
 
 
-def _finished(run: Run, config: dict[str, Any], place: Path) -> Arrays:
+def _finished(run: Run, config: dict[str, Any], folder: Path) -> Arrays:
     """The arrays of a finished run, after comparing its configuration with the one asked for."""
+    place = folder / identifier(config)
     remedy = f"train the run again with --fresh, or remove {place}"
     content = store.read_json(place / "config.json", remedy)
     found = content.get("run") if isinstance(content, dict) else None

@@ -46,7 +46,7 @@ class Training:
     def __call__(self, init, images, targets, *, keys, record_steps, checkpoint_dir, **arguments):
         self.started += 1
         self.continued += checkpoint_dir.exists()
-        checkpoint_dir.mkdir(exist_ok=True)
+        checkpoint_dir.mkdir(parents=True, exist_ok=True)
         if self.killed:
             raise KeyboardInterrupt
         self.arguments = arguments | {"images": images, "targets": targets, "keys": keys, "record_steps": record_steps}
@@ -108,6 +108,73 @@ def test_a_finished_run_is_read(run: Run, training: Training, tmp_path: Path) ->
     assert content["environment"]["versions"]["jax"]
     assert content["seconds"] > 0
     assert content["continued_from_checkpoint"] is False
+    assert content["first_networks_from"] is None
+
+
+def test_more_seeds_extend_a_run(run: Run, training: Training, tmp_path: Path) -> None:
+    """Only the networks that no finished run has are trained, and those of the largest one come first."""
+
+    def content(seeds: int) -> dict:
+        more = dataclasses.replace(run, seeds=seeds)
+        name = runs.identifier(runs.configuration(more, runs.load(more)))
+        return {"name": name} | json.loads((tmp_path / "store" / name / "config.json").read_text())
+
+    parts = {}
+    for seeds, trained_now in ((2, 2), (3, 1), (7, 4)):
+        arrays = trained(dataclasses.replace(run, seeds=seeds), tmp_path / "store")
+        keys = jax.random.key_data(jax.random.split(jax.random.key(run.seed), seeds))
+        np.testing.assert_array_equal(jax.random.key_data(training.arguments["keys"]), keys[seeds - trained_now :])
+        for name, array in arrays.items():
+            if name in ("steps", "epochs"):
+                np.testing.assert_array_equal(array, parts.get(name, array))
+            else:
+                assert len(array) == seeds
+                assert len(np.unique(array[:, -1].reshape(seeds, -1)[:, 0])) == (1 if name == "conv1" else seeds)
+                np.testing.assert_array_equal(array[: seeds - trained_now], parts.get(name, array[:0]))
+        parts = arrays
+    assert content(7)["first_networks_from"] == content(3)["name"]
+    assert content(3)["first_networks_from"] == content(2)["name"]
+    assert training.started == 3
+    # Not a run that differs in more than its seeds, nor any if all is to be trained afresh.
+    trained(dataclasses.replace(run, seeds=8, seed=1), tmp_path / "store")
+    assert len(training.arguments["keys"]) == 8
+    trained(dataclasses.replace(run, seeds=7), tmp_path / "store", fresh=True)
+    assert len(training.arguments["keys"]) == 7
+    assert content(7)["first_networks_from"] is None
+
+
+def test_a_killed_run_does_not_continue_with_other_networks(run: Run, training: Training, tmp_path: Path) -> None:
+    more = dataclasses.replace(run, seeds=5)
+    training.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        trained(more, tmp_path / "store")  # all 5
+    training.killed = False
+    trained(run, tmp_path / "store")
+    trained(more, tmp_path / "store")  # the last 3
+    assert (training.started, training.continued) == (3, 0)
+    assert not list((tmp_path / "store").glob("*/checkpoints"))
+
+
+def test_a_run_is_not_extended_if_it_is_damaged(run: Run, training: Training, tmp_path: Path) -> None:
+    trained(run, tmp_path / "store")
+    [place] = (tmp_path / "store").iterdir()
+    (place / "arrays.npz").unlink()
+    more = dataclasses.replace(run, seeds=3)
+    with pytest.raises(FileNotFoundError, match=rf"{place.name}.*does not exist; train the run again with --fresh"):
+        trained(more, tmp_path / "store")
+    assert training.started == 1
+    assert len(trained(more, tmp_path / "store", fresh=True)["loss"]) == 3
+
+
+def test_networks_of_an_extended_run_are_those_of_one_run(run: Run, tmp_path: Path) -> None:
+    runs._image_set.cache_clear()
+    more = dataclasses.replace(run, seeds=3)
+    together = trained(more, tmp_path / "one")
+    trained(run, tmp_path / "two")
+    extended = trained(more, tmp_path / "two")
+    assert together.keys() == extended.keys()
+    for name, array in together.items():
+        np.testing.assert_allclose(extended[name], array, rtol=1e-4, atol=1e-6)
 
 
 def test_fresh_replaces_a_run(run: Run, training: Training, tmp_path: Path) -> None:
