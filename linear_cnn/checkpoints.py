@@ -11,7 +11,7 @@ import numpy as np
 
 
 def identify(trained: Any, frozen: Any, arrays: Mapping[str, Any], program: str) -> dict[str, Any]:
-    """What a checkpoint must agree with to be continued, as JSON: parameters, data, and the program itself.
+    """What a checkpoint must agree with to be continued, as JSON: parameters, arrays, and the program itself.
 
     The program is the text of the lowered step. It holds the network's arithmetic, the optimizer with its constants,
     the batch size and the loss, so a run with another learning rate is told apart.

@@ -317,6 +317,8 @@ def _measure(
         outputs, _ = _predict(state.inference_graph, state.trained, state.frozen, state.rest, x)
         correct = jnp.argmax(outputs, axis=-1).astype(y.dtype) == y if program.loss == "cross_entropy" else new
         losses = _LOSSES[program.loss](outputs, y)
+        # In float16 the sum over many images would overflow.
+        losses = losses.astype(losses.dtype if losses.dtype.itemsize >= 4 else jnp.float32)
         return jnp.sum(jnp.where(new, losses, jnp.zeros_like(losses))), jnp.sum(correct & new)
 
     starts = jnp.arange(-(-count // size)) * size
@@ -464,10 +466,13 @@ def _run(
     validation = _place(layout, validation, of_each=False)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((keys, data, validation)))
 
-    checkpoints, restored = None, None
+    if checkpoint_dir is not None and traced:
+        raise ValueError("checkpoint_dir must be None inside jax.jit or jax.vmap: a trace has nothing to keep.")
+    start = _start_traced if traced else _start_all  # compiler options cannot be given inside a trace
+    state, step = start(program, layout, shape, keys), 0
+    rows: list[dict[str, Any]] = []
+    checkpoints = None
     if checkpoint_dir is not None:
-        if traced:
-            raise ValueError("checkpoint_dir must be None inside jax.jit or jax.vmap: a trace has nothing to keep.")
         zero = _index(0)
         text = _advance_all.lower(program, layout, outline, *data, zero, zero).as_text()
         arrays = {
@@ -476,17 +481,14 @@ def _run(
             "targets": data[1],
             "validation": validation,
             "record_steps": records,
+            # Those of the same key differ too: by the scale of the initialisation, or a fixed head.
+            "initial weights": (state.trained, state.frozen, state.rest),
         }
         checkpoints = Checkpoints(Path(checkpoint_dir), identify(outline.trained, outline.frozen, arrays, text))
         restored = checkpoints.restore(outline)
-
-    rows: list[dict[str, Any]] = []
-    if restored is None:
-        start = _start_traced if traced else _start_all  # compiler options cannot be given inside a trace
-        state, step = start(program, layout, shape, keys), 0
-    else:
-        state, step, rows = restored
-        state = _place(layout, state, of_each=True)
+        if restored is not None:
+            state, step, rows = restored
+            state = _place(layout, state, of_each=True)
     stretch, saved = 1, -np.inf
     images_per_step = seeds * (program.batch_size or count)
     with (

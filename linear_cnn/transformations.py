@@ -119,7 +119,7 @@ def select_classes(image_set: ImageSet, classes: Sequence[str | int]) -> ImageSe
 
     Raises:
       TypeError: one name in the place of a sequence; classes that are neither names nor integers. ValueError: fewer
-        than two classes, one named twice, one that the set does not have or has no images of.
+        than two classes, one named twice, one that the set does not have or has no images of; a label without a name.
     """
     names = tuple(image_set.class_names)
     if isinstance(classes, str):
@@ -127,9 +127,15 @@ def select_classes(image_set: ImageSet, classes: Sequence[str | int]) -> ImageSe
     chosen = [_class_index(value, names) for value in classes]
     if len(chosen) < 2 or len(set(chosen)) < len(chosen):
         raise ValueError(f"classes must name at least two different classes, got {list(classes)}; there are {names}.")
+    labels = np.asarray(image_set.labels)
+    if labels.size and (labels.min() < 0 or labels.max() >= len(names)):
+        raise ValueError(
+            f"labels must lie between 0 and {len(names) - 1}, the places of the class names {names}, got "
+            f"{labels.min()} to {labels.max()}; leave out images without a class."
+        )
     new_label = np.full(len(names), -1, np.int32)
     new_label[chosen] = np.arange(len(chosen))
-    labels = new_label[np.asarray(image_set.labels)]
+    labels = new_label[labels]
     kept = np.flatnonzero(labels >= 0)
     counts = np.bincount(labels[kept], minlength=len(chosen))
     if not counts.all():

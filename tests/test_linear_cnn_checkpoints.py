@@ -143,6 +143,13 @@ def newest(folder):
     return max(steps, default=-1)
 
 
+def larger(key):
+    """The same network and key, with other initial values."""
+    network = Network(key)
+    network.conv1.kernel[...] = 2 * network.conv1.kernel[...]
+    return network
+
+
 def wider(key):
     return Network(key, features=5)
 
@@ -151,6 +158,7 @@ def wider(key):
     ("changed", "message"),
     [
         ({"init": wider}, r"another network: conv1\.bias is float32\[4\] there and float32\[5\] in this one"),
+        ({"init": larger}, "another run: its initial weights differ"),
         ({"frozen": ["conv1"]}, r"another network: conv1\.bias is float32\[4\] there and absent in this one"),
         ({"optimizer": optax.sgd(0.06, momentum=0.9)}, "another run: its optimizer, batch size, loss.*differ"),
         ({"batch_size": 6, "epochs": None, "steps": 12, "record_steps": range(0, 13, 2)}, "optimizer, batch size"),

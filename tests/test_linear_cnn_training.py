@@ -129,6 +129,17 @@ def test_every_epoch_shows_every_image_once_in_a_new_order():
 
 
 @pytest.mark.float32
+def test_the_loss_over_many_images_does_not_overflow_float16():
+    def half(key):
+        return LinearCNN(2, 3, (2, 3), strides=(1, 2), init_std=0, dtype=jnp.float16, rngs=nnx.Rngs(key))
+
+    images, targets = IMAGES.astype(np.float16), np.full(12, 90.0)  # 12 x 90^2 is more than float16's largest number
+    trajectory = train(half, images, targets, optimizer=SGD, key=KEYS[0], steps=0)
+    assert trajectory.conv1.dtype == jnp.float16
+    np.testing.assert_array_equal(trajectory.loss, [8100])
+
+
+@pytest.mark.float32
 def test_adam_in_float32():
     head = HEAD.astype(np.float32)
 

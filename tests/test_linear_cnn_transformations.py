@@ -245,6 +245,13 @@ def test_malformed_classes_are_refused(classes, error, message):
         select_classes(ANIMALS, classes)
 
 
+@pytest.mark.parametrize("label", [-1, 5])
+def test_labels_without_a_class_are_refused(label):
+    images = ANIMALS._replace(labels=np.where(np.arange(len(ANIMALS.labels)) == 1, label, ANIMALS.labels))
+    with pytest.raises(ValueError, match=rf"labels must lie between 0 and 4, .*'eel'.*, got .*{label}.*leave out"):
+        select_classes(images, ("ant", "bee"))
+
+
 def energies_by_loop(images, direction, kh, kw):
     """Summed squared projections on the unit direction, patch by patch."""
     u = np.ravel(direction) / np.sqrt(np.sum(np.square(direction)))
