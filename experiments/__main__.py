@@ -35,7 +35,9 @@ def main() -> None:
     except (OSError, ValueError, TypeError, linear_cnn.TrainingDiverged) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; no result was left half-written, and training continues when started again")
+        sys.exit(
+            "interrupted; no result was left half-written, and training continues when started again without --fresh"
+        )
 
 
 if __name__ == "__main__":

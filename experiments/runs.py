@@ -7,15 +7,17 @@ its whole configuration, a checksum of the images and labels included:
     <store>/<hash>/arrays.npz     what was recorded
     <store>/<hash>/checkpoints/   only until the run is finished: killed at any moment, it continues from there
 
-A run of more seeds than one that is finished, and else the same, takes that one's networks over and trains the others.
+Finished runs that differ in nothing but the number of seeds have networks in common: of a larger one the first are
+read, and those of a smaller one are taken over, so that only the others are trained.
 """
 
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -37,6 +39,7 @@ PAPER_CHANNELS = {"cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 KERNEL_SIZE = 3  # of the first layer, and so of the patches that labels and images are changed by
 ENERGY_CLASSES = 10
 RECORDED = ("steps", "conv1", "loss", "accuracy", "validation_loss", "validation_accuracy")
+SHARED = ("steps", "epochs")  # by all networks of a run; all other arrays begin with a seed axis
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Run:
     labels. Labels of validation images are always true."""
     energy_component: int | None = None
     """Labels made of the images, ten equal classes by the energy of this principal component (from 1) of their patches;
-    None: the labels of the data set."""
+    validation images are cut into ten equal classes of their own. None: the labels of the data set."""
     scaled_component: tuple[int, float] | None = None
     """Principal component (from 1) of the non-overlapping patches, and the factor by which it is scaled in all images;
     None: images as they are."""
@@ -247,7 +250,8 @@ def trained(run: Run, data: Data, folder: Path, *, fresh: bool = False) -> Array
       "epochs" (R,) and the fields of `linear_cnn.Trajectory` that were recorded, with a leading seed axis.
 
     Raises:
-      ValueError: the finished run in the store is damaged, or another one than its folder says.
+      ValueError, FileNotFoundError: the finished run in the store, or one of other seeds whose networks are used, is
+        damaged, or another one than its folder says.
       linear_cnn.TrainingDiverged: a loss is not finite.
     """
     config = configuration(run, data)
@@ -256,31 +260,51 @@ def trained(run: Run, data: Data, folder: Path, *, fresh: bool = False) -> Array
         (place / "config.json").unlink(missing_ok=True)  # first: without it, what is left counts as unfinished
         shutil.rmtree(place, ignore_errors=True)
     if not (place / "config.json").exists():
-        _train(run, data, config, folder, None if fresh else _smaller(run, config, folder))
+        others = [] if fresh else _seeds_of_others(config, folder)
+        # A killed run continues as it began, whatever was finished since.
+        begun = [seeds for seeds in (0, *others) if _checkpoints(place, seeds).exists()]
+        larger = [seeds for seeds in others if seeds > run.seeds]
+        if larger and not begun:
+            arrays = _finished(config | {"seeds": min(larger)}, folder)
+            return {name: array if name in SHARED else array[: run.seeds] for name, array in arrays.items()}
+        smaller = [seeds for seeds in others if seeds < run.seeds]
+        _train(run, data, config, folder, max(begun or smaller, default=0))
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
-    return _finished(run, config, folder)
+    return _finished(config, folder)
 
 
-def _smaller(run: Run, config: dict[str, Any], folder: Path) -> Run | None:
-    """Of the finished runs that differ in having fewer seeds, the largest: its networks are the first of this run."""
-    for seeds in range(run.seeds - 1, 0, -1):
-        if (folder / identifier(config | {"seeds": seeds}) / "config.json").exists():
-            return replace(run, seeds=seeds)
-    return None
+def _seeds_of_others(config: dict[str, Any], folder: Path) -> list[int]:
+    """How many seeds the finished runs have that differ in nothing else."""
+    found = []
+    for file in folder.glob("*/config.json"):
+        try:
+            other = json.loads(file.read_text())["run"]
+            if other | {"seeds": config["seeds"]} == config != other and identifier(other) == file.parent.name:
+                found.append(int(other["seeds"]))
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # damaged: who asks for that run is told
+    return found
 
 
-def _train(run: Run, data: Data, config: dict[str, Any], folder: Path, smaller: Run | None) -> None:
-    """Train, or continue, and write what was recorded; config.json comes last and says that the run is finished."""
+def _checkpoints(place: Path, first: int) -> Path:
+    """The folder of the checkpoints of a run that took over so many networks."""
+    return place / "checkpoints" / f"from_{first}"
+
+
+def _train(run: Run, data: Data, config: dict[str, Any], folder: Path, first: int) -> None:
+    """Train, or continue, and write what was recorded; config.json comes last and says that the run is finished.
+
+    Args:
+      first: so many networks come from the finished run that has them; 0: none.
+    """
     place = store.prepare_folder(folder / identifier(config), "--store")
-    first, known, known_config = 0, None, None
-    if smaller is not None:
-        first, known_config = smaller.seeds, config | {"seeds": smaller.seeds}
-        known = _finished(smaller, known_config, folder)
-    checkpoints = place / "checkpoints" / f"from_{first}"
+    smaller = config | {"seeds": first}
+    known = _finished(smaller, folder) if first else {}
+    checkpoints = _checkpoints(place, first)
     continued, started = checkpoints.exists(), time.perf_counter()
     per_epoch = len(data.labels) // run.batch_size
     # The experiments compute in float64, but a run does not depend on that.
-    with jax.enable_x64(False):
+    with jax.enable_x64(False), _counted_from(first):
         trajectory = linear_cnn.train_seeds(
             _init(run.network, data.images.shape[-1], len(data.class_names)),
             data.images,
@@ -298,17 +322,29 @@ def _train(run: Run, data: Data, config: dict[str, Any], folder: Path, smaller: 
         )
     values = {name: getattr(trajectory, name) for name in RECORDED}
     arrays = {name: np.asarray(value) for name, value in values.items() if value is not None}
-    if known is not None:
-        arrays |= {name: np.concatenate([known[name], new]) for name, new in arrays.items() if name != "steps"}
+    if known:
+        arrays |= {name: np.concatenate([known[name], new]) for name, new in arrays.items() if name not in SHARED}
     store.write_arrays(place / "arrays.npz", arrays | {"epochs": arrays["steps"] // per_epoch})
     content = {
         "run": config,
         "environment": store.environment(),
         "seconds": time.perf_counter() - started,
         "continued_from_checkpoint": continued,
-        "first_networks_from": None if known_config is None else identifier(known_config),
+        "first_networks_from": identifier(smaller) if first else None,
     }
     store.write_json(place / "config.json", content)
+
+
+@contextmanager
+def _counted_from(first: int) -> Iterator[None]:
+    """Say of a run that diverges how its networks are counted."""
+    try:
+        yield
+    except linear_cnn.TrainingDiverged as error:
+        if not first:
+            raise
+        message = f"{error} Seeds are counted after the first {first} networks, which another run had."
+        raise linear_cnn.TrainingDiverged(message, error.trajectory) from error
 
 
 def _keys(run: Run) -> jax.Array:
@@ -331,8 +367,8 @@ def _optimizer(learning_rate: float, momentum: float, weight_decay: float) -> op
     return optax.chain(optax.add_decayed_weights(weight_decay), sgd) if weight_decay else sgd
 
 
-def _finished(run: Run, config: dict[str, Any], folder: Path) -> Arrays:
-    """The arrays of a finished run, after comparing its configuration with the one asked for."""
+def _finished(config: dict[str, Any], folder: Path) -> Arrays:
+    """The arrays of the finished run of this configuration, after comparing it with the one that is stored."""
     place = folder / identifier(config)
     remedy = f"train the run again with --fresh, or remove {place}"
     content = store.read_json(place / "config.json", remedy)
@@ -340,9 +376,11 @@ def _finished(run: Run, config: dict[str, Any], folder: Path) -> Arrays:
     if found != config:
         raise ValueError(f"{place / 'config.json'} is of another run, {found}, than the one asked for; {remedy}.")
     arrays = store.read_arrays(place / "arrays.npz", remedy)
-    records = (run.seeds, 1 + len(run.record_epochs))
+    records = (config["seeds"], 1 + len(config["record_epochs"]))
     if any(name not in arrays for name in ("epochs", *RECORDED[:4])) or any(
-        array.shape[:2] != records for name, array in arrays.items() if name not in ("steps", "epochs")
+        array.shape[:2] != records for name, array in arrays.items() if name not in SHARED
     ):
-        raise ValueError(f"{place / 'arrays.npz'} is damaged: arrays of {run.seeds} networks are missing; {remedy}.")
+        raise ValueError(
+            f"{place / 'arrays.npz'} is damaged: arrays of {config['seeds']} networks are missing; {remedy}."
+        )
     return arrays

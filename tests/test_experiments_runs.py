@@ -143,16 +143,77 @@ def test_more_seeds_extend_a_run(run: Run, training: Training, tmp_path: Path) -
     assert content(7)["first_networks_from"] is None
 
 
-def test_a_killed_run_does_not_continue_with_other_networks(run: Run, training: Training, tmp_path: Path) -> None:
+def test_fewer_seeds_are_read_from_a_larger_run(run: Run, training: Training, tmp_path: Path) -> None:
+    """From the one that is just large enough; nothing is written."""
+    largest = trained(dataclasses.replace(run, seeds=7), tmp_path / "store")
+    shutil.rmtree(next((tmp_path / "store").iterdir()) / "checkpoints", ignore_errors=True)
+    five = trained(dataclasses.replace(run, seeds=5), tmp_path / "store", fresh=True)
+    before = sorted((tmp_path / "store").rglob("*"))
+    few = trained(dataclasses.replace(run, seeds=2), tmp_path / "store")
+    assert few.keys() == five.keys() == largest.keys()
+    for name, array in few.items():
+        np.testing.assert_array_equal(array, five[name] if name in ("steps", "epochs") else five[name][:2])
+    assert (few["loss"] != largest["loss"][:2]).any()
+    assert sorted((tmp_path / "store").rglob("*")) == before
+    assert training.started == 2
+
+
+def test_a_run_in_a_folder_of_another_name_is_not_used(run: Run, training: Training, tmp_path: Path) -> None:
+    trained(run, tmp_path / "store")
+    [place] = (tmp_path / "store").iterdir()
+    place.rename(place.with_name("0123456789abcdef"))
+    (tmp_path / "store" / "damaged").mkdir()
+    for number, text in enumerate(("{", "[]", "{}", '{"run": 1}', '{"run": {"seeds": "many"}}')):
+        (tmp_path / "store" / f"damaged_{number}").mkdir()
+        (tmp_path / "store" / f"damaged_{number}" / "config.json").write_text(text)
+    trained(dataclasses.replace(run, seeds=3), tmp_path / "store")
+    assert len(training.arguments["keys"]) == 3
+
+
+def test_a_killed_run_continues_as_it_began(run: Run, training: Training, tmp_path: Path) -> None:
+    """Whatever was finished in the meantime, and also if it was to be trained afresh."""
     more = dataclasses.replace(run, seeds=5)
     training.killed = True
     with pytest.raises(KeyboardInterrupt):
         trained(more, tmp_path / "store")  # all 5
     training.killed = False
     trained(run, tmp_path / "store")
-    trained(more, tmp_path / "store")  # the last 3
-    assert (training.started, training.continued) == (3, 0)
+    trained(dataclasses.replace(run, seeds=9), tmp_path / "store")  # 7 beside these 2
+    trained(more, tmp_path / "store")
+    assert len(training.arguments["keys"]) == 5
+    assert (training.started, training.continued) == (4, 1)
+    training.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        trained(more, tmp_path / "store", fresh=True)
+    training.killed = False
+    trained(more, tmp_path / "store")
+    assert len(training.arguments["keys"]) == 5
+    assert (training.started, training.continued) == (6, 2)
+    # One that took networks over continues with the same ones.
+    most = dataclasses.replace(run, seeds=12)
+    training.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        trained(most, tmp_path / "store")  # the last 3
+    training.killed = False
+    trained(dataclasses.replace(run, seeds=11), tmp_path / "store")
+    trained(most, tmp_path / "store")
+    assert len(training.arguments["keys"]) == 3
+    assert (training.started, training.continued) == (9, 3)
     assert not list((tmp_path / "store").glob("*/checkpoints"))
+
+
+def test_divergence_says_how_networks_are_counted(run: Run, training: Training, tmp_path: Path, monkeypatch) -> None:
+    trained(run, tmp_path / "store")
+
+    def diverge(*arguments, **options):
+        raise linear_cnn.TrainingDiverged("the loss of seed 0 is nan at step 1", "what was recorded")
+
+    monkeypatch.setattr(linear_cnn, "train_seeds", diverge)
+    with pytest.raises(linear_cnn.TrainingDiverged, match=r"seed 0 is nan .* after the first 2 networks") as raised:
+        trained(dataclasses.replace(run, seeds=4), tmp_path / "store")
+    assert raised.value.trajectory == "what was recorded"
+    with pytest.raises(linear_cnn.TrainingDiverged, match=r"^the loss of seed 0 is nan at step 1$"):
+        trained(dataclasses.replace(run, seed=9), tmp_path / "store")
 
 
 def test_a_run_is_not_extended_if_it_is_damaged(run: Run, training: Training, tmp_path: Path) -> None:
