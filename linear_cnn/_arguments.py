@@ -1,14 +1,17 @@
 """Checks of arguments. `theory` has its own: the two packages share nothing, so that one can test the other."""
 
 import operator
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import lax
 
+_NUMBERED = "numpy.unique(labels, return_inverse=True)[1] numbers classes"
 Padding = str | int | Sequence[int | Sequence[int]]
 
 
@@ -59,12 +62,26 @@ def check_fits(image_size: Sequence[int], padding: Sequence[Sequence[int]], kern
 
 
 def check_images(images: Any, name: str = "images") -> None:
-    """Raise unless images are finite floating-point numbers (N, H, W, C), none of the axes empty."""
+    """Raise unless images are finite floating-point numbers (N, H, W, C), none of the axes empty.
+
+    Warns of shapes that are hardly ever meant, such as (N, 3, 32, 32).
+    """
+    if isinstance(images, str) or hasattr(images, "images"):
+        found = f"{images!r}; load_images loads them" if isinstance(images, str) else "an image set; pass its .images"
+        raise TypeError(f"{name} must be an array of shape (N, H, W, C), got {found}.")
     shape, dtype = np.shape(images), _dtype(images)
     if len(shape) != 4 or min(shape) == 0:
         raise ValueError(f"{name} must have shape (N, H, W, C), no axis empty, got {shape}; one image is images[None].")
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name} must be floating point, got {dtype}; scale them, e.g. images.astype('float32') / 255.")
+        remedy = "scale 8-bit ones by linear_cnn.scale_pixels" if dtype == np.uint8 else "convert them, as real numbers"
+        raise TypeError(f"{name} must be floating point, got {dtype}; {remedy}.")
+    _, height, width, channels = shape
+    if height in (1, 3) and min(width, channels) > 4:
+        warnings.warn(
+            f"{name} of shape {shape} are read as {height} x {width} pixels with {channels} channels; if they have "
+            "their channels first, as PyTorch's do, bring them into order by numpy.moveaxis(images, 1, -1).",
+            stacklevel=2,
+        )
     check_finite(name, images)
 
 
@@ -79,7 +96,7 @@ def check_targets(name: str, targets: Any, count: int, *, seeds: int | None = No
     _check_target_shape(name, np.shape(targets), count, seeds, "(N,) or (N, M)", (1, 2))
     dtype = _dtype(targets)
     if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
-        raise TypeError(f"{name} must be real numbers, got {dtype}; convert them, e.g. targets.astype('float32').")
+        raise TypeError(f"{name} must be real numbers, got {dtype}; {_NUMBERED}.")
     check_finite(name, targets)
 
 
@@ -88,8 +105,8 @@ def check_labels(name: str, labels: Any, count: int, *, seeds: int | None = None
     _check_target_shape(name, np.shape(labels), count, seeds, "(N,)", (1,))
     if not jnp.issubdtype(_dtype(labels), jnp.integer):
         raise TypeError(
-            f"{name} must be integer labels for loss='cross_entropy', got {_dtype(labels)}; convert them, e.g. "
-            "labels.astype('int32'), or choose loss='mse'."
+            f"{name} must be integer labels for loss='cross_entropy', got {_dtype(labels)}; {_NUMBERED}; of real "
+            "targets loss='mse' is the loss."
         )
 
 
@@ -121,12 +138,22 @@ def _check_target_shape(
 
 def check_keys(name: str, keys: Any, *, axes: int) -> None:
     """Raise unless keys are JAX keys, typed or raw, with as many axes of at least one key."""
+    if isinstance(keys, list | tuple):
+        raise TypeError(f"{name} must be an array of JAX keys, got a {type(keys).__name__}; jax.numpy.stack makes one.")
     shape, dtype = np.shape(keys), getattr(keys, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not (typed or dtype == np.uint32) or len(shape) != axes + (not typed) or 0 in shape:
         example = "one JAX key, e.g. jax.random.key(0)" if axes == 0 else "JAX keys (S,), e.g. jax.random.split(key, 8)"
         found = repr(keys) if dtype is None else f"{dtype} of shape {shape}"
         raise TypeError(f"{name} must be {example}, got {found}.")
+
+
+def check_rngs(rngs: Any) -> None:
+    """Raise unless a network gets its random numbers as Flax passes them."""
+    if not isinstance(rngs, nnx.Rngs | nnx.RngStream):
+        key = hasattr(rngs, "dtype") and jnp.issubdtype(rngs.dtype, jax.dtypes.prng_key)
+        found = "a JAX key" if key else f"a {type(rngs).__name__}"
+        raise TypeError(f"rngs must be flax.nnx.Rngs, e.g. nnx.Rngs(key), got {found}.")
 
 
 def _dtype(values: Any) -> Any:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from linear_cnn._arguments import integer, pair
+from linear_cnn._arguments import check_rngs, integer, pair
 from linear_cnn.convolution import convolution, max_pool
 
 _VGG_STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # convolutions
@@ -312,6 +312,7 @@ def _first_convolution(
     in_features: int, features: int, kernel_size: int | Sequence[int], strides: int | Sequence[int], **settings: Any
 ) -> nnx.Conv:
     in_features = integer("in_features", in_features, minimum=1)
+    check_rngs(settings["rngs"])
     return _convolution(
         in_features, features, pair("first_kernel_size", kernel_size), pair("first_strides", strides), **settings
     )

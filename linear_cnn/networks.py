@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from linear_cnn._arguments import pair
+from linear_cnn._arguments import check_rngs, pair
 from linear_cnn.convolution import patch_convolution
 
 
@@ -61,6 +61,7 @@ class LinearCNN(nnx.Module):
           ValueError: a head of the wrong shape, of zeros, or not finite; a negative init_std; malformed kernel_size
             or strides.
         """
+        check_rngs(rngs)
         a = jnp.ones(features, dtype) if head is None else jnp.asarray(head, dtype)
         if a.ndim not in (1, 2) or a.shape[0] != features or 0 in a.shape:
             raise ValueError(f"head must have shape ({features},) or ({features}, M), one row a filter, got {a.shape}.")
@@ -109,9 +110,11 @@ def first_kernel(parameters: Any) -> jax.Array:
       ValueError: it has no such layer.
     """
     if "conv1" not in parameters or "kernel" not in parameters["conv1"]:
+        parts = sorted(map(str, parameters))
+        found = "its `conv1` has no kernel; make that the convolution itself" if "conv1" in parts else f"it has {parts}"
         raise ValueError(
             "the network needs an attribute `conv1`, its first convolution, for its trajectory to be recorded; "
-            f"its trainable parts are {sorted(map(str, parameters))}."
+            f"{found}."
         )
     kernel: jax.Array = parameters["conv1"]["kernel"]
     return kernel

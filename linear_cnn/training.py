@@ -216,7 +216,9 @@ def _start(program: _Program, shape: jax.ShapeDtypeStruct, key: jax.Array) -> _S
         raise TypeError(f"init must be a function key -> network, got a {kind}; pass one that makes it, from the key.")
     network = program.init(init_key)
     if not isinstance(network, nnx.Module):
-        raise TypeError(f"init must return a flax.nnx.Module, got {type(network).__name__}.")
+        raise TypeError(
+            f"init must return a flax.nnx.Module, got {type(network).__name__}; those of flax.linen are none."
+        )
     first_kernel(nnx.as_pure(nnx.state(network, nnx.Param)))
     is_frozen = _frozen_filter(network, program.frozen)
     network.eval()

@@ -1,12 +1,14 @@
 """Malformed data and runs are refused by name, value and remedy, before the network is even built."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from linear_cnn import compress, mean_patch_images, train, train_seeds
+from linear_cnn import ImageSet, compress, mean_patch_images, train, train_seeds
 
 IMAGES = np.ones((6, 5, 5, 2))
 KEY = jax.random.key(0)
@@ -39,10 +41,16 @@ BAD_IMAGES = [
     (IMAGES[None], ValueError, r"got \(1, 6, 5, 5, 2\)"),
     (IMAGES[:0], ValueError, r"no axis empty, got \(0, 5, 5, 2\)"),
     (IMAGES[..., :0], ValueError, r"no axis empty, got \(6, 5, 5, 0\)"),
-    (IMAGES.astype(np.uint8), TypeError, r"got uint8; scale them, e\.g\. images\.astype\('float32'\) / 255"),
+    (IMAGES.astype(np.uint8), TypeError, r"got uint8; scale 8-bit ones by linear_cnn\.scale_pixels"),
     (IMAGES.astype(int), TypeError, "images must be floating point, got int64"),
     (IMAGES.astype(bool), TypeError, "images must be floating point, got bool"),
-    (IMAGES.astype(complex), TypeError, "images must be floating point, got complex128"),
+    (IMAGES.astype(complex), TypeError, "images must be floating point, got complex128; convert them"),
+    ("photographs", TypeError, r"images must be an array .*got 'photographs'; load_images loads them"),
+    (
+        ImageSet(IMAGES, np.zeros(6, int), ("a",)),
+        TypeError,
+        r"images must be an array .*an image set; pass its \.images",
+    ),
 ]
 
 
@@ -71,8 +79,13 @@ def test_images(use, images, error, message):
         ({"targets": np.ones((6, 0))}, ValueError, r"got \(6, 0\)"),
         ({"targets": np.ones((2, 6, 1, 1))}, ValueError, r"got \(2, 6, 1, 1\)"),
         ({"targets": [0, 1, 2, np.nan, 4, 5]}, ValueError, "targets must be finite, but has NaN"),
-        ({"targets": np.ones(6) * 1j}, TypeError, "targets must be real numbers, got complex128; convert"),
-        ({"targets": list("abcdef")}, TypeError, "targets must be real numbers, got <U1"),
+        ({"targets": np.ones(6) * 1j}, TypeError, "targets must be real numbers, got complex128"),
+        (
+            {"targets": list("abcdef")},
+            TypeError,
+            r"targets must be real numbers, got <U1; numpy\.unique\(labels.* numbers",
+        ),
+        ({"targets": list("abcdef"), "loss": "cross_entropy"}, TypeError, r"got <U1; numpy\.unique\(labels.* numbers"),
         (
             {"record_steps": [-1, 5]},
             ValueError,
@@ -151,6 +164,20 @@ def test_one_key(key, found):
 def test_several_keys(keys, found):
     with pytest.raises(TypeError, match=rf"keys must be JAX keys.*jax\.random\.split\(key, 8\), got {found}"):
         run_train_seeds(keys=keys)
+
+
+@pytest.mark.parametrize(("run", "name"), [(run_train, "key"), (run_train_seeds, "keys")])
+def test_a_list_of_keys(run, name):
+    with pytest.raises(TypeError, match=rf"{name} must be an array of JAX keys, got a list; jax\.numpy\.stack makes"):
+        run(**{name: [KEY, KEY]})
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 6, 6), (2, 1, 5, 7)])
+@pytest.mark.parametrize("use", [lambda images: mean_patch_images(images, 1), lambda images: run_train(images=images)])
+def test_images_that_seem_to_have_their_channels_first(use, shape):
+    message = rf"{shape[1]} x {shape[2]} pixels with {shape[3]} channels; .*channels first.*moveaxis"
+    with pytest.warns(UserWarning, match=message), contextlib.suppress(ValueError):  # of the targets
+        use(np.ones(shape))
 
 
 def test_sound_arguments_reach_the_network():

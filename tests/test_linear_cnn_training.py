@@ -402,8 +402,20 @@ def test_the_network_needs_its_first_layer():
         train_linear(Dense, IMAGES.astype(np.float64))
 
 
+def test_the_first_layer_must_be_a_convolution_itself():
+    class Wrapped(nnx.Module):
+        def __init__(self, key):
+            self.conv1 = nnx.Sequential(nnx.Conv(2, 3, (2, 3), param_dtype=jnp.float64, rngs=nnx.Rngs(key)), nnx.relu)
+
+        def __call__(self, images):
+            return self.conv1(images).mean((1, 2))
+
+    with pytest.raises(ValueError, match="its `conv1` has no kernel; make that the convolution itself"):
+        train_linear(Wrapped, IMAGES.astype(np.float64))
+
+
 def test_init_must_return_a_module():
-    with pytest.raises(TypeError, match=r"init must return a flax\.nnx\.Module"):
+    with pytest.raises(TypeError, match=r"init must return a flax\.nnx\.Module, got .*flax\.linen are none"):
         train_linear(lambda key: jnp.zeros(3))
     for network in (linear(jax.random.key(0)), "LinearCNN"):
         with pytest.raises(TypeError, match=r"init must be a function key -> network, got a (LinearCNN|str); pass one"):

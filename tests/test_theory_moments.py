@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import operator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -401,6 +402,7 @@ HOLES = np.where(np.arange(2) == 0, np.nan, GOOD)
         (ValueError, "images has 60 entries that are NaN or infinite", np.where(np.isnan(HOLES), -np.inf, 1)),
         (ValueError, "images are so large that their second moment overflows; scale", GOOD * [1e200, -1e200]),
         (TypeError, "images must be an array .* or an iterable of such arrays, got int", 3),
+        (TypeError, "images must be an array .* or an iterable of such arrays, got str", "photographs"),
     ],
 )
 def test_bad_images(error, message, images):
@@ -410,7 +412,16 @@ def test_bad_images(error, message, images):
         mean_patch_moments(images, np.ones(np.shape(images)[:1] or 3), 2)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 6, 6), (2, 1, 5, 5)])
+def test_images_with_their_labels_are_refused():
+    class ImageSet(NamedTuple):
+        images: np.ndarray
+        labels: np.ndarray
+
+    with pytest.raises(TypeError, match=r"images must be an array .*, got ImageSet; pass its \.images"):
+        patch_moments(ImageSet(GOOD, np.ones(3)), 2)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 6, 6), (2, 1, 5, 5), (2, 3, 6, 5)])
 def test_images_that_seem_to_have_their_channels_first(shape):
     images = np.random.default_rng(0).normal(size=shape)
     with pytest.warns(UserWarning, match=rf"{shape[1]} x {shape[2]} pixels with {shape[3]} channels; .*moveaxis"):
@@ -420,7 +431,7 @@ def test_images_that_seem_to_have_their_channels_first(shape):
         mean_patch_moments(images, np.ones(2), 1)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 3, 3), (2, 1, 4, 4), (2, 3, 6, 5), (2, 2, 6, 6), (2, 6, 6, 3)])
+@pytest.mark.parametrize("shape", [(2, 3, 3, 3), (2, 1, 4, 4), (2, 3, 3, 6), (2, 3, 6, 4), (2, 2, 6, 6), (2, 6, 6, 3)])
 def test_images_that_need_no_warning(shape):
     patch_moments(np.ones(shape), 1)  # warnings are errors here
 

@@ -146,6 +146,20 @@ def test_bad_shapes(message, function, arguments):
         function(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        (r"kernel must be real numbers, got complex128\.", (KERNEL * 1j, COMPONENTS)),
+        (r"kernel must be real numbers, got <U", (KERNEL.astype(str), COMPONENTS)),
+        (r"components must be real numbers, got PatchSpectrum; pass its \.components", (KERNEL, "spectrum")),
+    ],
+)
+def test_what_is_no_number(message, arguments):
+    arguments = [spectrum_of(COMPONENTS) if isinstance(argument, str) else argument for argument in arguments]
+    with pytest.raises(TypeError, match=message):
+        energy_profile(*arguments)
+
+
 def test_a_spectrum_of_another_kernel_is_refused():
     smaller = dataclasses.replace(spectrum_of(COMPONENTS[:6, :6]), kernel_shape=(1, 3, 2))
     with pytest.raises(ValueError, match="take them from patches of the kernel's size"):

@@ -242,3 +242,34 @@ def test_the_largest_stable_effective_learning_rate_is_named(rate):
         ValueError, match=f"effective_learning_rate = {rate} is at or beyond .* stable one is below 1.0"
     ):
         iteration_profile([2.0, 1.0], 3, rate)
+
+
+def test_iterations_that_no_integer_of_jax_holds():
+    large = [1, 3_000_000_000, 10**20]
+    for given in (large, tuple(large), np.array(large, np.float64)):
+        for variance in (np.array([1e-9, 1.0]), jnp.array([1e-9, 1.0])):
+            found = iteration_profile(variance, given, 0.5)
+            np.testing.assert_allclose(found, iteration_profile(variance, np.array(large, float), 0.5), rtol=1e-12)
+    assert found[1, 0] != found[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        (r"variance must be real numbers, got <U1\.", lambda s, m: iteration_profile(["a"], 1, 0.1)),
+        (r"variance must be real numbers, got PatchSpectrum; pass its \.variance", lambda s, m: whitening_profile(s)),
+        (r"iterations must be real numbers, got NoneType", lambda s, m: iteration_profile([1.0], None, 0.1)),
+        (r"learning_rate must be real numbers, got complex128", lambda s, m: iteration_profile([1.0], 1, np.array(1j))),
+        (r"targets must be real numbers, got <U3", lambda s, m: mean_patch_moments(GREY, ["cat"] * 3, 2)),
+        (r"targets must be real numbers, got complex128", lambda s, m: mean_patch_moments(GREY, np.ones(3) * 1j, 2)),
+        (r"moments must be MeanPatchMoments, .*got PatchSpectrum", lambda s, m: decorrelation_ratio(s, m)),
+        (r"spectrum must be PatchSpectrum, .*got MeanPatchMoments", lambda s, m: decorrelation_ratio(m, m)),
+        (r"moments must be MeanPatchMoments, .*got PatchSpectrum", lambda s, m: gradient_descent(s, np.ones(2), 0.1)),
+    ],
+)
+def test_what_is_of_the_wrong_kind(message, call):
+    with pytest.raises(TypeError, match=message):
+        call(patch_spectrum(GREY, 2), mean_patch_moments(GREY, np.arange(3.0), 2))
+
+
+GREY = RANDOM.normal(size=(3, 4, 4, 1))

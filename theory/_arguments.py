@@ -46,12 +46,23 @@ def is_traced(*values: Any) -> bool:
 
 def concrete(value: Any) -> np.ndarray | None:
     """The value as a NumPy array, or None where it is being traced (values cannot be checked there)."""
-    return None if is_traced(value) else np.asarray(value)
+    return None if is_traced(value) else _as_array(value)
+
+
+def _as_array(value: Any) -> np.ndarray:
+    """As a NumPy array; integers that no fixed size holds as float64."""
+    array = np.asarray(value)
+    numbers = array.dtype == object and all(isinstance(entry, int | float) for entry in array.flat)
+    return array.astype(np.float64) if numbers else array
 
 
 def as_floats(*values: Any) -> list[jax.Array]:
     """The values as arrays of their common floating dtype (JAX's default one if none is floating)."""
-    values = tuple(jnp.asarray(value) if isinstance(value, (list, tuple)) else value for value in values)
+    # NumPy's integers may be larger than JAX's.
+    values = tuple(
+        (jnp.asarray if is_traced(value) else _as_array)(value) if isinstance(value, (list, tuple)) else value
+        for value in values
+    )
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(*values)
         if not jnp.issubdtype(dtype, jnp.inexact):
@@ -116,8 +127,29 @@ def _to_float64(leaf: Any) -> Any:
     return jnp.asarray(leaf, jnp.float64) if floating else leaf
 
 
+def check_kind(name: str, value: Any, kind: type, made_by: str) -> None:
+    """Raise TypeError unless a value is of that class."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {kind.__name__}, of theory.{made_by}, got {type(value).__name__}.")
+
+
+def check_real(name: str, value: Any) -> None:
+    """Raise TypeError unless a value, traced or not, holds real numbers."""
+    if not hasattr(value, "dtype"):
+        if is_traced(value):
+            return
+        value, given = _as_array(value), value
+    else:
+        given = value
+    if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        found = type(given).__name__ if value.dtype == object else value.dtype
+        remedy = f"; pass its .{name}" if hasattr(given, name) else ""
+        raise TypeError(f"{name} must be real numbers, got {found}{remedy}.")
+
+
 def check_finite(name: str, value: Any) -> None:
-    """Raise ValueError if a concrete array holds NaN or infinity."""
+    """Raise TypeError or ValueError if a concrete array holds anything but real numbers, or NaN or infinity."""
+    check_real(name, value)
     values = concrete(value)
     if values is not None and not np.isfinite(values).all():
         count = int((~np.isfinite(values)).sum())
@@ -136,7 +168,7 @@ def check_images(images: Any) -> None:
             "a single image is images[None], a grey one images[..., None]."
         )
     _, height, width, channels = shape
-    if height in (1, 3) and width == channels > 4:
+    if height in (1, 3) and min(width, channels) > 4:
         warnings.warn(
             f"images of shape {shape} are read as {height} x {width} pixels with {channels} channels; if they have "
             "their channels first, as PyTorch's do, bring them into order by numpy.moveaxis(images, 1, -1).",
@@ -156,6 +188,7 @@ def check_kernel(kernel: Any) -> None:
         raise ValueError(
             f"kernel must have Flax's axes (..., kh, kw, C, K), none of them empty, got shape {np.shape(kernel)}."
         )
+    check_real("kernel", kernel)
 
 
 def flatten_kernel(kernel: jax.Array) -> jax.Array:
@@ -176,6 +209,7 @@ def check_head(head: Any) -> None:
 
 def check_variance(variance: Any, *, one_axis: bool = False) -> None:
     """Raise unless concrete variances are finite and not negative, and (d,) if they must have one axis."""
+    check_real("variance", variance)
     if one_axis and np.ndim(variance) != 1:
         raise ValueError(f"variance must have shape (d,), got {np.shape(variance)}; map over others with jax.vmap.")
     values = concrete(variance)
@@ -187,6 +221,7 @@ def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:
     """Raise unless a concrete scalar is finite and > 0, or >= 0 if that is allowed."""
     if np.ndim(value) != 0:
         raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}; map over several with jax.vmap.")
+    check_real(name, value)
     number = concrete(value)
     if number is not None and not (np.isfinite(number) and (number > 0 or (or_zero and number == 0))):
         raise ValueError(f"{name} must be finite and {'>=' if or_zero else '>'} 0, got {number}.")
@@ -194,6 +229,7 @@ def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:
 
 def check_probabilities(name: str, value: Any) -> None:
     """Raise unless concrete probabilities lie strictly between 0 and 1."""
+    check_real(name, value)
     values = concrete(value)
     if values is not None and not ((values > 0) & (values < 1)).all():
         raise ValueError(f"{name} must lie strictly between 0 and 1, got {values.min()} to {values.max()}.")
@@ -201,6 +237,7 @@ def check_probabilities(name: str, value: Any) -> None:
 
 def check_iterations(iterations: Any) -> None:
     """Raise if a concrete number of iterations is negative or NaN; infinity is allowed."""
+    check_real("iterations", iterations)
     values = concrete(iterations)
     if values is not None and not (values >= 0).all():
         raise ValueError(f"iterations must be >= 0 (infinity allowed), got {values.min()}.")

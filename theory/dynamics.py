@@ -13,6 +13,7 @@ from theory._arguments import (
     check_head,
     check_iterations,
     check_kernel,
+    check_kind,
     check_positive,
     check_probabilities,
     check_stable,
@@ -216,9 +217,10 @@ def gradient_descent(moments: MeanPatchMoments, head: Any, learning_rate: Any) -
       for ever, which is right while learning_rate * curvature * t is small.
 
     Raises:
-      ValueError: a head of zeros, outputs that do not match, or a step size that is not positive or at or beyond
-        the border of stability; the message names the largest stable one.
+      TypeError: other moments. ValueError: a head of zeros, outputs that do not match, or a step size that is not
+        positive or at or beyond the border of stability; the message names the largest stable one.
     """
+    check_kind("moments", moments, MeanPatchMoments, "mean_patch_moments")
     check_head(head)
     check_positive("learning_rate", learning_rate)
     outputs = 1 if moments.cross.ndim == 1 else moments.cross.shape[1]

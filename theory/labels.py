@@ -83,7 +83,7 @@ def _one_vs_all(labels: Any) -> Any:
     if values.ndim != 1 or not values.size:
         raise ValueError(f"labels must have shape (N,), got {values.shape}.")
     if not np.issubdtype(values.dtype, np.integer):
-        raise TypeError(f"labels must be integers, got {values.dtype}.")
+        raise TypeError(f"labels must be integers, got {values.dtype}; {_RENUMBER}.")
     if values.min() < 0:
         raise ValueError(f"labels must be 0 or larger, got {values.min()}; {_RENUMBER}.")
     if values.max() >= len(values):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theory._arguments import as_floats, check_kernel, einsum, flatten_kernel, square_root
+from theory._arguments import as_floats, check_kernel, check_real, einsum, flatten_kernel, square_root
 from theory.moments import PatchSpectrum
 
 
@@ -27,9 +27,10 @@ def energy_profile(kernel: Any, components: Any) -> jax.Array:
       e, (..., p), in units of the filters.
 
     Raises:
-      ValueError: a shape is wrong, or d differs.
+      TypeError: anything but real numbers. ValueError: a shape is wrong, or d differs.
     """
     check_kernel(kernel)
+    check_real("components", components)
     w, u = as_floats(kernel, components)
     w = flatten_kernel(w)
     if u.ndim != 2 or u.shape[0] != w.shape[-2]:

@@ -140,9 +140,11 @@ def _batches(images: Any, targets: Any, geometry: Any) -> Iterator[tuple[Any, An
 
 
 def _iterated(images: Any) -> Iterable[Any]:
-    if isinstance(images, Iterable):
+    labelled = hasattr(images, "images")  # a named tuple is an iterable too
+    if isinstance(images, Iterable) and not isinstance(images, str) and not labelled:
         return images
-    raise TypeError(f"images must be an array (N, H, W, C) or an iterable of such arrays, got {type(images).__name__}.")
+    found = f"{type(images).__name__}{'; pass its .images' if labelled else ''}"
+    raise TypeError(f"images must be an array (N, H, W, C) or an iterable of such arrays, got {found}.")
 
 
 def _evaluate(task: _Task, images: Any, targets: np.ndarray, origin: Any, target_origin: Any) -> Any:

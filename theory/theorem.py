@@ -9,6 +9,7 @@ from theory._arguments import (
     as_floats,
     check_head,
     check_iterations,
+    check_kind,
     check_positive,
     check_stable,
     check_variance,
@@ -106,7 +107,7 @@ def theorem_profile(
       profile, iterations.shape + (d,), in units of the filters.
 
     Raises:
-      ValueError: as `iteration_profile`; or a head of zeros or of the wrong rank, or a count below 1.
+      ValueError: as `iteration_profile`; or a head of zeros or of the wrong rank, or a count that is not positive.
     """
     check_variance(variance, one_axis=True)
     check_iterations(iterations)
@@ -143,8 +144,10 @@ def decorrelation_ratio(moments: MeanPatchMoments, spectrum: PatchSpectrum) -> j
       ratio, (d,), without unit; NaN where lambda_i^2 = 0. In float64 under the same rule as `patch_spectrum`.
 
     Raises:
-      ValueError: the two were not taken from the same windows.
+      TypeError: the two are not what they should be. ValueError: they were not taken from the same windows.
     """
+    check_kind("moments", moments, MeanPatchMoments, "mean_patch_moments")
+    check_kind("spectrum", spectrum, PatchSpectrum, "patch_spectrum")
     taken = [(m.kernel_shape, m.stride, m.padding) for m in (moments, spectrum)]
     if taken[0] != taken[1] or spectrum.count != moments.count * moments.patches_per_image:
         raise ValueError(
