@@ -178,7 +178,7 @@ def check_images(images: Any) -> None:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
             f"images must be floating point, got {dtype}; scale them explicitly, "
-            "for example images.astype('float32') / 255 for 8-bit images."
+            "for example numpy.asarray(images, 'float32') / 255 for 8-bit images."
         )
 
 
