@@ -6,6 +6,7 @@
 The images are sorted by the energy of one principal component of their patches and cut into ten equal classes, so that
 the labels are no longer unrelated to the patches, as Theorem 4.2 assumes. Networks trained on them are compared with
 networks trained on shuffled labels: of ten equal classes too, so that one shuffled run serves for all components.
+Validation images are cut into ten equal classes of their own.
 Trained networks are kept in <out>/runs and shared with the other experiments; a run that was killed continues.
 
 The cpu preset takes about an hour on 2 cores, after the run on shuffled labels (21 minutes). For the three components
@@ -22,7 +23,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments import figures, frame, networks
+from experiments import figures, frame, networks, runs
 from experiments.frame import Arrays
 
 NAME = "energy_labels"
@@ -52,6 +53,12 @@ def main(settings: Settings) -> None:
         raise ValueError(
             f"--energy-components must name one component or more, none twice, got {given.energy_components}."
         )
+    for option in ("images", "validation"):
+        count = getattr(given, option)
+        if 0 < count < runs.ENERGY_CLASSES:
+            raise ValueError(
+                f"--{option} must be at least {runs.ENERGY_CLASSES}, one a class of energies, got {count}."
+            )
     frame.run(NAME, given, compute, summary, draw, table)
 
 

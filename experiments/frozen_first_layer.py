@@ -71,6 +71,7 @@ def main(settings: Settings) -> None:
         )
     if sum(given.depth_seeds) < 3:
         raise ValueError(f"--depth-seeds must be 3 or more in all, for a slope with a spread, got {given.depth_seeds}.")
+    frame.check_at_least(given, {"depth_epochs": 1})
     if not given.validation:
         raise ValueError("--validation must be at least 1, since validation losses are compared too, got 0.")
     frame.run(NAME, given, compute, summary, draw, table)

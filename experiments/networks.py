@@ -189,6 +189,8 @@ class SettingsOfSeveral(Settings):
     """What else to train, with --first-features filters."""
     other_epochs: int | None = None
     """Of the training of the other network."""
+    other_seeds: int | None = None
+    """Networks of each of these kinds; as many as --seeds unless the experiment's preset says otherwise."""
 
 
 def resolve(settings: Settings, own: Mapping[str, Mapping[str, Any]] | None = None) -> Any:
@@ -205,11 +207,13 @@ def resolve(settings: Settings, own: Mapping[str, Mapping[str, Any]] | None = No
         raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {settings.preset!r}.")
     changes = (own or {}).get(settings.preset, {})
     preset = {"store": settings.out / "runs"} | PRESETS[settings.preset] | dict(changes)
+    preset.setdefault("other_seeds", settings.seeds or preset["seeds"])
     names = [field.name for field in fields(settings)]
     missing = {name: preset[name] for name in names if name in preset and getattr(settings, name) is None}
     given: Any = replace(settings, **missing)
     counts = ("images", "first_features", "batch_size", "epochs", "shuffled_epochs", "pair_images", "pair_epochs")
-    smallest = dict.fromkeys((*counts, "other_epochs"), 1) | {"validation": 0, "hold_out": 2, "seeds": 2}
+    smallest = dict.fromkeys((*counts, "other_epochs"), 1) | {"validation": 0, "hold_out": 2}
+    smallest |= {"seeds": 2, "other_seeds": 2}
     frame.check_at_least(given, {name: bound for name, bound in smallest.items() if name in names})
     for name in ("width", "learning_rate"):
         if not 0 < getattr(given, name) < np.inf:
@@ -219,13 +223,13 @@ def resolve(settings: Settings, own: Mapping[str, Mapping[str, Any]] | None = No
     return given
 
 
-def resolve_several(settings: SettingsOfSeveral) -> Any:
+def resolve_several(settings: SettingsOfSeveral, own: Mapping[str, Mapping[str, Any]] | None = None) -> Any:
     """`resolve`, after which no kind of network is named twice.
 
     Raises:
       ValueError: as `resolve`; a kind of network that is none, or named twice.
     """
-    given = resolve(settings)
+    given = resolve(settings, own)
     widths = (given.first_features, *given.other_widths)
     if min(widths) < 1 or len(set(widths)) < len(widths) or len(widths) < 2:
         raise ValueError(
@@ -254,9 +258,10 @@ def base_run(settings: Any, **changes: Any) -> Run:
 
 def several_runs(settings: Any) -> dict[str, Run]:
     """The runs on true labels of networks of several kinds: "base", "base_<filters>" and "other"."""
-    named = {"base": base_run(settings)}
-    named |= {f"base_{width}": base_run(settings, first_features=width) for width in settings.other_widths}
-    return named | {"other": base_run(settings, network=settings.other_network, epochs=settings.other_epochs)}
+    kinds: dict[str, dict[str, Any]] = {f"base_{width}": {"first_features": width} for width in settings.other_widths}
+    kinds["other"] = {"network": settings.other_network, "epochs": settings.other_epochs}
+    others = {name: base_run(settings, seeds=settings.other_seeds, **changes) for name, changes in kinds.items()}
+    return {"base": base_run(settings)} | others
 
 
 def shuffled_run(settings: Any) -> Run:

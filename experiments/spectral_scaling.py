@@ -57,7 +57,7 @@ def main(settings: Settings) -> None:
             "five pools leave nothing of 32x32 pixels; choose ResNet18, ResNet20 or SmallCNN."
         )
     for option, values in (("scaled-components", given.scaled_components), ("factors", given.factors)):
-        if not values or len(set(values)) < len(values):
+        if not values or len({f"{value:g}" for value in values}) < len(values):  # runs are named by these
             raise ValueError(f"--{option} must be one number or more, none twice, got {values}.")
     if not all(0 < factor < np.inf and factor != 1 for factor in given.factors):
         raise ValueError(f"--factors must be positive and finite, and not 1, got {given.factors}.")

@@ -165,7 +165,7 @@ def test_the_closed_form_is_held_against_every_network(out: Path) -> None:
     arrays = store.read_arrays(out / "decorrelation" / "photographs" / "arrays.npz")
     for curve in ("change", "formula"):
         last = arrays[f"base/curve/{curve}"][:, -1]
-        np.testing.assert_allclose(last, arrays[f"{decorrelation.OURS}/{curve}"], rtol=0, atol=1e-12)
+        np.testing.assert_array_equal(last, arrays[f"{decorrelation.OURS}/{curve}"])
     images = runs.load(networks.base_run(networks.resolve(decorrelation.Settings(preset="smoke", out=out)))).images
     spectrum, moments = theory.patch_spectrum(images, 3), theory.cross_moments(images, 3, range(16))
     for name in ("base_8", "other"):
@@ -285,6 +285,7 @@ def fake_decorrelation() -> dict[str, np.ndarray]:
     for name, rate in (("base", 0.18), ("other", 0.16)):
         change = np.exp(-0.17 * distances) * [[0.99], [1], [1.01]]
         formula = np.exp(-rate * distances) * [[1], [1], [1]]
+        arrays |= networks.fits(arrays, name)
         arrays[f"{name}/curve/change"] = np.stack([change, change], axis=1)
         arrays[f"{name}/curve/formula"] = np.stack([change * 0.9, formula], axis=1)
     rates = {
@@ -561,7 +562,16 @@ def test_the_closed_form_over_training() -> None:
         arrays[f"other/curve/{name}"] = arrays[f"base/curve/{name}"][:1]
     for key in [key for key in arrays if "/" in key and "curve" not in key and arrays[key].shape[-1:] == (16,)]:
         arrays[key] = arrays[key][..., :3]
+    arrays["base/fit/change/time"] = np.array([[np.nan, 1, 2], [np.nan, 3, 7], [np.nan, 8, 3]])
+    arrays["base/variance"] = np.array([4.0, 1])
+    for name, energy in (("change", [2, 3, 5]), ("fit/change/profile", [4, 3, 10])):
+        arrays[f"base/{name}"] = np.array(energy)[:, None, None] * np.array([[0, 9], [1, 9], [2, 9]])
+    times, largest = decorrelation.by_time(arrays)["base"]
+    np.testing.assert_array_equal(times, [[4, 8], [12, 28], [32, 12]])
+    np.testing.assert_array_equal(largest, [[0.3, 0.5], [-0.3, 0.2], [-0.6, 0.2]])
     first, other = decorrelation.summary(arrays)["closed_form_over_training"]
+    assert first["median_time_times_first_variance"] == [12, 12]
+    assert first["median_first_energy_over_formula"] == [0.5, 0.5]
     assert (first["run"], first["epochs"]) == ("VGG11, 64 filters", [1, 2])
     assert first["training_accuracy"] == pytest.approx([0.5, 0.9])
     assert first["largest_difference"] == pytest.approx([0.3, 0.3])
@@ -796,6 +806,24 @@ def test_an_experiment_with_a_preset_of_its_own() -> None:
     assert (frozen.images, frozen.batch_size, frozen.first_features, frozen.width) == (50_000, 9, 16, 0.25)
     paper = frozen_first_layer.Settings(preset="paper")
     assert frozen_first_layer.resolve(paper) == networks.resolve(paper)
+    assert decorrelation.resolve(decorrelation.Settings()) == networks.resolve_several(
+        decorrelation.Settings(seeds=12, other_seeds=4)
+    )
+    assert decorrelation.resolve(decorrelation.Settings(preset="smoke")).other_seeds == 3
+    assert networks.resolve_several(consistency.Settings(seeds=7)).other_seeds == 7
+
+
+def test_kinds_of_networks_differ_in_one_thing(tmp_path: Path) -> None:
+    settings = consistency.Settings(preset="cpu", seeds=9, other_seeds=5, other_widths=(8, 3), out=tmp_path)
+    given = networks.resolve_several(settings)
+    base = networks.base_run(given)
+    assert base.seeds == 9
+    assert networks.several_runs(given) == {
+        "base": base,
+        "base_8": networks.base_run(given, seeds=5, first_features=8),
+        "base_3": networks.base_run(given, seeds=5, first_features=3),
+        "other": networks.base_run(given, seeds=5, network="ResNet18", epochs=20),
+    }
 
 
 def test_runs_and_networks_of_the_settings(tmp_path: Path) -> None:
@@ -842,6 +870,7 @@ def test_networks_to_compare_differ_in_one_thing(tmp_path: Path, monkeypatch: py
         ("random_labels", {"shuffled_epochs": -1}, "--shuffled-epochs must be at least 1"),
         ("formula_fit", {"pair_epochs": 0}, "--pair-epochs must be at least 1"),
         ("consistency", {"other_epochs": 0}, "--other-epochs must be at least 1"),
+        ("decorrelation", {"other_seeds": 1}, "--other-seeds must be at least 2"),
         ("random_labels", {"seeds": 1}, "--seeds must be at least 2"),
         ("random_labels", {"validation": -1}, "--validation must be at least 0"),
         ("random_labels", {"hold_out": 1}, "--hold-out must be at least 2"),
@@ -864,11 +893,14 @@ def test_networks_to_compare_differ_in_one_thing(tmp_path: Path, monkeypatch: py
         ("frozen_first_layer", {"depth_seeds": (3, 0)}, "--depth-seeds must have a number of networks, at least 1"),
         ("frozen_first_layer", {"depth_seeds": (3,)}, "--depth-seeds must have a number of networks"),
         ("frozen_first_layer", {"depth_seeds": (1, 1)}, "--depth-seeds must be 3 or more in all"),
+        ("frozen_first_layer", {"depth_epochs": 0}, "--depth-epochs must be at least 1"),
         ("frozen_first_layer", {"validation": 0}, "--validation must be at least 1"),
         ("decorrelation", {"largest_distance": 1}, "--largest-distance must be at least 2"),
         ("decorrelation", {"largest_distance": 30}, "distances must lie between 0 and 29 pixels"),
         ("energy_labels", {"energy_components": (1, 1)}, "--energy-components must name one component or more"),
         ("energy_labels", {"energy_components": (28,)}, "patches have the components 1 to 27, got 28"),
+        ("energy_labels", {"validation": 9}, "--validation must be at least 10, one a class of energies, got 9"),
+        ("energy_labels", {"images": 8, "batch_size": 4}, "--images must be at least 10"),
         ("energy_labels", {"energy_components": ()}, "--energy-components must name one component or more"),
         ("energy_labels", {"energy_seeds": 0}, "--energy-seeds must be at least 1"),
         ("energy_labels", {"energy_epochs": 0}, "--energy-epochs must be at least 1"),
@@ -877,6 +909,7 @@ def test_networks_to_compare_differ_in_one_thing(tmp_path: Path, monkeypatch: py
         ("spectral_scaling", {"scaled_components": (5, 5)}, "--scaled-components must be one number or more, none"),
         ("spectral_scaling", {"factors": (3.0, float("inf"))}, "--factors must be positive and finite"),
         ("spectral_scaling", {"factors": (0.0,)}, "--factors must be positive and finite"),
+        ("spectral_scaling", {"factors": (3.0, 3.0000001)}, "--factors must be one number or more, none twice"),
         ("spectral_scaling", {"factors": ()}, "--factors must be one number or more"),
         ("spectral_scaling", {"stride_network": "VGG11"}, "VGG11 needs larger images"),
         ("spectral_scaling", {"scaling_epochs": 0}, "--scaling-epochs must be at least 1"),
