@@ -104,7 +104,7 @@ CATALOGUE: dict[str, Experiment] = {
     "frozen_first_layer": Experiment(
         "the deeper the network, the less it matters that the first layer learns",
         "Fig. 2, 20",
-        _times("1 min", "75 min", UNKNOWN),
+        _times("1 min", "90 min", UNKNOWN),
     ),
     "decorrelation": Experiment(
         "the trained first layer decorrelates pixels, but does not whiten them",

@@ -76,7 +76,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "other_network": "ResNet18",
         "other_epochs": 20,
         "depths": (11, 13, 16, 19),
-        "depth_seeds": (2, 2, 1, 2),
+        "depth_seeds": (6, 2, 1, 2),
         "depth_epochs": 3,
         "energy_components": (1, 2, 4, 7, 10, 14, 18, 22, 27),
         "energy_seeds": 2,
