@@ -102,7 +102,7 @@ CATALOGUE: dict[str, Experiment] = {
         _times("1 min", "33 min", UNKNOWN),
     ),
     "frozen_first_layer": Experiment(
-        "the deeper the network, the less it matters that the first layer learns",
+        "does it matter that the first layer learns? (paper: the less, the deeper the network)",
         "Fig. 2, 20",
         _times("1 min", "90 min", UNKNOWN),
     ),

@@ -8,8 +8,8 @@ accuracy) of the frozen network minus that of its twin; the paper finds that it 
 are kept in <out>/runs and shared with the other experiments; a run that was killed continues.
 
 The cpu preset takes about 90 minutes on 2 cores. It has all of CIFAR-10 for 3 epochs and VGGs that are narrower by the
-same factor in every layer, the first too. There the gaps of single networks scatter by 0.05 nats about nearly zero at
-every depth, so that a slope cannot be told, and both checks of it fail.
+same factor in every layer, the first too. There the gaps of single networks differ by 0.05 nats and more, so that a
+slope cannot be told from zero, and both checks of it fail.
 
 With 2,000 images, which are learnt by heart, it is the frozen networks that are faster, the more so the shallower:
 
