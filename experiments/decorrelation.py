@@ -260,11 +260,11 @@ def draw(folder: Path, arrays: Arrays) -> None:
         )
     left.set(title=f"{OURS[0].upper()}{OURS[1:]}", ylabel="autocorrelation of the responses")
     figures.legend_below(left)
-    titles = networks.titles(arrays)
+    titles, points = networks.titles(arrays), by_time(arrays)
     for (name, difference), colour in zip(differences(arrays).items(), figures.COLOURS, strict=False):
         title = f"{titles[name]}: mean ± s.d."
         figures.band(middle, distances, difference[:, -1], colour, marker="o", markersize=3, label=title)
-        times, largest = by_time(arrays)[name]
+        times, largest = points[name]
         last.plot(times.ravel(), largest.ravel(), "o", color=colour, markersize=3, alpha=0.7, label=titles[name])
     for axis in (middle, last):
         for bound in (-CLOSE, CLOSE):

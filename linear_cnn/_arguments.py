@@ -11,7 +11,6 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-_NUMBERED = "numpy.unique(labels, return_inverse=True)[1] numbers classes"
 Padding = str | int | Sequence[int | Sequence[int]]
 
 
@@ -96,7 +95,8 @@ def check_targets(name: str, targets: Any, count: int, *, seeds: int | None = No
     _check_target_shape(name, np.shape(targets), count, seeds, "(N,) or (N, M)", (1, 2))
     dtype = _dtype(targets)
     if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
-        raise TypeError(f"{name} must be real numbers, got {dtype}; {_NUMBERED}.")
+        remedy = _remedy(dtype, "convert them, e.g. targets.astype('float32')")
+        raise TypeError(f"{name} must be real numbers, got {dtype}; {remedy}.")
     check_finite(name, targets)
 
 
@@ -104,10 +104,13 @@ def check_labels(name: str, labels: Any, count: int, *, seeds: int | None = None
     """Raise unless labels are integers (N,), after an axis of `seeds` if given."""
     _check_target_shape(name, np.shape(labels), count, seeds, "(N,)", (1,))
     if not jnp.issubdtype(_dtype(labels), jnp.integer):
-        raise TypeError(
-            f"{name} must be integer labels for loss='cross_entropy', got {_dtype(labels)}; {_NUMBERED}; of real "
-            "targets loss='mse' is the loss."
-        )
+        remedy = _remedy(_dtype(labels), "convert them, e.g. labels.astype('int32'), or choose loss='mse'")
+        raise TypeError(f"{name} must be integer labels for loss='cross_entropy', got {_dtype(labels)}; {remedy}.")
+
+
+def _remedy(dtype: Any, of_numbers: str) -> str:
+    """What to do with targets of a wrong type: classes by name cannot be converted."""
+    return of_numbers if dtype.kind in "biufc" else "numpy.unique(labels, return_inverse=True)[1] numbers classes"
 
 
 def check_classes(name: str, labels: Any, classes: int) -> None:

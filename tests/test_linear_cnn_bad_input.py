@@ -79,7 +79,7 @@ def test_images(use, images, error, message):
         ({"targets": np.ones((6, 0))}, ValueError, r"got \(6, 0\)"),
         ({"targets": np.ones((2, 6, 1, 1))}, ValueError, r"got \(2, 6, 1, 1\)"),
         ({"targets": [0, 1, 2, np.nan, 4, 5]}, ValueError, "targets must be finite, but has NaN"),
-        ({"targets": np.ones(6) * 1j}, TypeError, "targets must be real numbers, got complex128"),
+        ({"targets": np.ones(6) * 1j}, TypeError, "targets must be real numbers, got complex128; convert"),
         (
             {"targets": list("abcdef")},
             TypeError,

@@ -396,7 +396,11 @@ HOLES = np.where(np.arange(2) == 0, np.nan, GOOD)
     [
         (ValueError, r"images must have shape \(N, H, W, C\).* got \(4, 5, 2\).* images\[None\]", GOOD[0]),
         (ValueError, r"no empty axis, got \(0, 4, 5, 2\)", GOOD[:0]),
-        (TypeError, r"floating point, got uint8; .*asarray\(images, 'float32'\) / 255", GOOD.astype("uint8")),
+        (
+            TypeError,
+            r"images must be floating point, got uint8; .*asarray\(images, 'float32'\) / 255",
+            GOOD.astype("uint8"),
+        ),
         (TypeError, "images must be floating point, got bool", GOOD > 0),
         (ValueError, "images has 60 entries that are NaN or infinite; remove", HOLES),
         (ValueError, "images has 60 entries that are NaN or infinite", np.where(np.isnan(HOLES), -np.inf, 1)),

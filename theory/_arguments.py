@@ -135,15 +135,12 @@ def check_kind(name: str, value: Any, kind: type, made_by: str) -> None:
 
 def check_real(name: str, value: Any) -> None:
     """Raise TypeError unless a value, traced or not, holds real numbers."""
-    if not hasattr(value, "dtype"):
-        if is_traced(value):
-            return
-        value, given = _as_array(value), value
-    else:
-        given = value
-    if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
-        found = type(given).__name__ if value.dtype == object else value.dtype
-        remedy = f"; pass its .{name}" if hasattr(given, name) else ""
+    array = value if hasattr(value, "dtype") else concrete(value)
+    if array is not None and not any(
+        jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)
+    ):
+        found = type(value).__name__ if array.dtype == object else array.dtype
+        remedy = f"; pass its .{name}" if hasattr(value, name) else ""
         raise TypeError(f"{name} must be real numbers, got {found}{remedy}.")
 
 
