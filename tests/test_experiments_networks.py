@@ -173,7 +173,11 @@ def test_the_closed_form_is_held_against_every_network(out: Path) -> None:
         change = weights[:, 1:] - weights[:, :1]
         fit = theory.fit_profile(theory.energy_profile(change, spectrum.components), spectrum.variance)
         formula = theory.filters_with_profile(fit.profile, spectrum)
-        for curve, filters in (("change", change), ("formula", formula)):
+        profiles = (1 - np.exp(-np.outer(decorrelation.TIMES, spectrum.variance / spectrum.variance[0]))) / np.sqrt(
+            spectrum.variance
+        )
+        any_time = theory.filters_with_profile(profiles, spectrum)
+        for curve, filters in (("change", change), ("formula", formula), ("at_times", any_time)):
             expected = theory.autocorrelation(filters, moments)
             np.testing.assert_allclose(arrays[f"{name}/curve/{curve}"], expected, rtol=0, atol=1e-6)
 
@@ -288,6 +292,7 @@ def fake_decorrelation() -> dict[str, np.ndarray]:
         arrays |= networks.fits(arrays, name)
         arrays[f"{name}/curve/change"] = np.stack([change, change], axis=1)
         arrays[f"{name}/curve/formula"] = np.stack([change * 0.9, formula], axis=1)
+        arrays[f"{name}/curve/at_times"] = np.exp(-np.geomspace(0.02, 2, 241)[:, None] * distances)
     rates = {
         "rgb": 0.1,
         "random": 0.11,
@@ -526,7 +531,9 @@ def test_checks_of_the_autocorrelation(seed: int) -> None:
 def test_rows_of_the_autocorrelation(largest: int, shown: list[int]) -> None:
     arrays = fake_decorrelation()
     for number, key in enumerate(arrays):
-        if "/curve/" in key or not key.startswith(("base/", "other/", "distances")):
+        if "/curve/" in key:
+            arrays[key] = (arrays[key] / (2 + number))[..., : largest + 1]
+        elif not key.startswith(("base/", "other/", "distances")):
             arrays[key] = np.concatenate([arrays[key], arrays[key] / (2 + number)])[..., : largest + 1]
     arrays["distances"] = np.arange(largest + 1)
     summary = decorrelation.summary(arrays)
@@ -560,6 +567,8 @@ def test_the_closed_form_over_training() -> None:
     arrays["base/accuracy"] = np.array([[0.1, 0.5, 0.9], [0.1, 0.6, 1], [0.1, 0.4, 0.8]])
     for name in ("change", "formula"):
         arrays[f"other/curve/{name}"] = arrays[f"base/curve/{name}"][:1]
+    arrays["other/change"] = arrays["other/change"][:1]
+    arrays |= {f"{name}/curve/at_times": arrays[f"{name}/curve/at_times"][:, :3] for name in ("base", "other")}
     for key in [key for key in arrays if "/" in key and "curve" not in key and arrays[key].shape[-1:] == (16,)]:
         arrays[key] = arrays[key][..., :3]
     arrays["base/fit/change/time"] = np.array([[np.nan, 1, 2], [np.nan, 3, 7], [np.nan, 8, 3]])
@@ -579,6 +588,36 @@ def test_the_closed_form_over_training() -> None:
     assert first["standard_error"] == pytest.approx(errors)
     assert other["largest_difference"] == pytest.approx([0.3, 0.5])
     assert other["standard_error"] == [None, None]
+
+
+def test_the_closed_form_at_times_that_are_not_fitted() -> None:
+    """Of the times at which the profile is fitted about as well as it can be, the one that fits the curve best."""
+    arrays, times = fake_decorrelation(), decorrelation.TIMES
+    variance = arrays["base/variance"]
+    profiles = (1 - np.exp(-times[:, None] * variance / variance[0])) / np.sqrt(variance)
+    np.testing.assert_allclose(decorrelation.closed_form(variance), profiles, rtol=1e-10)  # 1 - exp cancels here
+    arrays["base/change"][:, -1] = profiles[[100, 110, 120]] * [[1], [2], [0.1]]  # exactly the formula's
+    curves = np.exp(-np.linspace(0.1, 0.6, len(times))[:, None] * np.arange(16))
+    arrays["base/curve/at_times"] = curves
+    arrays["base/curve/change"][:, -1] = curves[[100, 108, 240]]
+    correlation, difference = decorrelation.at_times(arrays)["base"]
+    for network, place in enumerate((100, 110, 120)):
+        expected = [np.corrcoef(profiles[place], profile)[0, 1] for profile in profiles]
+        np.testing.assert_allclose(correlation[network], expected, rtol=1e-9)
+    assert difference[0, 100] == 0
+    assert difference[0, 99] > 0 > difference[0, 101]  # later curves are lower
+    np.testing.assert_allclose(np.abs(difference[2]), np.abs(curves - curves[240]).max(axis=1))
+    found = decorrelation.summary(arrays)["closed_form_over_training"][0]["times_as_good"]
+    assert found["correlation_within"] == decorrelation.AS_GOOD == 0.005
+    good = [correlation[network] >= 0.995 for network in range(3)]
+    spans = [(np.flatnonzero(those)[0], np.flatnonzero(those)[-1]) for those in good]
+    assert spans[2][1] < 240
+    assert found["first_time"] == times[spans[1][0]]
+    assert found["last_time"] == times[spans[1][1]]
+    assert found["time_of_smallest_difference"] == times[108]  # those of the three are 100, 108 and the last good one
+    assert found["smallest_difference"] == 0
+    assert found["best_correlation"] == pytest.approx(1)
+    assert found["correlation_there"] == pytest.approx(np.median([1, correlation[1, 108], correlation[2, spans[2][1]]]))
 
 
 def test_conventions_of_the_autocorrelation() -> None:
