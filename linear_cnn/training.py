@@ -599,9 +599,12 @@ def _matched(loss: str, plan: _Plan, outputs: jax.ShapeDtypeStruct) -> tuple[tup
 
     def match(name: str, images: Any, targets: Any, of_each: bool) -> tuple[Any, Any]:
         lead = np.shape(targets)[: 1 + of_each]
+        if len(outputs.shape) != 2:
+            raise ValueError(
+                f"the network's outputs must be (N, M), a row for each image, got shape {outputs.shape}; return "
+                "outputs[:, None] if there is one for each."
+            )
         if loss == "cross_entropy":
-            if len(outputs.shape) != 2:
-                raise ValueError(f"the network's outputs must be logits (N, M), got shape {outputs.shape}.")
             check_classes(name, targets, outputs.shape[1])
             return images, jnp.asarray(targets, jnp.int32)
         targets = jnp.asarray(targets).reshape(*lead, -1)

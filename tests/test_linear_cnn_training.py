@@ -370,6 +370,18 @@ def test_outputs_must_match_the_targets():
         train_linear(single, targets=np.ones((12, 3)), batch_size=4)
 
 
+class WithoutOutputAxis(Nonlinear):
+    def __call__(self, images):
+        return super().__call__(images)[:, 0]
+
+
+@pytest.mark.parametrize("settings", [{"targets": TARGETS[:, 0]}, CLASSIFY])
+def test_outputs_have_an_axis_of_their_own(settings):
+    message = r"outputs must be \(N, M\), a row for each image, got shape \(12,\); return outputs\[:, None\] if"
+    with pytest.raises(ValueError, match=message):
+        train_linear(WithoutOutputAxis, **settings)
+
+
 @pytest.mark.float32
 @pytest.mark.parametrize(("labels", "found"), [([0, 1, 2] * 4, "from 0 to 2"), ([-1, 1, 0] * 4, "from -1 to 1")])
 def test_labels_must_be_classes_of_the_network(labels, found):

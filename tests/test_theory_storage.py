@@ -164,5 +164,5 @@ def test_foreign_files_are_refused(tmp_path, write):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="missing"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*missing\.npz; give one that save_moments wrote"):
         load_moments(tmp_path / "missing.npz")

@@ -65,7 +65,10 @@ def load_moments(path: str | os.PathLike[str]) -> Moments:
             if jax.config.read("jax_enable_x64"):
                 arrays = jax.tree.map(jnp.asarray, arrays)
             return kind(**arrays, **{name: _tuples(value) for name, value in static.items()})
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
+    except FileNotFoundError:
+        message = f"there is no file {os.fspath(path)}; give one that save_moments wrote (it adds no .npz to its name)."
+        raise FileNotFoundError(message) from None
+    except (PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # a damaged archive makes its readers fail in many ways
         raise ValueError(
