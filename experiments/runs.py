@@ -377,7 +377,8 @@ def _finished(config: dict[str, Any], folder: Path) -> Arrays:
         raise ValueError(f"{place / 'config.json'} is of another run, {found}, than the one asked for; {remedy}.")
     arrays = store.read_arrays(place / "arrays.npz", remedy)
     records = (config["seeds"], 1 + len(config["record_epochs"]))
-    if any(name not in arrays for name in ("epochs", *RECORDED[:4])) or any(
+    recorded = RECORDED if config["validation"] else RECORDED[:4]
+    if any(name not in arrays for name in ("epochs", *recorded)) or any(
         array.shape[:2] != records for name, array in arrays.items() if name not in SHARED
     ):
         raise ValueError(

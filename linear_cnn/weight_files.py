@@ -9,6 +9,7 @@ to call anything else. ONNX and GraphDef are protobuf messages, of which `_MESSA
 
 import io
 import json
+import lzma
 import math
 import pickletools
 import struct
@@ -16,7 +17,7 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
@@ -31,14 +32,15 @@ Layout = Literal["OIHW", "HWIO"]
 _TO_HWIO: dict[Layout, tuple[int, ...]] = {"OIHW": (2, 3, 1, 0), "HWIO": (0, 1, 2, 3)}
 _COLOURS = 3
 _LARGEST = 2**24  # weights of a kernel; no first layer comes near, and a damaged shape shall not fill the memory
-_LARGEST_PICKLE = 2**28  # bytes
+_LARGEST_PICKLE = 2**24  # bytes; that of a network with ten thousand tensors has two million
+_LONGEST_NAME = 1000
 _LISTED = 8  # tensors that an error names
 _BFLOAT16 = np.dtype(jnp.bfloat16)
 # What the readers below raise on damaged or foreign content.
 _DAMAGE = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, EOFError, MemoryError, RuntimeError,
-    SyntaxError, tokenize.TokenError, struct.error, zlib.error, zipfile.BadZipFile, message.DecodeError,
-    SafetensorError,
+    SyntaxError, tokenize.TokenError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+    message.DecodeError, SafetensorError,
 )  # fmt: skip
 
 
@@ -93,7 +95,8 @@ def load_first_layer(
       path: the file; its content says which format it is.
       name: of the tensor, where there are several candidates or none is recognised.
       layout: order of the kernel's axes, (filters, channels, height, width) or (height, width, channels, filters). By
-        default that of the framework; safetensors and .npz have none, and there it is recognised by the square kernel.
+        default that of the framework; safetensors and .npz have none, and there it is recognised by square kernels, of
+        all layers alike.
       channel_order: of the network's input. No file says so, and "RGB" is the rule; networks that came from Caffe or
         OpenCV take "BGR", and their kernel's channels are reversed.
 
@@ -120,6 +123,8 @@ def load_first_layer(
             kernel = _kernel(contents.tensors[chosen], chosen, found)
     except _Refused as error:
         raise ValueError(f"{path}: {error}") from error
+    except PermissionError:  # not a fault of the content, and it names the file
+        raise
     except _DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is truncated or damaged ({reason}); get the file anew.") from error
@@ -131,15 +136,20 @@ def load_first_layer(
 
 def _chosen(contents: _Contents, name: str | None, layout: Layout | None) -> tuple[str, Layout]:
     """Name and layout of the first layer."""
-    known = layout or contents.layout
     kernels = {key: tensor.shape for key, tensor in contents.tensors.items() if len(tensor.shape) == 4}
+    known = layout or contents.layout
+    shared = known or _shared_layout(list(kernels.values()))
     if name is None:
-        layouts = {key: _layouts(shape, known) for key, shape in kernels.items() if math.prod(shape) <= _LARGEST}
+        layouts = {key: _layouts(shape, shared) for key, shape in kernels.items() if math.prod(shape) <= _LARGEST}
+        if not known:  # a layout that other layers show says nothing of a kernel that is not square
+            layouts = {key: [fit for fit in fits if fit in _square(kernels[key])] for key, fits in layouts.items()}
         layouts = {key: [fit for fit in fits if not _is_pixel(kernels[key], fit)] for key, fits in layouts.items()}
         candidates = [key for key, fits in layouts.items() if fits]
     elif name in contents.tensors:
         shape = contents.tensors[name].shape
         layouts, candidates = {name: _layouts(shape, known)}, [name]
+        if len(layouts[name]) > 1 and shared:
+            layouts[name] = [shared]
         if not layouts[name] or math.prod(shape) > _LARGEST:
             hint = "" if known else " Without layout=, kernels must be square."
             raise _Refused(
@@ -162,7 +172,34 @@ def _chosen(contents: _Contents, name: str | None, layout: Layout | None) -> tup
     if len(layouts[chosen]) > 1:
         shape = contents.tensors[chosen].shape
         raise _Refused(f"the layout of {chosen!r}, {shape}, is ambiguous; layout='OIHW' or 'HWIO' decides.")
-    return chosen, layouts[chosen][0]
+    [found] = layouts[chosen]
+    before = {key: shape for key, shape in kernels.items() if _feeds_three_channels(shape, found)}
+    if name is None and before:
+        raise _Refused(
+            f"{_listed(before)} may come before {chosen!r}, as in a network of grey or 4-channel input; name= decides."
+        )
+    return chosen, found
+
+
+def _square(shape: tuple[int, ...]) -> list[Layout]:
+    """The layouts in which a kernel is square."""
+    return [layout for layout, (height, width, *_) in _TO_HWIO.items() if shape[height] == shape[width]]
+
+
+def _shared_layout(shapes: Sequence[tuple[int, ...]]) -> Layout | None:
+    """The one layout in which all kernels of a file are square, those aside that are so in none.
+
+    The kernel of a later layer, (64, 64, 3, 3), could be one of 64x64 pixels; but then others would not be square.
+    """
+    fits = [square for shape in shapes if (square := _square(shape))]
+    common = [layout for layout in _TO_HWIO if fits and all(layout in square for square in fits)]
+    return common[0] if len(common) == 1 else None
+
+
+def _feeds_three_channels(shape: tuple[int, ...], layout: Layout) -> bool:
+    """Whether this can be the first layer of a network whose second one has 3 input channels."""
+    height, width, channels, filters = (shape[axis] for axis in _TO_HWIO[layout])
+    return (height, width) != (1, 1) and channels in (1, 2, 4) and filters == _COLOURS
 
 
 def _layouts(shape: tuple[int, ...], known: Layout | None) -> list[Layout]:
@@ -206,6 +243,16 @@ def _kernel(tensor: _Tensor, name: str, layout: Layout) -> np.ndarray:
 # --- formats ---
 
 
+def _named(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A dictionary, unless two have one name, of which one would be lost."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _Refused(f"two of its tensors are named {name!r}; save them under names of their own.")
+        found[name] = value
+    return found
+
+
 def _contents(path: Path) -> _Contents:
     with path.open("rb") as file:
         start = file.read(64)
@@ -232,7 +279,10 @@ def _unknown(what: str) -> _Refused:
 def _safetensors(path: Path) -> _Contents:
     def read(name: str) -> np.ndarray:
         with safe_open(path, framework="numpy") as stored:
-            if stored.get_slice(name).get_dtype() != "BF16":
+            dtype = stored.get_slice(name).get_dtype()
+            if dtype.startswith("F8"):
+                raise _Refused(f"the weights of {name!r} are {dtype}, which is not read; save them as float32.")
+            if dtype != "BF16":
                 return np.asarray(stored.get_tensor(name))
         with safe_open(path, framework="flax") as stored:  # NumPy has no bfloat16 of its own
             return np.asarray(stored.get_tensor(name))
@@ -252,7 +302,7 @@ def _zip_contents(path: Path) -> _Contents:
             return _zip_torch(path, archive, pickles[0])
         if not names or not all(name.endswith(".npy") for name in names):
             raise _unknown(f"a zip archive with {', '.join(names[:_LISTED]) or 'nothing'}")
-        shapes = {name.removesuffix(".npy"): _npy_shape(archive, name) for name in names}
+        shapes = _named((name.removesuffix(".npy"), _npy_shape(archive, name)) for name in names)
     tensors = {name: _Tensor(shape, partial(_npy, path, f"{name}.npy")) for name, shape in shapes.items()}
     return _Contents("npz", None, tensors)
 
@@ -266,7 +316,10 @@ def _npy_shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
 
 def _npy(path: Path, name: str) -> np.ndarray:
     with zipfile.ZipFile(path) as archive, archive.open(name) as file:
-        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+        values = np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+        if file.read(1):  # the checksum is only compared at the end of the member
+            raise ValueError("it holds more numbers than its header says")
+    return values
 
 
 # --- PyTorch ---
@@ -290,6 +343,7 @@ _CALLABLE = {
     "torch._utils _rebuild_tensor",
     "torch._utils _rebuild_tensor_v2",
 }
+_KEYS = (str, int, float, bool, bytes, type(None))
 # A pickle of the number 0x1950a86a20f9469cfc6c, by which torch.save began its files before version 1.6.
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
@@ -323,6 +377,8 @@ def _zip_torch(path: Path, archive: zipfile.ZipFile, pickle: str) -> _Contents:
         raise _Refused("this PyTorch file was written on a big-endian machine, which is not supported.")
     if archive.getinfo(pickle).file_size > _LARGEST_PICKLE:
         raise _Refused(f"its {pickle} is far too large for a description of tensors.")
+    if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):  # a small file may hold much
+        raise _Refused("its zip archive is compressed, as torch.save never does; write it anew with torch.save.")
     content, _ = _unpickled(io.BytesIO(archive.read(pickle)))
 
     def data(storage: _Storage) -> bytes:
@@ -344,6 +400,8 @@ def _legacy_torch(path: Path) -> _Contents:
         raise _Refused("this PyTorch file was written on a big-endian machine, which is not supported.")
     buffer, place, places = stream.getbuffer(), stream.tell(), {}
     for key in keys:
+        if type(key) is not str:
+            raise ValueError("the key of a storage is no text")
         storage = storages[key]
         [count] = struct.unpack_from("<q", buffer, place)
         place += 8
@@ -376,19 +434,21 @@ def _torch_tensors(views: Mapping[str, _View], data: Callable[[_Storage], bytes]
 
 def _views(content: Any) -> dict[str, _View]:
     """All tensors in nested containers, by their path; each container is entered once, however often it is held."""
-    found: dict[str, _View] = {}
+    found: list[tuple[str, _View]] = []
     entered: set[int] = set()
     waiting: list[tuple[str, Any]] = [("", content)]
     while waiting:
         name, value = waiting.pop()
+        if len(name) > _LONGEST_NAME:
+            raise _Refused(f"it has tensors whose names are longer than {_LONGEST_NAME} characters.")
         if isinstance(value, _View):
-            found[name] = value
+            found.append((name, value))
         elif isinstance(value, (dict, list, tuple)) and id(value) not in entered:
             entered.add(id(value))
             items = value.items() if isinstance(value, dict) else enumerate(value)
             parts = [(f"{name}.{key}" if name else str(key), part) for key, part in items]
             waiting += reversed(parts)
-    return found
+    return _named(found)
 
 
 def _unpickled(stream: io.BytesIO) -> tuple[Any, dict[str, _Storage]]:
@@ -441,10 +501,10 @@ def _unpickled(stream: io.BytesIO) -> tuple[Any, dict[str, _Storage]]:
                 _container(stack, list).extend(values)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
-                _container(stack, dict)[key] = value
+                _fill(_container(stack, dict), [(key, value)])
             case "SETITEMS":
                 values = marked()
-                _container(stack, dict).update(zip(values[::2], values[1::2], strict=True))
+                _fill(_container(stack, dict), zip(values[::2], values[1::2], strict=True))
             case "BUILD":  # attributes, such as the _metadata of a state dictionary
                 stack.pop()
                 _container(stack, dict)
@@ -455,9 +515,11 @@ def _unpickled(stream: io.BytesIO) -> tuple[Any, dict[str, _Storage]]:
             case "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])
             case "GLOBAL":
-                stack.append(_allowed(argument))
+                stack.append(_allowed(str(argument)))
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
+                if type(name) is not str or type(module) is not str:
+                    raise ValueError("a pickle refers to what is no name")
                 stack.append(_allowed(f"{module} {name}"))
             case "BINPERSID":
                 storage = _storage(stack.pop())
@@ -484,7 +546,14 @@ def _container(stack: list[Any], kind: type) -> Any:
     return stack[-1]
 
 
-def _allowed(name: Any) -> _Global:
+def _fill(container: dict[Any, Any], pairs: Iterable[Any]) -> None:
+    for key, value in pairs:
+        if type(key) not in _KEYS:  # the hash of tuples in tuples can take for ever
+            raise ValueError(f"a pickle uses a {type(key).__name__} as the key of a dictionary")
+        container[key] = value
+
+
+def _allowed(name: str) -> _Global:
     if name not in _CALLABLE and name not in _STORAGES:
         raise _Refused(
             f"its pickle refers to {name.replace(' ', '.')}, which is no part of tensors in plain containers; it may "
@@ -495,6 +564,8 @@ def _allowed(name: Any) -> _Global:
 
 def _storage(identifier: Any) -> _Storage:
     kind, storage_type, key, _, count, *view = identifier
+    if type(kind) is not str:
+        raise ValueError(f"a pickle refers to a {type(kind).__name__} in an unknown way")
     if kind != "storage" or any(part is not None for part in view) or type(key) is not str or type(count) is not int:
         raise ValueError(f"a pickle refers to {kind!r} in an unknown way")
     return _Storage(key, _STORAGES[storage_type.name], count)
@@ -506,7 +577,10 @@ def _called(function: Any, arguments: Any) -> Any:
         raise ValueError("a pickle calls what is no function")
     match function.name:
         case "collections OrderedDict":
-            return dict(*arguments)
+            filled: dict[Any, Any] = {}
+            for pairs in arguments:
+                _fill(filled, pairs)
+            return filled
         case "torch Size" | "torch._utils _rebuild_parameter":
             return arguments[0]
         case "torch._utils _rebuild_tensor" | "torch._utils _rebuild_tensor_v2":
@@ -596,13 +670,13 @@ def _protobuf(path: Path) -> _Contents:
         raise _unknown(f"a file that begins with {content[:8]!r}") from error
     if not any(node.name and node.operation for node in graph.nodes):
         raise _unknown(f"a file that begins with {content[:8]!r}")
-    constants = {
-        _text(node.name): attribute.value.tensor
+    constants = _named(
+        (_text(node.name), attribute.value.tensor)
         for node in graph.nodes
         if node.operation == b"Const"
         for attribute in node.attributes
         if attribute.key == b"value"
-    }
+    )
     tensors = {}
     for name, tensor in constants.items():
         shape = tuple(axis.size for axis in tensor.shape.axes)
@@ -612,12 +686,12 @@ def _protobuf(path: Path) -> _Contents:
 
 
 def _onnx(graph: Any) -> _Contents:
-    stored = {_text(tensor.name): tensor for tensor in graph.initializers}
+    stored = [(_text(tensor.name), tensor) for tensor in graph.initializers]
     for node in graph.nodes:
         if node.operation == b"Constant" and node.outputs and node.attributes:
-            stored[_text(node.outputs[0])] = node.attributes[0].tensor
+            stored.append((_text(node.outputs[0]), node.attributes[0].tensor))
     tensors = {}
-    for name, tensor in stored.items():
+    for name, tensor in _named(stored).items():
         numbers = [tensor.floats, tensor.doubles, tensor.integers]
         shape = tuple(tensor.shape)
         tensors[name] = _Tensor(shape, partial(_numbers, tensor, shape, numbers, _ONNX_DTYPES))
@@ -639,6 +713,8 @@ def _numbers(
             f"its first layer has the data type number {tensor.dtype}, which is not read; save it as floats."
         )
     dtype, count = dtypes[tensor.dtype], math.prod(shape)
+    if dtype.kind in "iub":  # refused by their type, in whichever field they are
+        return np.empty(0, dtype)
     if tensor.raw:
         values = np.frombuffer(tensor.raw, dtype)
     else:
@@ -669,24 +745,26 @@ def _tfjs(path: Path) -> _Contents:
     model = json.loads(path.read_bytes())
     if "weightsManifest" not in model:
         raise _unknown(f"JSON with {', '.join(list(model)[:_LISTED])}")
-    tensors = {}
+    tensors: list[tuple[str, _Tensor]] = []
     for group in model["weightsManifest"]:
+        if len(set(group["paths"])) < len(group["paths"]):
+            raise _Refused("it lists a shard twice; get the files anew.")
         shards = [_shard(path, name) for name in group["paths"]]
         place = 0
         for weight in group["weights"]:
             name, shape = str(weight["name"]), tuple(map(int, weight["shape"]))
-            stored = weight.get("quantization", {}).get("dtype", weight["dtype"])
+            stored = (weight.get("quantization") or {}).get("dtype", weight["dtype"])
             if stored not in _TFJS_DTYPES:
                 raise _Refused(f"the TensorFlow.js weight {name!r} has the type {stored}, which is not read.")
             if min(shape, default=0) < 0:
                 raise ValueError(f"{name!r} has the shape {shape}")
             read = partial(_tfjs_numbers, weight, shards, place)
-            tensors[name] = _Tensor(shape, read)
+            tensors.append((name, _Tensor(shape, read)))
             place += _TFJS_DTYPES[stored].itemsize * math.prod(shape)
         size = sum(shard.stat().st_size for shard in shards)
         if size != place:
             raise ValueError(f"{', '.join(group['paths'])} have {size} bytes instead of {place}")
-    return _Contents("TensorFlow.js", "HWIO", tensors)
+    return _Contents("TensorFlow.js", "HWIO", _named(tensors))
 
 
 def _shard(path: Path, name: str) -> Path:
@@ -699,7 +777,7 @@ def _shard(path: Path, name: str) -> Path:
 
 
 def _tfjs_numbers(weight: Any, shards: Sequence[Path], place: int) -> np.ndarray:
-    quantization = weight.get("quantization", {})
+    quantization = weight.get("quantization") or {}
     dtype = _TFJS_DTYPES[quantization.get("dtype", weight["dtype"])]
     content = b"".join(shard.read_bytes() for shard in shards)
     values: np.ndarray = np.frombuffer(content, dtype, math.prod(map(int, weight["shape"])), place)

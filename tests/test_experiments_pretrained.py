@@ -469,6 +469,17 @@ def test_files_of_the_user(tmp_path, present):
         measured(files=(tmp_path / "nowhere",))
 
 
+def test_files_of_one_name_are_networks_and_families_of_their_own(tmp_path):
+    files = [tmp_path / folder / "model.npz" for folder in ("a", "b", "c", "d/b")]
+    files.append(tmp_path / "VGG16.npz")  # as a family of the table is called
+    for seed, file in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, w=smooth_bank(seed))
+    found = pretrained.present(tmp_path, files).networks
+    assert [network["title"] for network in found] == ["model", "b/model", "c/model", "b/model (2)", "VGG16"]
+    assert [network["family"] for network in found] == [network["title"] for network in found]
+
+
 def test_models_of_tensorflow_js_are_called_after_their_folder(tmp_path):
     folder, bank = tmp_path / "my_network", smooth_bank(7, 5)
     weights = [{"name": "conv", "shape": bank.shape, "dtype": "float32"}]

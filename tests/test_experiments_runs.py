@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -54,7 +55,9 @@ class Training:
         self.network = init(jax.random.key(0))
         records = (len(keys), 1 + len(record_steps))
         some = np.random.default_rng(self.started).random(records, np.float32)
-        return linear_cnn.Trajectory(np.array([0, *record_steps]), np.ones((*records, 3, 3, 3, 4)), some, some)
+        validated = {} if arguments["validation"] is None else {"validation_loss": some, "validation_accuracy": some}
+        conv1 = np.ones((*records, 3, 3, 3, 4))
+        return linear_cnn.Trajectory(np.array([0, *record_steps]), conv1, some, some, **validated)
 
 
 @pytest.fixture
@@ -97,7 +100,7 @@ def test_a_finished_run_is_read(run: Run, training: Training, tmp_path: Path) ->
     first = trained(run, tmp_path / "store")
     again = trained(dataclasses.replace(run), tmp_path / "store")
     assert training.started == 1
-    assert first.keys() == again.keys() == {"steps", "conv1", "loss", "accuracy", "epochs"}
+    assert first.keys() == again.keys() == {*runs.RECORDED, "epochs"}
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])
     [place] = (tmp_path / "store").iterdir()
@@ -447,6 +450,14 @@ def fewer_seeds(path: Path) -> None:
     np.savez(path, **content)
 
 
+def encrypted(path: Path) -> None:
+    """By one bit in the headers of its first member."""
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
@@ -456,7 +467,11 @@ def fewer_seeds(path: Path) -> None:
         ("config.json", lambda path: path.write_text(path.read_text().replace("0.01", "0.1")), "of another run"),
         ("arrays.npz", lambda path: path.write_bytes(path.read_bytes()[:500]), "arrays.npz is damaged"),
         ("arrays.npz", lambda path: path.unlink(), "arrays.npz does not exist"),
-        ("arrays.npz", lambda path: without("conv1", path), "arrays.npz is damaged"),
+        *(
+            ("arrays.npz", partial(without, name), "arrays.npz is damaged: arrays of 2 networks are missing")
+            for name in ("epochs", *runs.RECORDED)
+        ),
+        ("arrays.npz", encrypted, "arrays.npz is damaged"),
         ("arrays.npz", fewer_seeds, "arrays.npz is damaged: arrays of 2 networks are missing"),
     ],
 )

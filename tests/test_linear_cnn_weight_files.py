@@ -12,6 +12,7 @@ import re
 import struct
 import sys
 import types
+import warnings
 import zipfile
 
 import jax.numpy as jnp
@@ -410,6 +411,136 @@ def test_kernels_as_large_as_those_of_vision_transformers_and_no_larger(tmp_path
     for name, message in [(None, "no tensor of this"), (NAME, "which is no convolution")]:
         with pytest.raises(ValueError, match=message):
             linear_cnn.load_first_layer(file, name)
+
+
+@pytest.mark.parametrize("write", [write_npz, write_safetensors])
+@pytest.mark.parametrize("layout", ["OIHW", "HWIO"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_the_layout_is_that_of_all_kernels(tmp_path, write, layout, channels):
+    """(16, 16, 3, 3) alone could be 16x16 pixels, 3 channels and 3 filters in the other order."""
+    tensors = {"b1": RANDOM.normal(size=(16, channels, 3, 3)), "c1": RANDOM.normal(size=(16, 16, 3, 3))}
+    tensors |= {"c2": RANDOM.normal(size=(32, 16, 3, 3)), "down": RANDOM.normal(size=(32, 16, 1, 1))}
+    tensors = {name: values.astype(np.float32) for name, values in tensors.items()}
+    first = tensors["b1"].transpose(2, 3, 1, 0)
+    if layout == "HWIO":
+        tensors = {name: np.ascontiguousarray(values.transpose(2, 3, 1, 0)) for name, values in tensors.items()}
+    file = write(tmp_path / "net", tensors)
+    if channels == 3:
+        found = linear_cnn.load_first_layer(file)
+        assert found.name == "b1"
+        np.testing.assert_array_equal(found.kernel, first)
+    else:
+        with pytest.raises(ValueError, match=r"no tensor of this .* is a convolution with 3 input channels"):
+            linear_cnn.load_first_layer(file)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_a_layer_of_three_filters_may_come_before(tmp_path, channels):
+    """A network of grey images whose first layer has 3 filters: the second one has 3 input channels."""
+    tensors = {"conv1": RANDOM.normal(size=(3, channels, 5, 5)), "conv2": RANDOM.normal(size=(16, 3, 5, 5))}
+    file = write_torch(tmp_path / "net.pth", {name: values.astype(np.float32) for name, values in tensors.items()})
+    with pytest.raises(ValueError, match=rf"'conv1' \(3, {channels}, 5, 5\) may come before 'conv2', .* name= decides"):
+        linear_cnn.load_first_layer(file)
+    assert linear_cnn.load_first_layer(file, "conv2").name == "conv2"
+
+
+def test_tensors_of_one_name_are_refused(tmp_path):
+    message = "two of its tensors are named '{}'"
+    twice = write_torch(tmp_path / "net.pth", {"a.b": OIHW}, wrap=lambda state: {**state, "a": {"b": state["a.b"]}})
+    with pytest.raises(ValueError, match=message.format("a.b")):
+        linear_cnn.load_first_layer(twice)
+    with zipfile.ZipFile(tmp_path / "net.npz", "w") as archive, warnings.catch_warnings(action="ignore"):
+        for factor in (1, 2):
+            buffer = io.BytesIO()
+            np.save(buffer, factor * OIHW)
+            archive.writestr("w.npy", buffer.getvalue())
+    with pytest.raises(ValueError, match=message.format("w")):
+        linear_cnn.load_first_layer(tmp_path / "net.npz")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02}" + b")" + b"q\x00h\x00\x86" * 60 + b"Ns.",
+        b"\x80\x02}(" + b")" + b"q\x00h\x00\x86" * 60 + b"Nu.",
+        b"\x80\x04" + b")" + b"q\x00h\x00\x86" * 60 + b"\x8c\x01a\x93.",
+        b"\x80\x02(" + b")" + b"q\x00h\x00\x86" * 60 + b"NX\x01\x00\x00\x000NK\x01tQ.",
+    ],
+)
+def test_tuples_in_tuples_are_neither_hashed_nor_printed(tmp_path, content):
+    """Either would take 2^60 steps."""
+    file = write_torch_zip(tmp_path / "net.pth", content, {"0": OIHW.ravel()})
+    with pytest.raises(ValueError, match=r"net\.pth is truncated or damaged \(a pickle (uses|refers)"):
+        linear_cnn.load_first_layer(file)
+
+
+def test_archives_of_torch_that_are_compressed_are_refused(tmp_path):
+    file = write_torch(tmp_path / "net.pth", {"w": OIHW})
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match=r"its zip archive is compressed, as torch\.save never does"):
+        linear_cnn.load_first_layer(file)
+    assert linear_cnn.weight_files._LARGEST_PICKLE <= 2**25  # more instructions take minutes
+
+
+def test_names_that_grow_are_refused(tmp_path):
+    content = {"x" * 600: {"y" * 600: 0}}
+    with pytest.raises(ValueError, match="names are longer than 1000 characters"):
+        linear_cnn.load_first_layer(write_torch_zip(tmp_path / "net.pth", pickled(content), {}))
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_faults_of_npz_archives(tmp_path, compression):
+    """Compressed or not, whole ones are read, and those with a changed byte are refused by the file's name."""
+    kernel = RANDOM.normal(size=(64, 3, 7, 7)).astype(np.float32)
+    buffer = io.BytesIO()
+    np.save(buffer, kernel)
+    with zipfile.ZipFile(tmp_path / "net.npz", "w", compression) as archive:
+        archive.writestr("w.npy", buffer.getvalue())
+    np.testing.assert_array_equal(
+        linear_cnn.load_first_layer(tmp_path / "net.npz").kernel, kernel.transpose(2, 3, 1, 0)
+    )
+    content = (tmp_path / "net.npz").read_bytes()
+    for place in range(60, len(content) - 200, len(content) // 40):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        (tmp_path / "net.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"net\.npz"):
+            linear_cnn.load_first_layer(tmp_path / "net.npz")
+
+
+def test_a_header_that_declares_fewer_numbers(tmp_path):
+    np.savez(tmp_path / "net.npz", w=RANDOM.normal(size=(64, 3, 7, 7)).astype(np.float32))
+    content = bytearray((tmp_path / "net.npz").read_bytes())
+    content[content.index(b"(64, 3") + 1] ^= 4  # 24
+    (tmp_path / "net.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"net\.npz is truncated or damaged"):
+        linear_cnn.load_first_layer(tmp_path / "net.npz")
+
+
+def test_faults_of_tensorflow_js(tmp_path):
+    bank = HWIO.tobytes()
+    weight = {"name": "w", "shape": HWIO.shape, "dtype": "float32"}
+
+    def load(paths, weights, content):
+        (tmp_path / "shard").write_bytes(content)
+        (tmp_path / "model.json").write_text(json.dumps({"weightsManifest": [{"paths": paths, "weights": weights}]}))
+        return linear_cnn.load_first_layer(tmp_path / "model.json")
+
+    np.testing.assert_array_equal(load(["shard"], [weight | {"quantization": None}], bank).kernel, HWIO)
+    for paths, weights, content, message in (
+        (["shard", "shard"], [weight], bank[: len(bank) // 2], "lists a shard twice"),
+        (["shard"], [weight, weight], bank * 2, "two of its tensors are named 'w'"),
+        (["shard"], [{"name": "b", "shape": [-5], "dtype": "float32"}, weight], bank[20:], "has the shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load(paths, weights, content)
+    steps = {"quantization": {"dtype": "uint8", "scale": 0.5}}
+    with pytest.raises(ValueError, match="without a scale"):
+        load(["shard"], [weight | steps], bytes(HWIO.size))
 
 
 def test_paths_in_the_home_folder(tmp_path, monkeypatch):
