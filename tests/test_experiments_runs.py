@@ -241,6 +241,39 @@ def test_networks_of_an_extended_run_are_those_of_one_run(run: Run, tmp_path: Pa
         np.testing.assert_allclose(extended[name], array, rtol=1e-4, atol=1e-6)
 
 
+def test_the_optimizer_has_momentum_and_weight_decay() -> None:
+    """Two steps at weights of 2 and gradients of 1: 0.9 of the first is in the second."""
+    optimizer = runs._optimizer(0.1, 0.9, 0.25)
+    weights, gradient = np.full(3, 2.0, np.float32), np.ones(3, np.float32)
+    state = optimizer.init(weights)
+    for expected in (-0.15, -0.15 * 1.9):
+        update, state = optimizer.update(gradient, state, weights)
+        np.testing.assert_allclose(update, expected, rtol=1e-6)
+
+
+def test_runs_of_another_format_are_others(run: Run, training: Training, tmp_path: Path, monkeypatch) -> None:
+    trained(run, tmp_path / "store")
+    monkeypatch.setattr(runs, "FORMAT", runs.FORMAT + 1)
+    trained(run, tmp_path / "store")
+    assert training.started == 2
+
+
+def test_fresh_that_is_killed_while_it_removes_leaves_no_finished_run(
+    run: Run, training: Training, tmp_path: Path, monkeypatch
+) -> None:
+    trained(run, tmp_path / "store")
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", stop)
+        with pytest.raises(KeyboardInterrupt):
+            trained(run, tmp_path / "store", fresh=True)
+    trained(run, tmp_path / "store")
+    assert training.started == 2
+
+
 def test_fresh_replaces_a_run(run: Run, training: Training, tmp_path: Path) -> None:
     first = trained(run, tmp_path / "store")
     again = trained(run, tmp_path / "store", fresh=True)
@@ -360,6 +393,8 @@ def test_the_data_of_a_run(run: Run, images: Path) -> None:
     np.testing.assert_array_equal(shuffled.images, data.images)
     assert np.bincount(shuffled.labels).tolist() == [12, 12]
     assert (shuffled.labels != data.labels).sum() > 0
+    expected = linear_cnn.shuffle_labels(data.labels, jax.random.key(1))
+    np.testing.assert_array_equal(shuffled.labels, expected)
     np.testing.assert_array_equal(shuffled.validation[1], validation_labels)
     assert runs.load(dataclasses.replace(run, validation=0)).validation is None
 
