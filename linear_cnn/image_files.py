@@ -123,8 +123,11 @@ def _fault(picture: ImageFile.ImageFile) -> str:
         return (
             f"holds {getattr(picture, 'n_frames', 'several')} frames; save the one that is meant as a file of its own"
         )
-    # Pillow quietly drops the lower bytes of 16-bit colours; only the layout of the file still tells.
-    deep = any(";16" in str(tile[3]) for tile in picture.tile)
+    # Pillow quietly drops the lower bytes of 16-bit colours; only the layout of the file still tells: as ";16", or, of
+    # PPM files, by the largest value.
+    tiles: list[Any] = picture.tile
+    largest = [tile[3][1] for tile in tiles if tile[0] in ("ppm", "ppm_plain") and isinstance(tile[3], tuple)]
+    deep = any(";16" in str(tile[3]) for tile in tiles) or max(largest, default=0) > 255
     if deep or picture.mode not in _MODES:
         mode = f"{picture.mode};16" if deep and picture.mode in _MODES else picture.mode
         return (

@@ -135,6 +135,10 @@ def test_images_of_different_sizes_need_a_size(tmp_path, files):
     assert ImageFiles([*files, other], 3)[:].shape == (6, 3, 3, 3)
 
 
+def ppm_up_to(largest):
+    return lambda path: path.write_bytes(b"P6\n2 2\n%d\n" % largest + np.full(12, largest, ">u2").tobytes())
+
+
 def png_of_16_bits(path):
     """48-bit RGB, which Pillow reads but does not write."""
     rows = b"".join(b"\0" + bytes(range(12)) for _ in range(2))
@@ -159,6 +163,9 @@ def of_mode(mode):
     [
         ("a.png", of_mode("I;16"), "mode I;16, but images must fit 8-bit RGB.*convert it first"),
         ("a.png", png_of_16_bits, "mode RGB;16, but images must fit 8-bit RGB"),
+        ("a.ppm", ppm_up_to(1023), "mode RGB;16, but images must fit 8-bit RGB"),
+        ("a.ppm", ppm_up_to(65535), "mode RGB;16, but images must fit 8-bit RGB"),
+        ("a.ppm", lambda path: path.write_text("P3 1 1 1023 9 9 1023"), "mode RGB;16, but images must fit"),
         ("a.tif", of_mode("I"), "mode I, but"),
         ("a.tif", of_mode("F"), "mode F, but"),
         ("a.jpg", of_mode("CMYK"), "mode CMYK, but.*convert it first, e.g. to an 8-bit RGB PNG"),
