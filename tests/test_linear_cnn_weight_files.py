@@ -643,6 +643,26 @@ def graph_content(*fields):
     return field(1, field(1, NAME.encode()) + field(2, b"Const") + value + dtype)
 
 
+def test_only_constants_of_a_graph_are_weights(tmp_path):
+    """Nodes of other operations may have tensors of the same attributes: fillings, examples."""
+    value = field(5, field(1, b"value") + field(2, field(8, graph_tensor(2 * HWIO))))
+    other = field(1, field(1, b"fill") + field(2, b"Fill") + value)
+    file = write_graph(tmp_path / "net.pb", {NAME: HWIO})
+    file.write_bytes(file.read_bytes() + other)
+    np.testing.assert_array_equal(linear_cnn.load_first_layer(file).kernel, HWIO)
+    attribute = field(1, b"value") + field(5, onnx_tensor("", 2 * OIHW)) + field(20, 4)
+    node = field(1, field(2, b"other") + field(4, b"ConstantOfShape") + field(5, attribute))
+    file = write_onnx(tmp_path / "net.onnx", {NAME: OIHW})
+    file.write_bytes(file.read_bytes() + field(7, node))  # messages of one number are joined
+    np.testing.assert_array_equal(linear_cnn.load_first_layer(file).kernel, HWIO)
+
+
+def test_graphs_whose_nodes_are_empty_are_of_no_format(tmp_path):
+    (tmp_path / "net.pb").write_bytes(field(1, b""))
+    with pytest.raises(ValueError, match="is none of the formats"):
+        linear_cnn.load_first_layer(tmp_path / "net.pb")
+
+
 CONTENTS, TYPE_FIELDS = {"onnx": onnx_content, "graphdef": graph_content}, {"onnx": 2, "graphdef": 1}
 
 
