@@ -187,11 +187,12 @@ def _square(shape: tuple[int, ...]) -> list[Layout]:
 
 
 def _shared_layout(shapes: Sequence[tuple[int, ...]]) -> Layout | None:
-    """The one layout in which all kernels of a file are square, those aside that are so in none.
+    """The one layout in which all kernels are square, those aside that are so in none or may be single pixels.
 
     The kernel of a later layer, (64, 64, 3, 3), could be one of 64x64 pixels; but then others would not be square.
     """
-    fits = [square for shape in shapes if (square := _square(shape))]
+    wide = [shape for shape in shapes if not any(_is_pixel(shape, layout) for layout in _TO_HWIO)]
+    fits = [square for shape in wide if (square := _square(shape))]
     common = [layout for layout in _TO_HWIO if fits and all(layout in square for square in fits)]
     return common[0] if len(common) == 1 else None
 

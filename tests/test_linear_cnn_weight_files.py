@@ -420,6 +420,7 @@ def test_the_layout_is_that_of_all_kernels(tmp_path, write, layout, channels):
     """(16, 16, 3, 3) alone could be 16x16 pixels, 3 channels and 3 filters in the other order."""
     tensors = {"b1": RANDOM.normal(size=(16, channels, 3, 3)), "c1": RANDOM.normal(size=(16, 16, 3, 3))}
     tensors |= {"c2": RANDOM.normal(size=(32, 16, 3, 3)), "down": RANDOM.normal(size=(32, 16, 1, 1))}
+    tensors |= {"mixing": RANDOM.normal(size=(5, 5, 1, 1)), "positions": RANDOM.normal(size=(1, 1, 7, 9))}
     tensors = {name: values.astype(np.float32) for name, values in tensors.items()}
     first = tensors["b1"].transpose(2, 3, 1, 0)
     if layout == "HWIO":
