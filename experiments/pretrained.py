@@ -201,11 +201,9 @@ def present(data_dir: Path | None, files: Sequence[Path] = (), name: str | None 
 def _title(file: Path, taken: Collection[str]) -> str:
     """A name of a file's network, and of its family: many files have one name, model.safetensors or the like."""
     folder = file.expanduser().resolve().parent.name
-    title = folder if file.name == "model.json" else file.stem
-    if title in taken:
-        title = f"{folder}/{file.stem}"
-    numbers = (f"{title} ({number})" for number in itertools.count(2))
-    return title if title not in taken else next(name for name in numbers if name not in taken)
+    short, long = folder if file.name == "model.json" else file.stem, f"{folder}/{file.stem}"
+    titles = itertools.chain((short, long), (f"{long} ({number})" for number in itertools.count(2)))
+    return next(title for title in titles if title not in taken)
 
 
 def scaled(bank: np.ndarray, convention: str) -> np.ndarray:

@@ -2,14 +2,9 @@
 
 import importlib.metadata
 import json
-import lzma
 import os
 import platform
-import struct
 import tempfile
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-# What NumPy and zipfile raise on damaged archives; a fault of one bit can pass for encryption.
-_DAMAGE = (
-    ValueError, TypeError, OSError, EOFError, KeyError, SyntaxError, MemoryError, RuntimeError, tokenize.TokenError,
-    struct.error, lzma.LZMAError, zlib.error, zipfile.BadZipFile,
-)  # fmt: skip
+from linear_cnn.datasets import NPZ_DAMAGE
 
 
 def prepare_folder(folder: Path, option: str = "--out") -> Path:
@@ -87,7 +78,7 @@ def read_arrays(path: Path, remedy: str = "run the experiment again") -> dict[st
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except _DAMAGE as error:
+    except NPZ_DAMAGE as error:
         raise ValueError(f"{path} is damaged ({error}); {remedy}.") from error
 
 

@@ -4,8 +4,11 @@ import csv
 import gzip
 import hashlib
 import io
+import lzma
 import os
 import shlex
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections import Counter
@@ -32,7 +35,7 @@ _SCALES = {1: _TILE, 2: _TILE // 2, 4: _TILE // 2}
 
 _SPLITS = ("train", "test")
 # What NumPy and zipfile raise on damaged or foreign files.
-_NPZ_DAMAGE = (
+NPZ_DAMAGE = (
     ValueError,
     TypeError,
     OSError,
@@ -41,8 +44,11 @@ _NPZ_DAMAGE = (
     SyntaxError,
     MemoryError,
     RuntimeError,
+    tokenize.TokenError,
+    struct.error,
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
 )
 _MOST_CLASSES = 65_536  # that go by their numbers: more are a mistake, and would fill the memory with names
 
@@ -404,7 +410,7 @@ def npz_images(path: str | Path) -> ImageSet:
             arrays = {name: stored[name] for name in ("images", "labels", "class_names") if name in stored}
     except FileNotFoundError:
         raise
-    except _NPZ_DAMAGE as error:
+    except NPZ_DAMAGE as error:
         raise ValueError(f"{path} cannot be read as an .npz file ({error}); write it with numpy.savez.") from error
     for name in ("images", "labels"):
         if name not in arrays:

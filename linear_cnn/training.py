@@ -596,14 +596,14 @@ def _report(bar: Any, state: _State, rows: list[dict[str, Any]], rate: float) ->
 
 def _matched(loss: str, plan: _Plan, outputs: jax.ShapeDtypeStruct) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
     """Data and validation, the targets in the form that the outputs (N, M) need."""
+    if len(outputs.shape) != 2:
+        raise ValueError(
+            f"the network's outputs must be (N, M), a row for each image, got shape {outputs.shape}; return "
+            "outputs[:, None] if there is one for each."
+        )
 
     def match(name: str, images: Any, targets: Any, of_each: bool) -> tuple[Any, Any]:
         lead = np.shape(targets)[: 1 + of_each]
-        if len(outputs.shape) != 2:
-            raise ValueError(
-                f"the network's outputs must be (N, M), a row for each image, got shape {outputs.shape}; return "
-                "outputs[:, None] if there is one for each."
-            )
         if loss == "cross_entropy":
             check_classes(name, targets, outputs.shape[1])
             return images, jnp.asarray(targets, jnp.int32)

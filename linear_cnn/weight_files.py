@@ -9,14 +9,11 @@ to call anything else. ONNX and GraphDef are protobuf messages, of which `_MESSA
 
 import io
 import json
-import lzma
 import math
 import pickletools
 import struct
-import tokenize
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -26,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 from safetensors import SafetensorError, safe_open
+
+from linear_cnn.datasets import NPZ_DAMAGE
 
 Layout = Literal["OIHW", "HWIO"]
 
@@ -37,11 +36,7 @@ _LONGEST_NAME = 1000
 _LISTED = 8  # tensors that an error names
 _BFLOAT16 = np.dtype(jnp.bfloat16)
 # What the readers below raise on damaged or foreign content.
-_DAMAGE = (
-    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, EOFError, MemoryError, RuntimeError,
-    SyntaxError, tokenize.TokenError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
-    message.DecodeError, SafetensorError,
-)  # fmt: skip
+_DAMAGE = (*NPZ_DAMAGE, LookupError, AttributeError, ArithmeticError, message.DecodeError, SafetensorError)
 
 
 class FirstLayer(NamedTuple):
@@ -140,10 +135,11 @@ def _chosen(contents: _Contents, name: str | None, layout: Layout | None) -> tup
     known = layout or contents.layout
     shared = known or _shared_layout(list(kernels.values()))
     if name is None:
-        layouts = {key: _layouts(shape, shared) for key, shape in kernels.items() if math.prod(shape) <= _LARGEST}
-        if not known:  # a layout that other layers show says nothing of a kernel that is not square
-            layouts = {key: [fit for fit in fits if fit in _square(kernels[key])] for key, fits in layouts.items()}
-        layouts = {key: [fit for fit in fits if not _is_pixel(kernels[key], fit)] for key, fits in layouts.items()}
+        layouts = {key: _layouts(shape, known) for key, shape in kernels.items() if math.prod(shape) <= _LARGEST}
+        layouts = {
+            key: [fit for fit in fits if shared in (None, fit) and not _is_pixel(kernels[key], fit)]
+            for key, fits in layouts.items()
+        }
         candidates = [key for key, fits in layouts.items() if fits]
     elif name in contents.tensors:
         shape = contents.tensors[name].shape
@@ -207,12 +203,7 @@ def _layouts(shape: tuple[int, ...], known: Layout | None) -> list[Layout]:
     """The layouts, or the known one, in which a tensor is a kernel with 3 input channels."""
     if len(shape) != 4 or not all(shape):
         return []
-    fits: list[Layout] = []
-    for layout, axes in _TO_HWIO.items():
-        height, width, channels, _ = (shape[axis] for axis in axes)
-        if channels == _COLOURS and (known == layout or (known is None and height == width)):
-            fits.append(layout)
-    return fits
+    return [layout for layout in ([known] if known else _square(shape)) if shape[_TO_HWIO[layout][2]] == _COLOURS]
 
 
 def _is_pixel(shape: tuple[int, ...], layout: Layout) -> bool:
