@@ -82,7 +82,8 @@ def compute(settings: Any) -> Arrays:
     """The runs of `networks.several_runs`, "distances" (D,), and curves, each (banks, D).
 
     By "<convention>/" the curves of TITLES, for the run "base". Of all runs, by our convention, "<run>/curve/change"
-    and "<run>/curve/formula", each (networks, R - 1, D), at every record but the first, where nothing has changed.
+    and "<run>/curve/formula", each (networks, R - 1, D), at every record but the first, where nothing has changed; and
+    "closed_form" (T, D), at TIMES, which are fitted to nothing.
     """
     named = networks.several_runs(settings)
     data = runs.load(named["base"], settings.data_dir)
@@ -91,15 +92,15 @@ def compute(settings: Any) -> Arrays:
     arrays = networks.measure(named, settings)
     shape = arrays["base/conv1"].shape[2:]
     spectrum = theory.patch_spectrum(data.images, shape[:2])
-    of_runs: dict[str, Any] = {}
+    # All runs have the same images, and so the same closed form.
+    any_time = closed_form(np.asarray(spectrum.variance))
+    of_runs: dict[str, Any] = {"closed_form": theory.filters_with_profile(any_time, spectrum)}
     for name in named:
         arrays |= networks.fits(arrays, name)
         conv1 = arrays[f"{name}/conv1"].astype(np.float64)
         of_runs[f"{name}/curve/change"] = conv1[:, 1:] - conv1[:, :1]
         fitted = arrays[f"{name}/fit/change/profile"][:, 1:]
         of_runs[f"{name}/curve/formula"] = theory.filters_with_profile(fitted, spectrum)
-        any_time = closed_form(arrays[f"{name}/variance"])
-        of_runs[f"{name}/curve/at_times"] = theory.filters_with_profile(any_time, spectrum)
     key = jax.random.fold_in(jax.random.key(settings.seed), 2)
     random = np.asarray(jax.random.normal(key, (BANKS, *shape)), np.float64)
     fitted = arrays["base/fit/change/profile"][:, -1]
@@ -178,7 +179,7 @@ def at_times(arrays: Arrays) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     for name in networks.names(arrays):
         profile, curve = arrays[f"{name}/change"][:, -1], arrays[f"{name}/curve/change"][:, -1]
         correlation = theory.profile_correlation(profile[:, None], closed_form(arrays[f"{name}/variance"]))
-        difference = arrays[f"{name}/curve/at_times"] - curve[:, None]
+        difference = arrays["closed_form"] - curve[:, None]
         found[name] = np.asarray(correlation), _largest(difference)
     return found
 

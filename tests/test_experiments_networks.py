@@ -168,16 +168,17 @@ def test_the_closed_form_is_held_against_every_network(out: Path) -> None:
         np.testing.assert_array_equal(last, arrays[f"{decorrelation.OURS}/{curve}"])
     images = runs.load(networks.base_run(networks.resolve(decorrelation.Settings(preset="smoke", out=out)))).images
     spectrum, moments = theory.patch_spectrum(images, 3), theory.cross_moments(images, 3, range(16))
+    profiles = (1 - np.exp(-np.outer(decorrelation.TIMES, spectrum.variance / spectrum.variance[0]))) / np.sqrt(
+        spectrum.variance
+    )
+    expected = theory.autocorrelation(theory.filters_with_profile(profiles, spectrum), moments)
+    np.testing.assert_allclose(arrays["closed_form"], expected, rtol=0, atol=1e-6)
     for name in ("base_8", "other"):
         weights = arrays[f"{name}/conv1"].astype(np.float64)
         change = weights[:, 1:] - weights[:, :1]
         fit = theory.fit_profile(theory.energy_profile(change, spectrum.components), spectrum.variance)
         formula = theory.filters_with_profile(fit.profile, spectrum)
-        profiles = (1 - np.exp(-np.outer(decorrelation.TIMES, spectrum.variance / spectrum.variance[0]))) / np.sqrt(
-            spectrum.variance
-        )
-        any_time = theory.filters_with_profile(profiles, spectrum)
-        for curve, filters in (("change", change), ("formula", formula), ("at_times", any_time)):
+        for curve, filters in (("change", change), ("formula", formula)):
             expected = theory.autocorrelation(filters, moments)
             np.testing.assert_allclose(arrays[f"{name}/curve/{curve}"], expected, rtol=0, atol=1e-6)
 
@@ -292,7 +293,7 @@ def fake_decorrelation() -> dict[str, np.ndarray]:
         arrays |= networks.fits(arrays, name)
         arrays[f"{name}/curve/change"] = np.stack([change, change], axis=1)
         arrays[f"{name}/curve/formula"] = np.stack([change * 0.9, formula], axis=1)
-        arrays[f"{name}/curve/at_times"] = np.exp(-np.geomspace(0.02, 2, 241)[:, None] * distances)
+    arrays["closed_form"] = np.exp(-np.geomspace(0.02, 2, 241)[:, None] * distances)
     rates = {
         "rgb": 0.1,
         "random": 0.11,
@@ -532,8 +533,10 @@ def test_rows_of_the_autocorrelation(largest: int, shown: list[int]) -> None:
     arrays = fake_decorrelation()
     for number, key in enumerate(arrays):
         if "/curve/" in key:
-            of_each = 1 if key.endswith("/at_times") else np.array([1, 0.9, 0.6])[:, None, None]
+            of_each = np.array([1, 0.9, 0.6])[:, None, None]
             arrays[key] = (arrays[key] * of_each / (2 + number))[..., : largest + 1]
+        elif key == "closed_form":
+            arrays[key] = arrays[key][:, : largest + 1]
         elif not key.startswith(("base/", "other/", "distances")):
             arrays[key] = np.concatenate([arrays[key], arrays[key] / (2 + number)])[..., : largest + 1]
     arrays["distances"] = np.arange(largest + 1)
@@ -569,7 +572,7 @@ def test_the_closed_form_over_training() -> None:
     for name in ("change", "formula"):
         arrays[f"other/curve/{name}"] = arrays[f"base/curve/{name}"][:1]
     arrays["other/change"] = arrays["other/change"][:1]
-    arrays |= {f"{name}/curve/at_times": arrays[f"{name}/curve/at_times"][:, :3] for name in ("base", "other")}
+    arrays["closed_form"] = arrays["closed_form"][:, :3]
     for key in [key for key in arrays if "/" in key and "curve" not in key and arrays[key].shape[-1:] == (16,)]:
         arrays[key] = arrays[key][..., :3]
     arrays["base/fit/change/time"] = np.array([[np.nan, 1, 2], [np.nan, 3, 7], [np.nan, 8, 3]])
@@ -599,7 +602,7 @@ def test_the_closed_form_at_times_that_are_not_fitted() -> None:
     np.testing.assert_allclose(decorrelation.closed_form(variance), profiles, rtol=1e-10)  # 1 - exp cancels here
     arrays["base/change"][:, -1] = profiles[[100, 110, 120]] * [[1], [2], [0.1]]  # exactly the formula's
     curves = np.exp(-np.linspace(0.1, 0.6, len(times))[:, None] * np.arange(16))
-    arrays["base/curve/at_times"] = curves
+    arrays["closed_form"] = curves
     arrays["base/curve/change"][:, -1] = curves[[100, 108, 240]]
     correlation, difference = decorrelation.at_times(arrays)["base"]
     for network, place in enumerate((100, 110, 120)):
