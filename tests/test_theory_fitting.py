@@ -41,11 +41,12 @@ def brute_force(profiles, times, learning_rate=None, variance=VARIANCE):
 # --- laws ---
 
 
+@pytest.mark.parametrize("criterion", ["correlation", "likelihood"])
 @pytest.mark.parametrize("learning_rate", [None, 0.999 / 20, 1e-3 / 20])
-def test_the_time_of_the_formula_is_found_over_six_decades(learning_rate):
+def test_the_time_of_the_formula_is_found_over_six_decades(learning_rate, criterion):
     times = np.geomspace(1e-3, 1e3, 37) / VARIANCE.max()
     profiles = 3 * formula(times, learning_rate)
-    fit = fit_profile(profiles, VARIANCE, learning_rate=learning_rate)
+    fit = fit_profile(profiles, VARIANCE, learning_rate=learning_rate, criterion=criterion)
     assert isinstance(fit, ProfileFit)
     np.testing.assert_allclose(fit.time, times, rtol=1e-9)
     assert (1 - fit.correlation < 1e-14).all()
@@ -110,6 +111,68 @@ def test_no_time_of_a_fine_grid_is_better(spectrum, step):
     np.testing.assert_allclose(correlation(again, profiles[inside]), np.asarray(fit.correlation)[inside], atol=1e-9)
 
 
+@pytest.mark.parametrize(("spectrum", "step"), [(name, None) for name in SPECTRA] + [("natural", 0.9), ("three", 0.9)])
+def test_no_time_of_a_fine_grid_is_more_likely(spectrum, step):
+    variance = SPECTRA[spectrum]
+    seen, rate = variance > 0, step and step / variance.max()
+    d = int(seen.sum())
+    times = np.geomspace(1e-3 / variance.max(), 30 / variance[seen].min(), 5_000)
+    made = formula(np.exp(RANDOM.uniform(np.log(times[0]), np.log(times[-1]), 60)), rate, variance)
+    made = made / made[:, seen].mean(axis=1, keepdims=True)
+    profiles = np.concatenate(
+        [RANDOM.random((20, len(variance))), made * RANDOM.random(made.shape), made[:30] + made[30:]]
+    )
+    profiles = np.concatenate([profiles, np.eye(len(variance))[seen], (1 - np.eye(len(variance)))[seen]])
+
+    def log_likelihood(shapes, profiles):
+        """At the scale where it is largest, normal density of one coefficient a component: rows by rows."""
+        shapes, profiles = shapes[:, None, seen], profiles[:, seen]
+        scale = np.sqrt(((profiles / shapes) ** 2).mean(axis=-1, keepdims=True))
+        return stats.norm.logpdf(profiles, scale=scale * shapes).sum(axis=-1)
+
+    ends = formula([1e-9 / variance.max(), 1e3 / variance[seen].min()], rate, variance)
+    grid = log_likelihood(np.concatenate([formula(times, rate, variance), ends]), profiles).T
+    several = ((grid[:, 1:-3] > grid[:, :-4]) & (grid[:, 1:-3] > grid[:, 2:-2])).sum(axis=1) > 1
+    assert several.any() or spectrum not in {"far apart", "two groups"}
+    fit = fit_profile(profiles, variance, learning_rate=rate, criterion="likelihood")
+    found = np.diagonal(log_likelihood(np.asarray(fit.profile), profiles))
+    assert (found > grid.max(axis=1) - 1e-7 * d).all()
+    # The profile returned is the formula at the time returned, at the scale where it is most likely.
+    fitted, found_times = np.asarray(fit.profile), np.asarray(fit.time)
+    np.testing.assert_allclose(((profiles[:, seen] / fitted[:, seen]) ** 2).mean(axis=1), 1, rtol=1e-12)
+    inside = (found_times > 0) & np.isfinite(found_times)
+    assert inside.sum() > 20
+    again = formula(found_times[inside], rate, variance)[:, seen]
+    np.testing.assert_allclose(
+        fitted[inside][:, seen] / again, (fitted[inside][:, seen] / again)[:, :1] + 0 * again, rtol=1e-6
+    )
+    np.testing.assert_allclose(fit.correlation, correlation(fitted, profiles), atol=1e-9)
+    assert (fit.correlation <= fit_profile(profiles, variance, learning_rate=rate).correlation + 1e-9).all()
+
+
+@pytest.mark.parametrize("filters", [1, 10, 64])
+@pytest.mark.parametrize("time", [10, 1000])
+def test_the_likelihood_needs_fewer_seeds_for_the_time(filters, time):
+    """Profiles of Theorem 4.2 over random targets: coefficients are normal and the time is known."""
+    time = time / VARIANCE.max()
+    random = np.random.default_rng([filters, int(1e3 * time)])
+    coefficients = formula([time]) * random.normal(size=(300, filters, 27))
+    profiles = np.sqrt((coefficients**2).mean(axis=1))
+    errors = {}
+    for criterion in ("correlation", "likelihood"):
+        found = np.asarray(fit_profile(profiles, VARIANCE, criterion=criterion).time)
+        errors[criterion] = np.log(np.clip(found * VARIANCE.max(), 1e-3, 1e7) / (time * VARIANCE.max()))
+    square = {criterion: (error**2).mean() for criterion, error in errors.items()}
+    assert square["likelihood"] < 0.8 * square["correlation"]
+    error = errors["likelihood"]  # nearly no bias; the median, as an end of time may be the most likely
+    assert abs(np.median(error)) < 4 * 1.25 * error.std() / np.sqrt(300)
+    if filters > 1:  # and as precise as any unbiased estimator of time and scale can be: Cramer and Rao
+        x = time * VARIANCE[:-1]
+        growth = x * np.exp(-x) / -np.expm1(-x)
+        bound = 1 / (2 * filters * ((growth - growth.mean()) ** 2).sum())
+        assert 0.8 * bound < square["likelihood"] < 1.4 * bound
+
+
 @pytest.mark.parametrize("more", [1e-2, 1e-6])
 def test_of_two_maxima_the_higher_one_is_found(more):
     """The share of two shapes at which both maxima are as high, and a little more of either."""
@@ -154,6 +217,11 @@ def test_never_below_the_scan_of_the_paper():
 
 
 def test_the_ends_are_included():
+    for profile, end, time in ((3.7 * LAMBDA, LAMBDA, 0), (LAMBDA**3, LAMBDA, 0), (INVERSE**3, INVERSE, np.inf)):
+        fit = fit_profile(profile, VARIANCE, criterion="likelihood")
+        assert fit.time == time
+        scale = np.sqrt(((profile[:-1] / end[:-1]) ** 2).mean())
+        np.testing.assert_allclose(fit.profile, scale * end, rtol=1e-13)
     for profile in (LAMBDA, 3.7 * LAMBDA, LAMBDA**3):  # the last one is steeper than any time
         fit = fit_profile(profile, VARIANCE)
         assert fit.time == 0
@@ -192,6 +260,11 @@ def test_what_scaling_shifting_and_reordering_do():
     for data, result in ((profile, fit), (profile + 5, shifted)):
         np.testing.assert_allclose((data - result.profile) @ result.profile, 0, atol=1e-12 * data @ data)
     assert fit.profile[-1] == 0 < profile[:-1].min()
+    likely = fit_profile(profile, VARIANCE, criterion="likelihood")
+    for profile_factor, variance_factor in ((1e-30, 1.0), (1e20, 1e8), (2.0, 1e-8)):
+        other = fit_profile(profile_factor * profile[order], variance_factor * VARIANCE[order], criterion="likelihood")
+        np.testing.assert_allclose(other.time, likely.time / variance_factor, rtol=1e-9)
+        np.testing.assert_allclose(other.profile, profile_factor * likely.profile[order], rtol=1e-9)
 
 
 def test_the_profile_counts_where_the_variance_is_zero():
@@ -199,14 +272,21 @@ def test_the_profile_counts_where_the_variance_is_zero():
     fit = fit_profile(profile + np.eye(27)[-1], VARIANCE)
     assert fit.correlation < 0.99
     assert fit.profile[-1] == 0
+    with_it, without = (
+        fit_profile(data, VARIANCE, criterion="likelihood") for data in (profile + np.eye(27)[-1], profile)
+    )
+    np.testing.assert_allclose(with_it.time, without.time, rtol=1e-12)  # not in the likelihood
+    np.testing.assert_allclose(with_it.profile, without.profile, rtol=1e-12)
+    assert with_it.correlation < 0.99
 
 
 # --- ways of calling ---
 
 
-def test_leading_axes_equal_a_loop_and_vmap_and_jit():
-    profiles = RANDOM.random((2, 5, 27))
-    fit = fit_profile(profiles, VARIANCE, learning_rate=0.01)
+@pytest.mark.parametrize("criterion", ["correlation", "likelihood"])
+def test_leading_axes_equal_a_loop_and_vmap_and_jit(criterion):
+    profiles = np.random.default_rng(8).random((2, 5, 27))
+    fit = fit_profile(profiles, VARIANCE, learning_rate=0.01, criterion=criterion)
     assert fit.profile.shape == (2, 5, 27)
     for field in ("correlation", "time", "correlation_at_zero", "correlation_at_infinity"):
         assert getattr(fit, field).shape == (2, 5)
@@ -214,11 +294,12 @@ def test_leading_axes_equal_a_loop_and_vmap_and_jit():
     @jax.jit
     def mapped(profiles, rate):
         def one(profile):
-            return fit_profile(profile, VARIANCE, learning_rate=rate)
+            return fit_profile(profile, VARIANCE, learning_rate=rate, criterion=criterion)
 
         return jax.vmap(jax.vmap(one))(profiles)
 
-    loop = [[fit_profile(profile, VARIANCE, learning_rate=0.01) for profile in row] for row in profiles]
+    one = {"learning_rate": 0.01, "criterion": criterion}
+    loop = [[fit_profile(profile, VARIANCE, **one) for profile in row] for row in profiles]
     loop = jax.tree.map(lambda *leaves: np.array(leaves).reshape(2, 5, *np.shape(leaves[0])), *loop[0], *loop[1])
     undefined = np.stack([np.zeros((1, 27)), np.ones((1, 27))])
     traced = mapped(np.concatenate([profiles, undefined], axis=1), 0.01)
@@ -227,19 +308,20 @@ def test_leading_axes_equal_a_loop_and_vmap_and_jit():
         assert not np.isnan(leaf[:, :5]).any()
     for other in (loop, jax.tree.map(lambda leaf: leaf[:, :5], traced)):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-13), fit, other)
-    assert fit_profile(profiles[:0], VARIANCE).profile.shape == (0, 5, 27)
-    assert fit_profile([3.0, 2.0, 2.5], [3, 2, 1]).correlation < 1
+    assert fit_profile(profiles[:0], VARIANCE, criterion=criterion).profile.shape == (0, 5, 27)
+    assert fit_profile([3.0, 2.0, 2.5], [3, 2, 1], criterion=criterion).correlation < 1
 
 
 @pytest.mark.float32
-def test_float64_outside_traces_and_float32_inside():
+@pytest.mark.parametrize("criterion", ["correlation", "likelihood"])
+def test_float64_outside_traces_and_float32_inside(criterion):
     variance = VARIANCE.astype(np.float32)
     times = np.array([0.001, 0.3, 50, 2000])
     profiles = formula(times, variance=np.asarray(variance, float)).astype(np.float32)
-    fit = fit_profile(jnp.asarray(profiles), variance)
+    fit = fit_profile(jnp.asarray(profiles), variance, criterion=criterion)
     assert {leaf.dtype for leaf in jax.tree.leaves(fit)} == {np.dtype(np.float64)}
     np.testing.assert_allclose(fit.time, times, rtol=1e-5)
-    inside = jax.jit(lambda p: fit_profile(p, variance))(profiles)
+    inside = jax.jit(lambda p: fit_profile(p, variance, criterion=criterion))(profiles)
     assert {leaf.dtype for leaf in jax.tree.leaves(inside)} == {np.dtype(np.float32)}
     np.testing.assert_allclose(inside.time, times, rtol=1e-3)
     np.testing.assert_allclose(inside.correlation, 1, rtol=1e-6)
@@ -277,6 +359,17 @@ GOOD = LAMBDA + 0.1
 def test_bad_profiles_and_variances(arguments, message):
     with pytest.raises(ValueError, match=message):
         fit_profile(*arguments)
+
+
+def test_bad_criteria_and_what_they_cannot_judge():
+    with pytest.raises(ValueError, match=r"criterion must be one of \('correlation', 'likelihood'\), got 'cosine'"):
+        fit_profile(GOOD, VARIANCE, criterion="cosine")
+    unseen = np.eye(27)[-1]  # all energy where the variance is 0
+    with pytest.raises(
+        ValueError, match=r"profile is 0 on all components .* in 1 of 2 cases.*criterion=\"correlation\""
+    ):
+        fit_profile(np.stack([GOOD, unseen]), VARIANCE, criterion="likelihood")
+    assert np.isfinite(fit_profile(unseen, VARIANCE).correlation)
 
 
 @pytest.mark.parametrize(

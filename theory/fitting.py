@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -28,22 +28,26 @@ _TIMES = 256  # at which the correlation is looked at
 _PASSES = 3  # that move these times to where the formula's shape changes
 _MAXIMA = 4  # local ones that are refined
 _REFINEMENTS = 8
+Criterion = Literal["correlation", "likelihood"]
+_SERIES = 0.05  # up to here the series of `_growth` is exact to rounding
 _DIFFERENT = 1e-6  # relative; of variances that differ by less, rounding decides where the formula is nearly constant
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ProfileFit:
-    """The formula at the time where its correlation with an energy profile is largest.
+    """The formula at the time at which it fits an energy profile best.
 
     A young network's profile is just lambda_i, so that a good fit means little unless it is clearly better than what
     the two ends of time reach without anything fitted.
 
     Attributes:
-      correlation: Pearson correlation of the profile and the formula, its maximum over all times, (...).
+      correlation: Pearson correlation of the profile and the formula at that time, (...): the largest of all times, if
+        that is the criterion.
       time: learning rate times iterations, in units of 1 / variance, (...); 0 or infinity where an end fits best.
-      profile: the formula at that time, (..., d), times the number that brings it closest to the data in the
-        least squares sense (no offset, so that its zeros and ratios stay those of the formula).
+      profile: the formula at that time, (..., d), times the number that brings it closest to the data: in the least
+        squares sense, or that of the largest likelihood (no offset, so that its zeros and ratios stay those of the
+        formula).
       correlation_at_zero: what the formula's limit at time 0 reaches, (...): lambda_i.
       correlation_at_infinity: what its limit at infinite time reaches, (...): 1 / lambda_i, whitening.
     """
@@ -55,15 +59,22 @@ class ProfileFit:
     correlation_at_infinity: jax.Array
 
 
-def fit_profile(profile: Any, variance: Any, *, learning_rate: Any = None) -> ProfileFit:
+def fit_profile(
+    profile: Any, variance: Any, *, learning_rate: Any = None, criterion: Criterion = "correlation"
+) -> ProfileFit:
     r"""The time at which the formula of Theorem 4.2 agrees best with an energy profile.
 
     .. math:: e_i(\tau) \propto \frac{1 - e^{-\tau \lambda_i^2}}{\lambda_i}, \qquad \tau = \eta' t
 
     This is the limit of small rates; with a learning rate it is :math:`|1 - (1 - \eta' \lambda_i^2)^t| / \lambda_i`
-    at real t. Ours (docs/derivations.md, section 11): the global maximum of the correlation over all times from 0
+    at real t. Ours (docs/derivations.md, section 11): the global maximum of the criterion over all times from 0
     to infinity, both limits included. Times are placed where the formula's shape changes, and each of the best local
     maxima is then refined to rounding.
+
+    The correlation is the paper's criterion: it says how alike two curves look, is governed by the components with
+    the most energy, and often changes little over a factor of two in time. For the time itself take the likelihood,
+    under which every component counts for as much as it tells: its errors are those of Cramer and Rao's bound, with
+    half to two thirds of the variance (normal filters, spectrum of CIFAR-10, 10 or more of them).
 
     Args:
       profile: e, (..., d), not negative, e.g. of `energy_profile`; leading axes are fitted one by one.
@@ -72,6 +83,9 @@ def fit_profile(profile: Any, variance: Any, *, learning_rate: Any = None) -> Pr
       learning_rate: eta', scalar, with eta' lambda_i^2 < 1, in units of 1 / variance. By default the limit of small
         rates, which a rate with eta' lambda_i^2 << 1 does not differ from. The limit at time 0 is then
         -log(1 - eta' lambda_i^2) / lambda_i, the formula continued to less than one iteration.
+      criterion: "correlation" (Pearson), as in the paper; or "likelihood" of the profile if the filters' coefficients
+        on component i are normal with mean 0 and the formula's root mean square, as in Theorem 4.2 over random
+        targets, and independent of those on other components. It leaves out the components of variance 0.
 
     Returns:
       the fit. Float64 whatever JAX's flag; under tracing in the dtype of the arguments. The time has a relative error
@@ -81,13 +95,16 @@ def fit_profile(profile: Any, variance: Any, *, learning_rate: Any = None) -> Pr
     Raises:
       ValueError: a profile of the wrong length, negative, constant or not finite; a variance that is negative, or of
         fewer than three values that differ, where the correlation says nothing of the time; a learning rate that is not
-        positive or too large. Not checked under tracing, where an undefined correlation and its time are NaN.
+        positive or too large; for the likelihood, no energy where the variance is not 0; an unknown criterion. The
+        values are not checked under tracing, where an undefined correlation and its time are NaN.
     """
-    _check(profile, variance, learning_rate)
+    if criterion not in get_args(Criterion):
+        raise ValueError(f"criterion must be one of {get_args(Criterion)}, got {criterion!r}.")
+    _check(profile, variance, learning_rate, criterion)
     given = (profile, variance) if learning_rate is None else (profile, variance, learning_rate)
     if is_traced(given):
-        return _fit(*as_floats(*given))
-    return as_results(_fit(*(np.asarray(value, np.float64) for value in given)))
+        return _fit(criterion, *as_floats(*given))
+    return as_results(_fit(criterion, *(np.asarray(value, np.float64) for value in given)))
 
 
 def time_interval(times: Any, confidence: float = 0.95) -> tuple[jax.Array, jax.Array]:
@@ -121,7 +138,7 @@ def time_interval(times: Any, confidence: float = 0.95) -> tuple[jax.Array, jax.
     return as_results(_time_interval(np.asarray(times, np.float64), confidence))
 
 
-def _check(profile: Any, variance: Any, learning_rate: Any) -> None:
+def _check(profile: Any, variance: Any, learning_rate: Any, criterion: Criterion) -> None:
     check_variance(variance, one_axis=True)
     d = np.shape(variance)[0]
     if np.ndim(profile) == 0 or np.shape(profile)[-1] != d:
@@ -162,9 +179,16 @@ def _check(profile: Any, variance: Any, learning_rate: Any) -> None:
             f"profile is constant ({values[flat][0, 0]}) in {flat.sum()} of {flat.size} cases, where correlation is "
             "undefined; leave these out, or look whether the filters have moved."
         )
+    if criterion == "likelihood" and known is not None:
+        unseen = (values * (np.asarray(known) > 0) == 0).all(axis=-1)
+        if unseen.any():
+            raise ValueError(
+                f"profile is 0 on all components whose variance is not 0 in {unseen.sum()} of {unseen.size} cases, so "
+                'that its time has no likelihood; leave these out, or take criterion="correlation".'
+            )
 
 
-def _fit(profile: Any, variance: Any, learning_rate: Any = None) -> ProfileFit:
+def _fit(criterion: Criterion, profile: Any, variance: Any, learning_rate: Any = None) -> ProfileFit:
     """Time is in units of 1 / (the largest variance) within, and searched on a logarithmic scale."""
     xp = namespace(profile, variance)
     largest = variance.max()
@@ -175,54 +199,113 @@ def _fit(profile: Any, variance: Any, learning_rate: Any = None) -> ProfileFit:
     if learning_rate is not None:  # (1 - x)^t = exp(t log(1 - x)): the same formula with other rates
         step = learning_rate * largest
         rates = -xp.log1p(-step * variance) / step
+    objective, data = _OBJECTIVES[criterion], profile / profile.max(axis=-1, keepdims=True)
 
-    def progress(log_time: Any) -> Any:
-        """The exponent of each component, (..., d)."""
-        return xp.exp(log_time)[..., None] * rates[(None,) * log_time.ndim]
-
-    def formula(log_time: Any) -> Any:
-        return limit[(None,) * log_time.ndim] * -xp.expm1(-progress(log_time))
-
-    def shape_and_slope(log_time: Any) -> tuple[Any, Any]:
-        """The standardised formula, and its derivative with respect to log time."""
-        x, amplitude = progress(log_time), limit[(None,) * log_time.ndim]
-        shape, size = _standardized(amplitude * -xp.expm1(-x))
-        slope = _centered(amplitude * x * xp.exp(-x)) / size
-        for _ in range(2):  # towards both ends it is nearly parallel to the shape, so that once leaves rounding errors
-            slope = slope - (slope * shape).sum(axis=-1, keepdims=True) * shape
-        return shape, slope
-
-    data, _ = _standardized(profile / profile.max(axis=-1, keepdims=True))
+    def parts(log_time: Any) -> tuple[Any, Any]:
+        """The formula's limit, and the exponent of each component, both (..., d)."""
+        axes = (None,) * log_time.ndim
+        return limit[axes], xp.exp(log_time)[..., None] * rates[axes]
 
     def derivative(log_time: Any) -> Any:
-        """Of the correlation with respect to log time, (..., candidates)."""
-        return (shape_and_slope(log_time)[1] * data[..., None, :]).sum(axis=-1)
+        """Of the objective with respect to log time, (..., candidates)."""
+        return objective(data, *parts(log_time), _of_candidates)[1]
 
-    log_times = _search_times(formula, *_log_time_range(rates, seen))
-    shapes, slopes = shape_and_slope(log_times)
-    found = _maxima(derivative, log_times, matmul(data, shapes.T), matmul(data, slopes.T))
+    log_times = _search_times(lambda times: _formula(*parts(times)), *_log_time_range(rates, seen))
+    found = _maxima(derivative, log_times, *objective(data, *parts(log_times), _of_all))
 
     ends = xp.stack([rates * limit, limit])
     ends = xp.broadcast_to(ends, (*found.shape[:-1], *ends.shape))
-    candidates = xp.concatenate([ends, formula(found)], axis=-2)
+    candidates = xp.concatenate([ends, _formula(*parts(found))], axis=-2)
     times = xp.concatenate(
         [xp.zeros_like(found[..., :1]), xp.full_like(found[..., :1], np.inf), xp.exp(found)], axis=-1
     )
     # 1 - correlation as a sum of squares keeps its digits where the correlation is nearly 1.
-    distance = ((_standardized(candidates)[0] - data[..., None, :]) ** 2).sum(axis=-1)
+    distance = ((_standardized(candidates)[0] - _standardized(data)[0][..., None, :]) ** 2).sum(axis=-1)
     correlation = xp.maximum(1 - distance / 2, -1)
-    best = distance.argmin(axis=-1)[..., None]
+    if criterion == "correlation":
+        best = distance.argmin(axis=-1)[..., None]
+    else:
+        best = _log_likelihood(data, candidates, _of_candidates).argmax(axis=-1)[..., None]
     fitted = xp.take_along_axis(candidates, best[..., None], axis=-2)[..., 0, :]
-    scale = (fitted * profile).sum(axis=-1, keepdims=True) / (fitted**2).sum(axis=-1, keepdims=True)
-    largest_correlation = xp.take_along_axis(correlation, best, axis=-1)[..., 0]
+    if criterion == "correlation":
+        scale = (fitted * profile).sum(axis=-1, keepdims=True) / (fitted**2).sum(axis=-1, keepdims=True)
+    else:
+        ratio = xp.where(seen, data / xp.where(seen, fitted, 1), 0)
+        mean = (ratio**2).sum(axis=-1, keepdims=True) / seen.sum().astype(data.dtype)
+        scale = profile.max(axis=-1, keepdims=True) * xp.sqrt(mean)
+    best_correlation = xp.take_along_axis(correlation, best, axis=-1)[..., 0]
     time = xp.take_along_axis(times, best, axis=-1)[..., 0] / largest
     return ProfileFit(
-        correlation=largest_correlation,
-        time=xp.where(xp.isnan(largest_correlation), np.nan, time),
+        correlation=best_correlation,
+        time=xp.where(xp.isnan(best_correlation), np.nan, time),
         profile=scale * fitted,
         correlation_at_zero=correlation[..., 0],
         correlation_at_infinity=correlation[..., 1],
     )
+
+
+def _of_all(data: Any, values: Any) -> Any:
+    """Every profile's product with the values at every time: (..., d), (times, d) -> (..., times)."""
+    return matmul(data, values.T)
+
+
+def _of_candidates(data: Any, values: Any) -> Any:
+    """Every profile's product with the values at times of its own: (..., d), (..., times, d) -> (..., times)."""
+    return (data[..., None, :] * values).sum(axis=-1)
+
+
+def _formula(limit: Any, x: Any) -> Any:
+    return limit * -namespace(x).expm1(-x)
+
+
+def _correlation(data: Any, limit: Any, x: Any, product: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
+    """Pearson correlation, and its derivative with respect to log time.
+
+    Args:
+      data: the profile, up to a factor, (..., d).
+      limit, x: of the formula, (times, d) or (..., times, d).
+      product: of data and values, `_of_all` or `_of_candidates`.
+    """
+    shape, size = _standardized(_formula(limit, x))
+    slope = _centered(limit * x * namespace(x).exp(-x)) / size
+    for _ in range(2):  # towards both ends it is nearly parallel to the shape, so that once leaves rounding errors
+        slope = slope - (slope * shape).sum(axis=-1, keepdims=True) * shape
+    data, _ = _standardized(data)
+    return product(data, shape), product(data, slope)
+
+
+def _likelihood(data: Any, limit: Any, x: Any, product: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
+    """`_log_likelihood`, and the rest as `_correlation`."""
+    formula, growth, ones = _formula(limit, x), _growth(x), namespace(data).ones_like(data)
+    share, precision = _weights(formula)
+    slope = product(data**2, precision * growth) / product(data**2, precision) - product(ones, share * growth)
+    return _log_likelihood(data, formula, product), slope
+
+
+def _log_likelihood(data: Any, formula: Any, product: Callable[[Any, Any], Any]) -> Any:
+    """At the best scale, per coefficient and up to a constant."""
+    xp = namespace(formula)
+    share, precision = _weights(formula)
+    logs = share * xp.log(xp.where(formula > 0, formula, 1))
+    return -product(xp.ones_like(data), logs) - xp.log(product(data**2, precision)) / 2
+
+
+def _weights(formula: Any) -> tuple[Any, Any]:
+    """Of the components, whose formula is 0 left out, in means over them, and these over the formula's square."""
+    seen = formula > 0
+    share = seen.astype(formula.dtype) / seen.sum(axis=-1, keepdims=True).astype(formula.dtype)
+    return share, share / namespace(formula).where(seen, formula, 1) ** 2
+
+
+def _growth(x: Any) -> Any:
+    """The derivative of log(1 - exp(-x)) with respect to log x, minus 1: x / (exp(x) - 1) - 1, to rounding."""
+    xp = namespace(x)
+    series = x * (x * (1 / 12 - x**2 * (1 / 720 - x**2 / 30_240)) - 1 / 2)
+    large = xp.where(x > _SERIES, x, 1)
+    return xp.where(x > _SERIES, large * xp.exp(-large) / -xp.expm1(-large) - 1, series)
+
+
+_OBJECTIVES = {"correlation": _correlation, "likelihood": _likelihood}
 
 
 def _centered(values: Any) -> Any:
@@ -263,19 +346,19 @@ def _search_times(formula: Callable[[Any], Any], first: Any, last: Any) -> Any:
     return _repeated(xp, moved, _PASSES, first + (last - first) * even)
 
 
-def _maxima(derivative: Callable[[Any], Any], log_times: Any, correlation: Any, slope: Any) -> Any:
-    """Log times of the largest local maxima of the correlation, (..., candidates), by Ridders' method.
+def _maxima(derivative: Callable[[Any], Any], log_times: Any, objective: Any, slope: Any) -> Any:
+    """Log times of the largest local maxima of the objective, (..., candidates), by Ridders' method.
 
     Where there are fewer maxima, the others are any times.
 
     Args:
-      derivative: of the correlation with respect to log time.
+      derivative: of the objective with respect to log time.
       log_times: (times,), ascending.
-      correlation, slope: the correlation and its derivative at these times, (..., times).
+      objective, slope: the objective and its derivative at these times, (..., times).
     """
-    xp = namespace(log_times, correlation)
+    xp = namespace(log_times, objective)
     maximum_within = (slope[..., :-1] > 0) & (slope[..., 1:] <= 0)
-    height = xp.where(maximum_within, xp.maximum(correlation[..., :-1], correlation[..., 1:]), -np.inf)
+    height = xp.where(maximum_within, xp.maximum(objective[..., :-1], objective[..., 1:]), -np.inf)
     interval = xp.argpartition(height, -_MAXIMA, axis=-1)[..., -_MAXIMA:]
     low, high = log_times[interval], log_times[interval + 1]
     at_low, at_high = (xp.take_along_axis(slope, interval + shift, axis=-1) for shift in (0, 1))
