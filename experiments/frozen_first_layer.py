@@ -21,7 +21,7 @@ Writes <out>/frozen_first_layer/<dataset>/{config.json, arrays.npz, summary.json
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,6 +51,8 @@ class Settings(networks.Settings):
     """Networks of each depth, and as many with the first layer frozen."""
     depth_epochs: int | None = None
     """Of all of them."""
+    schedule: Literal["constant", "cosine"] | None = None
+    """Of the learning rate, which cosine lets fall to 0 at the end of training."""
 
 
 def resolve(settings: Settings) -> Any:
@@ -81,7 +83,12 @@ def compute(settings: Any) -> Arrays:
     """Runs "learnt/<depth>" and "frozen/<depth>", whose networks of the same number start from the same weights."""
     named = {}
     for depth, seeds in zip(settings.depths, settings.depth_seeds, strict=True):
-        shared: dict[str, Any] = {"network": f"VGG{depth}", "seeds": seeds, "epochs": settings.depth_epochs}
+        shared: dict[str, Any] = {
+            "network": f"VGG{depth}",
+            "seeds": seeds,
+            "epochs": settings.depth_epochs,
+            "schedule": settings.schedule,
+        }
         named[f"learnt/{depth}"] = networks.base_run(settings, **shared)
         named[f"frozen/{depth}"] = networks.base_run(settings, **shared, frozen=("conv1",))
     arrays = networks.measure(named, settings)

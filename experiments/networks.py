@@ -33,6 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "first_features": 12,
         "dropout": 0.5,
         "learning_rate": 0.01,
+        "schedule": "constant",
         "batch_size": 32,
         "seeds": 3,
         "epochs": 3,
@@ -65,6 +66,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "first_features": 64,
         "dropout": 0.5,
         "learning_rate": 0.01,
+        "schedule": "constant",
         "batch_size": 16,
         "seeds": 4,
         "epochs": 50,
@@ -97,6 +99,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "first_features": 64,
         "dropout": 0.5,
         "learning_rate": 0.01,
+        "schedule": "constant",
         "batch_size": 256,
         "seeds": 4,
         "epochs": 30,
@@ -124,7 +127,15 @@ RECORD_EPOCHS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 60, 80, 100)
 KINDS = ("change", "weights")  # of conv1 whose profiles are looked at: w(t) - w(0), as in the paper, and w(t)
 
 # What the paper did, as far as it says so; `differences` compares runs with it. Images are so many a class.
-PAPER = {"width": 1.0, "dropout": 0.5, "batch_size": 256, "learning_rate": 0.01, "momentum": 0.0, "weight_decay": 0.0}
+PAPER = {
+    "width": 1.0,
+    "dropout": 0.5,
+    "batch_size": 256,
+    "learning_rate": 0.01,
+    "schedule": "constant",
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+}
 PAPER_IMAGES_A_CLASS = 5_000
 PAPER_NETWORKS = ("VGG11", "VGG13", "VGG16", "VGG19", "ResNet18")
 PAPER_EPOCHS = {"true": 30, "shuffled": 100}
@@ -356,18 +367,20 @@ def titles(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
 # --- comparisons ---
 
 
-def fits(arrays: Mapping[str, np.ndarray], name: str) -> Arrays:
+def fits(arrays: Mapping[str, np.ndarray], name: str, criterion: theory.Criterion = "correlation") -> Arrays:
     """The formula of Theorem 4.2 fitted to every network of a run at every record.
 
     Returns:
-      For "change" and "weights", "<name>/fit/<kind>/" and: "correlation", "time", "zero" and "infinity" (what
-      lambda and 1 / lambda alone reach), each (S, R), and "profile", (S, R, d). NaN where nothing has changed yet.
+      For "change" and "weights", "<name>/fit/<kind>/", by the likelihood "<name>/likely/<kind>/", and: "correlation",
+      "time", "zero" and "infinity" (what lambda and 1 / lambda alone reach), each (S, R), and "profile", (S, R, d). NaN
+      where nothing has changed yet.
     """
+    title = {"correlation": "fit", "likelihood": "likely"}[criterion]
     result: Arrays = {}
     for kind in KINDS:
         profile = arrays[f"{name}/{kind}"]
         first = 1 if kind == "change" else 0
-        fit = theory.fit_profile(profile[:, first:], arrays[f"{name}/variance"])
+        fit = theory.fit_profile(profile[:, first:], arrays[f"{name}/variance"], criterion=criterion)
         parts = {
             "correlation": fit.correlation,
             "time": fit.time,
@@ -378,7 +391,7 @@ def fits(arrays: Mapping[str, np.ndarray], name: str) -> Arrays:
         for part, known in parts.items():
             whole = np.full((*profile.shape[:2], *known.shape[2:]), np.nan)
             whole[:, first:] = known
-            result[f"{name}/fit/{kind}/{part}"] = whole
+            result[f"{name}/{title}/{kind}/{part}"] = whole
     return result
 
 
@@ -499,7 +512,7 @@ def differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the runs do otherwise than the paper, each with the runs of which it is true."""
     found: dict[str, list[str]] = {}
     for content in configs:
-        values = content["network"] | content
+        values = {"schedule": "constant"} | content["network"] | content
         expected: dict[str, Any] = PAPER | {"dataset": "cifar10"}
         if values["dataset"] == "cifar10":
             expected["images"] = PAPER_IMAGES_A_CLASS * len(values["classes"] or range(10))

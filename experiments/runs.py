@@ -79,6 +79,8 @@ class Run:
     """Number of networks."""
     seed: int = 0
     """Root of their random numbers."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Of the learning rate; cosine: it falls along half a period to 0 at the end of training."""
     momentum: float = 0.0
     weight_decay: float = 0.0
     classes: tuple[str, ...] | None = None
@@ -229,6 +231,8 @@ def configuration(run: Run, data: Data) -> dict[str, Any]:
     """All that the arrays depend on, as plain values of JSON."""
     fixed = {"format": FORMAT, "optimizer": "sgd", "loss": "cross_entropy", "checksum": data.checksum}
     plain: dict[str, Any] = json.loads(json.dumps(asdict(run) | fixed))
+    if run.schedule == "constant":
+        del plain["schedule"]  # so that runs are found that were stored when there was no other
     return plain
 
 
@@ -303,13 +307,14 @@ def _train(run: Run, data: Data, config: dict[str, Any], folder: Path, first: in
     checkpoints = _checkpoints(place, first)
     continued, started = checkpoints.exists(), time.perf_counter()
     per_epoch = len(data.labels) // run.batch_size
+    decay_steps = run.epochs * per_epoch if run.schedule == "cosine" else None
     # The experiments compute in float64, but a run does not depend on that.
     with jax.enable_x64(False), _counted_from(first):
         trajectory = linear_cnn.train_seeds(
             _init(run.network, data.images.shape[-1], len(data.class_names)),
             data.images,
             data.labels,
-            optimizer=_optimizer(run.learning_rate, run.momentum, run.weight_decay),
+            optimizer=_optimizer(run.learning_rate, run.momentum, run.weight_decay, decay_steps),
             keys=_keys(run)[first:],
             epochs=run.epochs,
             batch_size=run.batch_size,
@@ -362,8 +367,11 @@ def _init(network: Network, channels: int, classes: int) -> Callable[[jax.Array]
 
 
 @lru_cache
-def _optimizer(learning_rate: float, momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    sgd = optax.sgd(learning_rate, momentum=momentum or None)
+def _optimizer(
+    learning_rate: float, momentum: float, weight_decay: float, decay_steps: int | None = None
+) -> optax.GradientTransformation:
+    rate = optax.cosine_decay_schedule(learning_rate, decay_steps) if decay_steps else learning_rate
+    sgd = optax.sgd(rate, momentum=momentum or None)
     return optax.chain(optax.add_decayed_weights(weight_decay), sgd) if weight_decay else sgd
 
 

@@ -120,12 +120,11 @@ def test_autocorrelation_of_the_trained_layer_measured_by_convolution(out: Path)
     def along_components(profile):
         return (arrays["base/components"] * profile).reshape(3, 3, 3, 27)
 
-    fitted, first = arrays["base/fit/change/profile"][1, -1], np.arange(27) == 0
     banks = {
         "change": kernel[1, -1] - kernel[1, 0],
         "weights": kernel[1, -1],
-        "formula": along_components(fitted),
-        "corrected": along_components(np.where(first, arrays["base/change"][1, -1], fitted)),
+        "likelihood": along_components(arrays["base/likely/change/profile"][1, -1]),
+        "correlation": along_components(arrays["base/fit/change/profile"][1, -1]),
         "whitening": along_components(1 / np.sqrt(arrays["base/variance"])),
         "random": along_components(1),
         "rgb": np.eye(3)[None, None],
@@ -163,7 +162,7 @@ def test_autocorrelation_of_the_trained_layer_measured_by_convolution(out: Path)
 @pytest.mark.slow
 def test_the_closed_form_is_held_against_every_network(out: Path) -> None:
     arrays = store.read_arrays(out / "decorrelation" / "photographs" / "arrays.npz")
-    for curve in ("change", "formula"):
+    for curve in CURVES:
         last = arrays[f"base/curve/{curve}"][:, -1]
         np.testing.assert_array_equal(last, arrays[f"{decorrelation.OURS}/{curve}"])
     images = runs.load(networks.base_run(networks.resolve(decorrelation.Settings(preset="smoke", out=out)))).images
@@ -176,10 +175,12 @@ def test_the_closed_form_is_held_against_every_network(out: Path) -> None:
     for name in ("base_8", "other"):
         weights = arrays[f"{name}/conv1"].astype(np.float64)
         change = weights[:, 1:] - weights[:, :1]
-        fit = theory.fit_profile(theory.energy_profile(change, spectrum.components), spectrum.variance)
-        formula = theory.filters_with_profile(fit.profile, spectrum)
-        for curve, filters in (("change", change), ("formula", formula)):
-            expected = theory.autocorrelation(filters, moments)
+        profile, filters = theory.energy_profile(change, spectrum.components), {"change": change}
+        for criterion in decorrelation.CRITERIA:
+            fit = theory.fit_profile(profile, spectrum.variance, criterion=criterion)
+            filters[criterion] = theory.filters_with_profile(fit.profile, spectrum)
+        for curve in CURVES:
+            expected = theory.autocorrelation(filters[curve], moments)
             np.testing.assert_allclose(arrays[f"{name}/curve/{curve}"], expected, rtol=0, atol=1e-6)
 
 
@@ -287,21 +288,22 @@ def fake_decorrelation() -> dict[str, np.ndarray]:
     distances = np.arange(16)
     other = CONFIG["network"] | {"name": "ResNet", "depth": 18}
     arrays = fake_run("base", 0, (0, 1, 2)) | fake_run("other", 1, (0, 1, 2), network=other) | {"distances": distances}
-    for name, rate in (("base", 0.18), ("other", 0.16)):
+    for name, rates in (("base", (0.18, 0.165)), ("other", (0.16, 0.175))):
         change = np.exp(-0.17 * distances) * [[0.99], [1], [1.01]]
-        formula = np.exp(-rate * distances) * [[1], [1], [1]]
-        arrays |= networks.fits(arrays, name)
         arrays[f"{name}/curve/change"] = np.stack([change, change], axis=1)
-        arrays[f"{name}/curve/formula"] = np.stack([change * 0.9, formula], axis=1)
+        for criterion, rate in zip(decorrelation.CRITERIA, rates, strict=True):
+            formula = np.exp(-rate * distances) * [[1], [1], [1]]
+            arrays |= networks.fits(arrays, name, criterion)
+            arrays[f"{name}/curve/{criterion}"] = np.stack([change * 0.9, formula], axis=1)
     arrays["closed_form"] = np.exp(-np.geomspace(0.02, 2, 241)[:, None] * distances)
     rates = {
         "rgb": 0.1,
         "random": 0.11,
         "weights": 0.16,
         "change": 0.17,
-        "formula": 0.18,
+        "likelihood": 0.18,
+        "correlation": 0.165,
         "whitening": 2,
-        "corrected": 0.17,
     }
     for convention in decorrelation.conventions(runs.Data(*np.ones((2, 1, 2, 2, 3)), None, (), "", *np.ones((2, 3)))):
         arrays |= {f"{convention}/{name}": np.exp(-rate * distances)[None] for name, rate in rates.items()}
@@ -343,7 +345,9 @@ FAKES = {
 }
 OURS = decorrelation.OURS
 SLOPE = "slope of the gap in training loss at the end against depth"
-CLOSED = "closed form at its fitted time against the trained change: largest difference, "
+CURVES = ("change", "likelihood", "correlation")  # of every run
+LIKELY = "closed form at its most likely time against the trained change: largest difference, "
+BEST = "closed form at the time of the best correlation against the trained change: largest difference, "
 
 
 def failing(name: str, arrays: dict[str, np.ndarray]) -> set[str]:
@@ -373,8 +377,9 @@ def failing(name: str, arrays: dict[str, np.ndarray]) -> set[str]:
         ("decorrelation", f"{OURS}/random", lambda c: c * 0.7, "random filters above the trained layer"),
         ("decorrelation", f"{OURS}/weights", lambda c: c + 0.2, "random filters above the trained layer"),
         ("decorrelation", f"{OURS}/whitening", lambda c: c + 0.5, "trained layer above whitening"),
-        ("decorrelation", "base/curve/formula", lambda c: c + 0.08 * (np.arange(16) == 15), CLOSED + "VGG11, 64 f"),
-        ("decorrelation", "other/curve/change", lambda c: c + 0.08 * (np.arange(16) == 2), CLOSED + "ResNet18, 64"),
+        ("decorrelation", "base/curve/likelihood", lambda c: c + 0.08 * (np.arange(16) == 15), LIKELY + "VGG11, 64 f"),
+        ("decorrelation", "other/curve/likelihood", lambda c: c - 0.08 * (np.arange(16) == 2), LIKELY + "ResNet18, 64"),
+        ("decorrelation", "other/curve/correlation", lambda c: c + 0.08 * (np.arange(16) == 2), BEST + "ResNet18, 64"),
         ("energy_labels", "27/change", lambda e: e[:, :, ::-1], "labels by component 27 against shuffled labels"),
         ("energy_labels", "5/accuracy", lambda a: a - 0.1, "lowest training accuracy, VGG11, 64 filters, labels by"),
         ("spectral_scaling", "3 x 5/fit", lambda r: r - 0.1, "fit of the formula, component 3 x 5"),
@@ -508,7 +513,7 @@ def test_checks_of_the_autocorrelation(seed: int) -> None:
     arrays = fake_decorrelation()
     random = np.random.default_rng(seed)
     arrays |= {f"{OURS}/{name}": random.normal(size=(3, 16)) for name in decorrelation.TITLES}
-    of_runs = list(itertools.product(("base", "other"), ("change", "formula")))
+    of_runs = list(itertools.product(("base", "other"), CURVES))
     arrays |= {f"{run}/curve/{curve}": random.normal(size=(3, 2, 16)) for run, curve in of_runs}
     rgb, banks, weights, change, whitening = (
         arrays[f"{OURS}/{name}"].mean(axis=0) for name in ("rgb", "random", "weights", "change", "whitening")
@@ -519,11 +524,17 @@ def test_checks_of_the_autocorrelation(seed: int) -> None:
         max(abs(rgb[d] - banks[d]) for d in far),
         min(banks[d] - max(weights[d], change[d]) for d in far),
         min(min(weights[d], change[d]) - whitening[d] for d in far),
-        *(max(abs(curves[run, "formula"] - curves[run, "change"])) for run in ("base", "other")),
+        *(
+            max(abs(curves[run, criterion] - curves[run, "change"]))
+            for criterion in ("likelihood", "correlation")
+            for run in ("base", "other")
+        ),
     ]
     *checks, one, two = decorrelation.summary(arrays)["checks"]
     assert [row["value"] for row in checks] == pytest.approx(expected)
-    assert [row["bound"] for row in checks] == ["<= 0.05", "> 0", "> 0", "<= 0.05", "<= 0.05"]
+    assert [row["bound"] for row in checks] == ["<= 0.05", "> 0", "> 0", *["<= 0.05"] * 4]
+    titles = [LIKELY + "VGG11, 64 filters", LIKELY + "ResNet18, 64 filters"]
+    assert [row["check"] for row in checks[3:]] == titles + [title.replace(LIKELY, BEST) for title in titles]
     for row, title in ((one, "VGG11, 64 filters"), (two, "ResNet18, 64 filters")):
         assert row["check"] == f"lowest training accuracy, {title}"
 
@@ -541,7 +552,7 @@ def test_rows_of_the_autocorrelation(largest: int, shown: list[int]) -> None:
             arrays[key] = np.concatenate([arrays[key], arrays[key] / (2 + number)])[..., : largest + 1]
     arrays["distances"] = np.arange(largest + 1)
     summary = decorrelation.summary(arrays)
-    rows, names = summary["results"], decorrelation.TITLES | decorrelation.PARTS
+    rows, names = summary["results"], decorrelation.TITLES
     conventions = list(dict.fromkeys(row["convention"] for row in rows))
     assert conventions[0] == OURS
     papers = {OURS: decorrelation.PAPER}
@@ -549,7 +560,7 @@ def test_rows_of_the_autocorrelation(largest: int, shown: list[int]) -> None:
         (f"{convention}/{name}", convention, names[name], papers.get(convention, {}).get(name))
         for convention, name in itertools.product(conventions, names)
     ]
-    others = {name: f"{names[name]}, ResNet18, 64 filters" for name in ("change", "formula")}
+    others = {name: f"{names[name]}, ResNet18, 64 filters" for name in CURVES}
     places += [(f"other/curve/{name}", OURS, title, None) for name, title in others.items()]
     for row, (key, convention, title, paper) in zip(rows, places, strict=True):
         found = (row["convention"], row["curve"], row["distances"], row["paper"])
@@ -565,33 +576,34 @@ def test_the_closed_form_over_training() -> None:
     """Of the mean over networks, where it is largest, with the standard error there; and for one network none."""
     arrays = fake_decorrelation()
     arrays |= {"distances": np.arange(3), "base/curve/change": np.zeros((3, 2, 3))}
-    arrays["base/curve/formula"] = np.array(
+    arrays["base/curve/likelihood"] = np.array(
         [[[0.3, -0.1, 0], [0, 0.2, 0.5]], [[-0.3, -0.2, 0], [0, 0, 0.2]], [[0.3, -0.6, 0], [0, 0.1, 0.2]]]
     )
+    arrays["base/curve/correlation"] = 2 * arrays["base/curve/likelihood"]
     arrays["base/accuracy"] = np.array([[0.1, 0.5, 0.9], [0.1, 0.6, 1], [0.1, 0.4, 0.8]])
-    for name in ("change", "formula"):
+    for name in CURVES:
         arrays[f"other/curve/{name}"] = arrays[f"base/curve/{name}"][:1]
     arrays["other/change"] = arrays["other/change"][:1]
     arrays["closed_form"] = arrays["closed_form"][:, :3]
     for key in [key for key in arrays if "/" in key and "curve" not in key and arrays[key].shape[-1:] == (16,)]:
         arrays[key] = arrays[key][..., :3]
-    arrays["base/fit/change/time"] = np.array([[np.nan, 1, 2], [np.nan, 3, 7], [np.nan, 8, 3]])
+    arrays["base/likely/change/time"] = np.array([[np.nan, 1, 2], [np.nan, 3, 7], [np.nan, 8, 3]])
+    arrays["base/fit/change/time"] = arrays["base/likely/change/time"] / 4
     arrays["base/variance"] = np.array([4.0, 1])
-    for name, energy in (("change", [2, 3, 5]), ("fit/change/profile", [4, 3, 10])):
-        arrays[f"base/{name}"] = np.array(energy)[:, None, None] * np.array([[0, 9], [1, 9], [2, 9]])
-    times, largest = decorrelation.by_time(arrays)["base"]
-    np.testing.assert_array_equal(times, [[4, 8], [12, 28], [32, 12]])
-    np.testing.assert_array_equal(largest, [[0.3, 0.5], [-0.3, 0.2], [-0.6, 0.2]])
+    arrays["base/change"] = np.array([2, 3, 5])[:, None, None] * np.array([[0, 9], [1, 9], [2, 9]])
+    errors = [np.std(three, ddof=1) / 3**0.5 for three in ([0.1, 0.2, 0.6], [0.5, 0.2, 0.2])]
     first, other = decorrelation.summary(arrays)["closed_form_over_training"]
-    assert first["median_time_times_first_variance"] == [12, 12]
-    assert first["median_first_energy_over_formula"] == [0.5, 0.5]
     assert (first["run"], first["epochs"]) == ("VGG11, 64 filters", [1, 2])
     assert first["training_accuracy"] == pytest.approx([0.5, 0.9])
-    assert first["largest_difference"] == pytest.approx([0.3, 0.3])
-    errors = [np.std(three, ddof=1) / 3**0.5 for three in ([0.1, 0.2, 0.6], [0.5, 0.2, 0.2])]
-    assert first["standard_error"] == pytest.approx(errors)
-    assert other["largest_difference"] == pytest.approx([0.3, 0.5])
-    assert other["standard_error"] == [None, None]
+    for criterion, time, factor in (("likelihood", 1, 1), ("correlation", 1 / 4, 2)):
+        times, largest = decorrelation.by_time(arrays, criterion)["base"]
+        np.testing.assert_array_equal(times, time * np.array([[4, 8], [12, 28], [32, 12]]))
+        np.testing.assert_array_equal(largest, factor * np.array([[0.3, 0.5], [-0.3, 0.2], [-0.6, 0.2]]))
+        assert first[criterion]["median_time_times_first_variance"] == [12 * time, 12 * time]
+        assert first[criterion]["largest_difference"] == pytest.approx([0.3 * factor, 0.3 * factor])
+        assert first[criterion]["standard_error"] == pytest.approx(np.array(errors) * factor)
+        assert other[criterion]["largest_difference"] == pytest.approx([0.3 * factor, 0.5 * factor])
+        assert other[criterion]["standard_error"] == [None, None]
 
 
 def test_the_closed_form_at_times_that_are_not_fitted() -> None:
@@ -742,6 +754,7 @@ def test_differences_are_computed() -> None:
         "batch size 32 (paper: 256): VGG11, 64 filters, dog / cat",
     ]
     assert networks.differences([narrow | {"epochs": 30}, narrow])[0] == "width 0.25 (paper: 1)"
+    assert "schedule cosine (paper: constant)" in networks.differences([narrow | {"schedule": "cosine"}])
     shuffled = CONFIG | {"shuffled_labels": 0}
     assert networks.differences([shuffled]) == ["epochs 30 (paper: 100)"]
     # No images a class are known of other data; a network of the paper's is none, and lacks what it does not have.

@@ -251,6 +251,29 @@ def test_the_optimizer_has_momentum_and_weight_decay() -> None:
         np.testing.assert_allclose(update, expected, rtol=1e-6)
 
 
+def test_a_cosine_lets_the_rate_fall_to_zero_by_the_end(run: Run, training: Training, tmp_path: Path) -> None:
+    trained(run, tmp_path / "store")
+    constant = training.arguments["optimizer"]
+    trained(dataclasses.replace(run, schedule="cosine"), tmp_path / "store")
+    assert training.started == 2  # another run
+    for optimizer, expected in (
+        (constant, np.full(20, 0.01)),
+        (training.arguments["optimizer"], 0.01 * (1 + np.cos(np.pi * np.arange(20) / 20)) / 2),  # 5 epochs of 4 steps
+    ):
+        state, rates = optimizer.init(np.zeros(1, np.float32)), []
+        with jax.numpy_dtype_promotion("standard"):  # Optax divides integers by floats
+            for _ in range(20):
+                update, state = optimizer.update(np.ones(1, np.float32), state)
+                rates.append(-float(update[0]))
+        np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+def test_runs_from_before_there_were_schedules_are_found(run: Run) -> None:
+    data = runs.load(run)
+    assert "schedule" not in runs.configuration(run, data)
+    assert runs.configuration(dataclasses.replace(run, schedule="cosine"), data)["schedule"] == "cosine"
+
+
 def test_runs_of_another_format_are_others(run: Run, training: Training, tmp_path: Path, monkeypatch) -> None:
     trained(run, tmp_path / "store")
     monkeypatch.setattr(runs, "FORMAT", runs.FORMAT + 1)
@@ -322,6 +345,7 @@ CHANGES = {
     "learning_rate": 0.02,
     "seeds": 3,
     "seed": 1,
+    "schedule": "cosine",
     "momentum": 0.9,
     "weight_decay": 0.1,
     "classes": ("1", "0"),
