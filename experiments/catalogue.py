@@ -104,7 +104,7 @@ CATALOGUE: dict[str, Experiment] = {
     "frozen_first_layer": Experiment(
         "does it matter that the first layer learns? (paper: the less, the deeper the network)",
         "Fig. 2, 20",
-        _times("1 min", "60 min", UNKNOWN),
+        _times("1 min", "70 min", UNKNOWN),
     ),
     "decorrelation": Experiment(
         "the trained first layer decorrelates pixels, but does not whiten them",
