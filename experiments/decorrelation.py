@@ -46,7 +46,7 @@ AS_GOOD = 0.005
 PAPER_DISTANCE = 10
 OURS = "normalised, mean over all images subtracted"
 PAPER = {"rgb": "> 0.5", "random": "like RGB", "change": "about 0.2", "whitening": "0"}
-MARKERS: dict[theory.Criterion, str] = {"likelihood": "D", "correlation": "o"}
+MARKERS: dict[networks.Criterion, str] = {"likelihood": "D", "correlation": "o"}
 CONVENTION_LINES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")
 TITLES = {
     "rgb": "RGB pixels",
@@ -57,7 +57,7 @@ TITLES = {
     "correlation": "closed form at the time of the best correlation",
     "whitening": "exact whitening of the patches",
 }
-CRITERIA: dict[theory.Criterion, str] = {"likelihood": "likely", "correlation": "fit"}  # and the names of their fits
+CRITERIA: dict[networks.Criterion, str] = {"likelihood": "likely", "correlation": "fit"}  # and the names of their fits
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def closed_form(variance: np.ndarray) -> np.ndarray:
     return progress * np.asarray(theory.whitening_profile(variance))
 
 
-def differences(arrays: Arrays, criterion: theory.Criterion) -> dict[str, np.ndarray]:
+def differences(arrays: Arrays, criterion: networks.Criterion) -> dict[str, np.ndarray]:
     """Closed form at its fitted time minus trained change, for each run, (networks, R - 1, D)."""
     names = networks.names(arrays)
     return {name: arrays[f"{name}/curve/{criterion}"] - arrays[f"{name}/curve/change"] for name in names}
@@ -154,7 +154,7 @@ def course(difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.abs(mean[at]), error
 
 
-def by_time(arrays: Arrays, criterion: theory.Criterion) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def by_time(arrays: Arrays, criterion: networks.Criterion) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Of every network at every record but the first, its fitted time and its largest difference of the curves.
 
     Returns:
@@ -338,8 +338,8 @@ def draw(folder: Path, arrays: Arrays) -> None:
             figures.band(axis, TIMES, values, colour, label=mean_title)
             axis.plot(TIMES[good], values.mean(axis=0)[good], color=colour, linewidth=4)
             for criterion, marker in MARKERS.items():
-                time = np.median(fitted[criterion][name][0][:, -1])
-                height = np.interp(np.log(time), np.log(TIMES), values.mean(axis=0))
+                time = np.clip(np.median(fitted[criterion][name][0][:, -1]), TIMES[0], TIMES[-1])  # it may be 0
+                height = np.interp(time, TIMES, values.mean(axis=0))
                 axis.plot(time, height, marker, color=colour, markeredgecolor="black", zorder=5)
     middle.plot([], [], ":", color="black", label="mean, at the time of the best correlation")
     for axis in (middle, last, curves):

@@ -142,6 +142,7 @@ PAPER_EPOCHS = {"true": 30, "shuffled": 100}
 JUDGED_ACCURACY = 0.9  # of every network on its training images: a young profile is just lambda, and fits too well
 
 
+Criterion = Literal["correlation", "likelihood"]  # of `theory.fit_profile`
 NetworkName = Literal["VGG11", "VGG13", "VGG16", "VGG19", "ResNet18", "ResNet20", "SmallCNN"]
 
 
@@ -367,7 +368,7 @@ def titles(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
 # --- comparisons ---
 
 
-def fits(arrays: Mapping[str, np.ndarray], name: str, criterion: theory.Criterion = "correlation") -> Arrays:
+def fits(arrays: Mapping[str, np.ndarray], name: str, criterion: Criterion = "correlation") -> Arrays:
     """The formula of Theorem 4.2 fitted to every network of a run at every record.
 
     Returns:

@@ -859,7 +859,8 @@ def test_an_experiment_with_a_preset_of_its_own() -> None:
     given = networks.resolve(settings, {"cpu": {"images": 5, "batch_size": 3}, "smoke": {"validation": 1}})
     assert given == dataclasses.replace(networks.resolve(settings), batch_size=3)
     frozen = frozen_first_layer.resolve(frozen_first_layer.Settings(batch_size=9))
-    assert (frozen.images, frozen.batch_size, frozen.first_features, frozen.width) == (50_000, 9, 16, 0.25)
+    assert (frozen.images, frozen.batch_size, frozen.first_features, frozen.width) == (50_000, 9, 4, 0.25)
+    assert (frozen.learning_rate, frozen.schedule) == (0.05, "cosine")
     paper = frozen_first_layer.Settings(preset="paper")
     assert frozen_first_layer.resolve(paper) == networks.resolve(paper)
     assert decorrelation.resolve(decorrelation.Settings()) == networks.resolve_several(

@@ -2,7 +2,7 @@
 
 from theory.autocorrelation import CrossMoments, autocorrelation, cross_moments
 from theory.dynamics import LinearDynamics, gradient_descent, largest_stable_learning_rate
-from theory.fitting import Criterion, ProfileFit, fit_profile, time_interval
+from theory.fitting import ProfileFit, fit_profile, time_interval
 from theory.geometric_sum import geometric_sum
 from theory.labels import LabelCorrelation, label_correlation
 from theory.moments import (
@@ -19,7 +19,6 @@ from theory.storage import load_moments, save_moments
 from theory.theorem import decorrelation_ratio, iteration_profile, theorem_profile, whitening_profile
 
 __all__ = [
-    "Criterion",
     "CrossMoments",
     "LabelCorrelation",
     "LinearDynamics",

@@ -24,7 +24,7 @@ from theory._arguments import (
 
 # Half as many times still found every maximum that a grid of 150,000 has, to rounding, for profiles with several equal
 # maxima and for variances that differ by one part in a thousand or by twelve orders of magnitude.
-_TIMES = 256  # at which the correlation is looked at
+_TIMES = 256  # at which the criterion is looked at
 _PASSES = 3  # that move these times to where the formula's shape changes
 _MAXIMA = 4  # local ones that are refined
 _REFINEMENTS = 8
@@ -74,12 +74,13 @@ def fit_profile(
     The correlation is the paper's criterion: it says how alike two curves look, is governed by the components with
     the most energy, and often changes little over a factor of two in time. For the time itself take the likelihood,
     under which every component counts for as much as it tells: its errors are those of Cramer and Rao's bound, with
-    half to two thirds of the variance (normal filters, spectrum of CIFAR-10, 10 or more of them).
+    about half the variance or less (normal coefficients, 10 or more independent filters or outputs).
 
     Args:
       profile: e, (..., d), not negative, e.g. of `energy_profile`; leading axes are fitted one by one.
       variance: lambda_i^2, (d,), in the order of the profile (any), e.g. `PatchSpectrum.variance`. Where it is 0 so is
-        the formula, as in `iteration_profile`; the profile there counts.
+        the formula, as in `iteration_profile`; the profile there counts for the correlation. For the likelihood set
+        variances of the size of rounding errors to 0: it takes each component as seriously.
       learning_rate: eta', scalar, with eta' lambda_i^2 < 1, in units of 1 / variance. By default the limit of small
         rates, which a rate with eta' lambda_i^2 << 1 does not differ from. The limit at time 0 is then
         -log(1 - eta' lambda_i^2) / lambda_i, the formula continued to less than one iteration.
@@ -222,10 +223,8 @@ def _fit(criterion: Criterion, profile: Any, variance: Any, learning_rate: Any =
     # 1 - correlation as a sum of squares keeps its digits where the correlation is nearly 1.
     distance = ((_standardized(candidates)[0] - _standardized(data)[0][..., None, :]) ** 2).sum(axis=-1)
     correlation = xp.maximum(1 - distance / 2, -1)
-    if criterion == "correlation":
-        best = distance.argmin(axis=-1)[..., None]
-    else:
-        best = _log_likelihood(data, candidates, _of_candidates).argmax(axis=-1)[..., None]
+    misfit = distance if criterion == "correlation" else _of_candidates(data**2, _weights(candidates)[1])
+    best = misfit.argmin(axis=-1)[..., None]
     fitted = xp.take_along_axis(candidates, best[..., None], axis=-2)[..., 0, :]
     if criterion == "correlation":
         scale = (fitted * profile).sum(axis=-1, keepdims=True) / (fitted**2).sum(axis=-1, keepdims=True)
@@ -234,10 +233,13 @@ def _fit(criterion: Criterion, profile: Any, variance: Any, learning_rate: Any =
         mean = (ratio**2).sum(axis=-1, keepdims=True) / seen.sum().astype(data.dtype)
         scale = profile.max(axis=-1, keepdims=True) * xp.sqrt(mean)
     best_correlation = xp.take_along_axis(correlation, best, axis=-1)[..., 0]
+    undefined = xp.isnan(best_correlation)
+    if criterion == "likelihood":
+        undefined = undefined | (misfit == 0).all(axis=-1)  # no energy where the formula has any
     time = xp.take_along_axis(times, best, axis=-1)[..., 0] / largest
     return ProfileFit(
         correlation=best_correlation,
-        time=xp.where(xp.isnan(best_correlation), np.nan, time),
+        time=xp.where(undefined, np.nan, time),
         profile=scale * fitted,
         correlation_at_zero=correlation[..., 0],
         correlation_at_infinity=correlation[..., 1],
@@ -275,34 +277,31 @@ def _correlation(data: Any, limit: Any, x: Any, product: Callable[[Any, Any], An
 
 
 def _likelihood(data: Any, limit: Any, x: Any, product: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
-    """`_log_likelihood`, and the rest as `_correlation`."""
-    formula, growth, ones = _formula(limit, x), _growth(x), namespace(data).ones_like(data)
-    share, precision = _weights(formula)
-    slope = product(data**2, precision * growth) / product(data**2, precision) - product(ones, share * growth)
-    return _log_likelihood(data, formula, product), slope
-
-
-def _log_likelihood(data: Any, formula: Any, product: Callable[[Any, Any], Any]) -> Any:
-    """At the best scale, per coefficient and up to a constant."""
-    xp = namespace(formula)
-    share, precision = _weights(formula)
-    logs = share * xp.log(xp.where(formula > 0, formula, 1))
-    return -product(xp.ones_like(data), logs) - xp.log(product(data**2, precision)) / 2
+    """Log-likelihood at the best scale, per coefficient and up to a constant, and the rest as `_correlation`."""
+    share, precision = _weights(_formula(limit, x))
+    growth = _growth(x)
+    growth = growth - (share * growth).sum(axis=-1, keepdims=True)
+    square = product(data**2, precision)
+    return -namespace(square).log(square) / 2, product(data**2, precision * growth) / square
 
 
 def _weights(formula: Any) -> tuple[Any, Any]:
-    """Of the components, whose formula is 0 left out, in means over them, and these over the formula's square."""
-    seen = formula > 0
+    """Of the components, whose formula is 0 left out, in means over them; and these over the square of the formula
+    divided by its geometric mean."""
+    xp, seen = namespace(formula), formula > 0
     share = seen.astype(formula.dtype) / seen.sum(axis=-1, keepdims=True).astype(formula.dtype)
-    return share, share / namespace(formula).where(seen, formula, 1) ** 2
+    formula = xp.where(seen, formula, 1)
+    return share, share * (xp.exp((share * xp.log(formula)).sum(axis=-1, keepdims=True)) / formula) ** 2
 
 
 def _growth(x: Any) -> Any:
-    """The derivative of log(1 - exp(-x)) with respect to log x, minus 1: x / (exp(x) - 1) - 1, to rounding."""
+    """The derivative of log(1 - exp(-x)) with respect to log x, x / (exp(x) - 1); minus 1 where all are nearly 1."""
     xp = namespace(x)
-    series = x * (x * (1 / 12 - x**2 * (1 / 720 - x**2 / 30_240)) - 1 / 2)
-    large = xp.where(x > _SERIES, x, 1)
-    return xp.where(x > _SERIES, large * xp.exp(-large) / -xp.expm1(-large) - 1, series)
+    small, large = xp.minimum(x, _SERIES), xp.maximum(x, _SERIES)
+    series = small * (small * (1 / 12 - small**2 * (1 / 720 - small**2 / 30_240)) - 1 / 2)
+    growth = large * xp.exp(-large) / -xp.expm1(-large)
+    early = x.max(axis=-1, keepdims=True) < 1
+    return xp.where(early, xp.where(x > _SERIES, growth - 1, series), xp.where(x > _SERIES, growth, 1 + series))
 
 
 _OBJECTIVES = {"correlation": _correlation, "likelihood": _likelihood}
