@@ -109,7 +109,7 @@ CATALOGUE: dict[str, Experiment] = {
     "decorrelation": Experiment(
         "the trained first layer decorrelates pixels, but does not whiten them",
         "Fig. 6",
-        _times("seconds", "15 min", UNKNOWN),
+        _times("seconds", "35 min", UNKNOWN),
     ),
     "energy_labels": Experiment(
         "labels made from the patches: there the first layer learns something else",

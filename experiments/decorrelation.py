@@ -12,9 +12,10 @@ of several kinds. Trained networks are kept in <out>/runs and shared with the ot
 
 The time is fitted twice: by the likelihood of the profile, which knows the time better, and by its correlation with the
 formula, as the paper fits it. The correlation is nearly flat over a factor of two in time, in which the closed form's
-curve moves by twice the bound, so that VGG11s with 64 filters miss the bound at the time of the best correlation.
+curve moves by more than the bound, so that VGG11s with 64 filters miss the bound at the time of the best correlation;
+ResNet18s miss it at the most likely time.
 
-The cpu preset takes 15 minutes on 2 cores, for twelve networks in the place of the four that other experiments have.
+The cpu preset takes 35 minutes on 2 cores, for twelve networks in the place of the four that other experiments have.
 
 Writes <out>/decorrelation/<dataset>/{config.json, arrays.npz, summary.json, decorrelation.png, decorrelation.pdf}.
 """

@@ -74,7 +74,7 @@ def fit_profile(
     The correlation is the paper's criterion: it says how alike two curves look, is governed by the components with
     the most energy, and often changes little over a factor of two in time. For the time itself take the likelihood,
     under which every component counts for as much as it tells: its errors are those of Cramer and Rao's bound, with
-    about half the variance or less (normal coefficients, 10 or more independent filters or outputs).
+    0.35 to 0.65 times the variance (normal coefficients, 10 or more independent filters or outputs).
 
     Args:
       profile: e, (..., d), not negative, e.g. of `energy_profile`; leading axes are fitted one by one.
