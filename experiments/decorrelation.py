@@ -58,7 +58,7 @@ TITLES = {
     "correlation": "closed form at the time of the best correlation",
     "whitening": "exact whitening of the patches",
 }
-CRITERIA: dict[networks.Criterion, str] = {"likelihood": "likely", "correlation": "fit"}  # and the names of their fits
+CRITERIA: tuple[networks.Criterion, ...] = ("likelihood", "correlation")
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ def compute(settings: Any) -> Arrays:
     for name in named:
         conv1 = arrays[f"{name}/conv1"].astype(np.float64)
         of_runs[f"{name}/curve/change"] = conv1[:, 1:] - conv1[:, :1]
-        for criterion, fit in CRITERIA.items():
+        for criterion in CRITERIA:
             arrays |= networks.fits(arrays, name, criterion)
-            fitted = arrays[f"{name}/{fit}/change/profile"][:, 1:]
+            fitted = arrays[f"{name}/{networks.FITS[criterion]}/change/profile"][:, 1:]
             of_runs[f"{name}/curve/{criterion}"] = theory.filters_with_profile(fitted, spectrum)
     key = jax.random.fold_in(jax.random.key(settings.seed), 2)
     random = np.asarray(jax.random.normal(key, (BANKS, *shape)), np.float64)
@@ -164,7 +164,7 @@ def by_time(arrays: Arrays, criterion: networks.Criterion) -> dict[str, tuple[np
     """
     found = {}
     for name, difference in differences(arrays, criterion).items():
-        times = arrays[f"{name}/{CRITERIA[criterion]}/change/time"][:, 1:] * arrays[f"{name}/variance"][0]
+        times = arrays[f"{name}/{networks.FITS[criterion]}/change/time"][:, 1:] * arrays[f"{name}/variance"][0]
         found[name] = times, _largest(difference)
     return found
 
@@ -321,7 +321,7 @@ def draw(folder: Path, arrays: Arrays) -> None:
         )
     left.set(title=f"{OURS[0].upper()}{OURS[1:]}", ylabel="autocorrelation of the responses")
     figures.legend_below(left)
-    titles, points, unfitted = networks.titles(arrays), by_time(arrays, "likelihood"), at_times(arrays)
+    titles, unfitted = networks.titles(arrays), at_times(arrays)
     ends = {criterion: differences(arrays, criterion) for criterion in CRITERIA}
     fitted = {criterion: by_time(arrays, criterion) for criterion in CRITERIA}
     for (name, title), colour in zip(titles.items(), figures.COLOURS, strict=False):
@@ -330,7 +330,7 @@ def draw(folder: Path, arrays: Arrays) -> None:
             middle, distances, ends["likelihood"][name][:, -1], colour, marker="o", markersize=3, label=mean_title
         )
         middle.plot(distances, ends["correlation"][name][:, -1].mean(axis=0), ":", color=colour)
-        times, largest = points[name]
+        times, largest = fitted["likelihood"][name]
         last.plot(times.ravel(), largest.ravel(), "o", color=colour, markersize=3, alpha=0.7, label=title)
         correlation, difference = unfitted[name]
         mean = correlation.mean(axis=0)

@@ -143,6 +143,7 @@ JUDGED_ACCURACY = 0.9  # of every network on its training images: a young profil
 
 
 Criterion = Literal["correlation", "likelihood"]  # of `theory.fit_profile`
+FITS: dict[Criterion, str] = {"correlation": "fit", "likelihood": "likely"}  # what `fits` calls them in its arrays
 NetworkName = Literal["VGG11", "VGG13", "VGG16", "VGG19", "ResNet18", "ResNet20", "SmallCNN"]
 
 
@@ -376,7 +377,6 @@ def fits(arrays: Mapping[str, np.ndarray], name: str, criterion: Criterion = "co
       "time", "zero" and "infinity" (what lambda and 1 / lambda alone reach), each (S, R), and "profile", (S, R, d). NaN
       where nothing has changed yet.
     """
-    title = {"correlation": "fit", "likelihood": "likely"}[criterion]
     result: Arrays = {}
     for kind in KINDS:
         profile = arrays[f"{name}/{kind}"]
@@ -392,7 +392,7 @@ def fits(arrays: Mapping[str, np.ndarray], name: str, criterion: Criterion = "co
         for part, known in parts.items():
             whole = np.full((*profile.shape[:2], *known.shape[2:]), np.nan)
             whole[:, first:] = known
-            result[f"{name}/{title}/{kind}/{part}"] = whole
+            result[f"{name}/{FITS[criterion]}/{kind}/{part}"] = whole
     return result
 
 

@@ -201,6 +201,8 @@ def _fit(criterion: Criterion, profile: Any, variance: Any, learning_rate: Any =
         step = learning_rate * largest
         rates = -xp.log1p(-step * variance) / step
     objective, data = _OBJECTIVES[criterion], profile / profile.max(axis=-1, keepdims=True)
+    standardized, _ = _standardized(data)
+    compared = standardized if criterion == "correlation" else data**2
 
     def parts(log_time: Any) -> tuple[Any, Any]:
         """The formula's limit, and the exponent of each component, both (..., d)."""
@@ -209,10 +211,10 @@ def _fit(criterion: Criterion, profile: Any, variance: Any, learning_rate: Any =
 
     def derivative(log_time: Any) -> Any:
         """Of the objective with respect to log time, (..., candidates)."""
-        return objective(data, *parts(log_time), _of_candidates)[1]
+        return objective(compared, *parts(log_time), _of_candidates)[1]
 
     log_times = _search_times(lambda times: _formula(*parts(times)), *_log_time_range(rates, seen))
-    found = _maxima(derivative, log_times, *objective(data, *parts(log_times), _of_all))
+    found = _maxima(derivative, log_times, *objective(compared, *parts(log_times), _of_all))
 
     ends = xp.stack([rates * limit, limit])
     ends = xp.broadcast_to(ends, (*found.shape[:-1], *ends.shape))
@@ -221,9 +223,9 @@ def _fit(criterion: Criterion, profile: Any, variance: Any, learning_rate: Any =
         [xp.zeros_like(found[..., :1]), xp.full_like(found[..., :1], np.inf), xp.exp(found)], axis=-1
     )
     # 1 - correlation as a sum of squares keeps its digits where the correlation is nearly 1.
-    distance = ((_standardized(candidates)[0] - _standardized(data)[0][..., None, :]) ** 2).sum(axis=-1)
+    distance = ((_standardized(candidates)[0] - standardized[..., None, :]) ** 2).sum(axis=-1)
     correlation = xp.maximum(1 - distance / 2, -1)
-    misfit = distance if criterion == "correlation" else _of_candidates(data**2, _weights(candidates)[1])
+    misfit = distance if criterion == "correlation" else _of_candidates(compared, _weights(candidates)[1])
     best = misfit.argmin(axis=-1)[..., None]
     fitted = xp.take_along_axis(candidates, best[..., None], axis=-2)[..., 0, :]
     if criterion == "correlation":
@@ -264,7 +266,7 @@ def _correlation(data: Any, limit: Any, x: Any, product: Callable[[Any, Any], An
     """Pearson correlation, and its derivative with respect to log time.
 
     Args:
-      data: the profile, up to a factor, (..., d).
+      data: the profile, standardised, (..., d).
       limit, x: of the formula, (times, d) or (..., times, d).
       product: of data and values, `_of_all` or `_of_candidates`.
     """
@@ -272,17 +274,19 @@ def _correlation(data: Any, limit: Any, x: Any, product: Callable[[Any, Any], An
     slope = _centered(limit * x * namespace(x).exp(-x)) / size
     for _ in range(2):  # towards both ends it is nearly parallel to the shape, so that once leaves rounding errors
         slope = slope - (slope * shape).sum(axis=-1, keepdims=True) * shape
-    data, _ = _standardized(data)
     return product(data, shape), product(data, slope)
 
 
-def _likelihood(data: Any, limit: Any, x: Any, product: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
-    """Log-likelihood at the best scale, per coefficient and up to a constant, and the rest as `_correlation`."""
+def _likelihood(squares: Any, limit: Any, x: Any, product: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
+    """Log-likelihood at the best scale, per coefficient and up to a constant; of the profile's squares, up to a factor.
+
+    The rest is as of `_correlation`.
+    """
     share, precision = _weights(_formula(limit, x))
     growth = _growth(x)
     growth = growth - (share * growth).sum(axis=-1, keepdims=True)
-    square = product(data**2, precision)
-    return -namespace(square).log(square) / 2, product(data**2, precision * growth) / square
+    misfit = product(squares, precision)
+    return -namespace(misfit).log(misfit) / 2, product(squares, precision * growth) / misfit
 
 
 def _weights(formula: Any) -> tuple[Any, Any]:
