@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-fast test-float32 test-browser lint format clean
+.PHONY: help install demo test test-fast test-float32 test-browser docs lint format clean
 
 help:
 	@echo "make demo          theory against simulation on photographs, written to results/; flags: ARGS=\"--help\""
@@ -18,6 +18,7 @@ help:
 	@echo "make test-fast     the tests not marked slow, in float64"
 	@echo "make test-float32  the tests marked float32, with float64 switched off"
 	@echo "make test-browser  the report in headless Chromium, where one is installed; pictures in .cache/report/"
+	@echo "make docs          the documentation, its tutorials executed, in build/docs/; open build/docs/index.html"
 	@echo "make lint          ruff (rules and formatting) and mypy"
 	@echo "make format        rewrite the files as ruff formats them"
 	@echo "make clean         remove .venv, caches and build products; results/ stays"
@@ -62,6 +63,18 @@ test-float32: $(STAMP)
 # Not a part of `test`: it needs a browser, which pip does not bring.
 test-browser: $(STAMP)
 	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -n 0 tests/browser
+
+# What the documentation needs, on top of what the tests do, hence a stamp of its own.
+DOCS_STAMP := $(VENV)/.installed-docs
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]" --constraint constraints.txt
+	@touch $@
+
+# No network, and a warning is an error. -E: pages of packages that changed are read anew.
+docs: $(DOCS_STAMP)
+	$(BIN)/python -m sphinx -E -W --keep-going --quiet --builder html --doctree-dir .cache/docs docs build/docs
+	@echo "written to build/docs/index.html"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
