@@ -8,18 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from theory._arguments import (
-    as_floats,
-    as_results,
-    check_kernel,
-    einsum,
-    flatten_kernel,
-    float64_outside_traces,
-    namespace,
-)
+from theory._checks import check_kernel
+from theory._precision import as_floats, as_results, einsum, float64_outside_traces, namespace
 from theory.moments import check_same_patches, repeated, weighted_mean
 from theory.pair_sums import assemble_pair_sums, pair_sums
-from theory.patches import Window, patch_sums
+from theory.patches import Window, flatten_kernel, patch_sums
 from theory.streaming import Statistic, accumulate
 
 

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theory._arguments import (
-    as_floats,
+from theory._checks import (
     check_finite,
     check_head,
     check_iterations,
@@ -17,13 +16,8 @@ from theory._arguments import (
     check_positive,
     check_probabilities,
     check_stable,
-    concrete,
-    einsum,
-    float64_outside_traces,
-    matmul,
-    square_root,
-    without_rounding,
 )
+from theory._precision import as_floats, concrete, einsum, float64_outside_traces, matmul, square_root, without_rounding
 from theory.geometric_sum import decay, geometric_sum
 from theory.moments import MeanPatchMoments
 from theory.quadratic_form import quadratic_form_quantile

@@ -9,18 +9,8 @@ import numpy as np
 from jax import lax
 from scipy import special
 
-from theory._arguments import (
-    as_floats,
-    as_results,
-    check_finite,
-    check_positive,
-    check_probabilities,
-    check_variance,
-    concrete,
-    is_traced,
-    matmul,
-    namespace,
-)
+from theory._checks import check_finite, check_positive, check_probabilities, check_variance
+from theory._precision import as_floats, as_results, concrete, is_traced, matmul, namespace
 
 # Half as many times still found every maximum that a grid of 150,000 has, to rounding, for profiles with several equal
 # maxima and for variances that differ by one part in a thousand or by twelve orders of magnitude.

@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from theory._arguments import as_floats, check_iterations
+from theory._checks import check_iterations
+from theory._precision import as_floats
 
 
 def geometric_sum(rate: Any, iterations: Any) -> jax.Array:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theory._arguments import check_images, concrete, einsum, float64_outside_traces, square_root
+from theory._checks import check_images
+from theory._precision import concrete, einsum, float64_outside_traces, square_root
 from theory.moments import MeanPatchCovariances, PatchSpectrum, mean_patch_covariances
 
 _RENUMBER = "numpy.unique(labels, return_inverse=True)[1] numbers the classes that occur"

@@ -11,16 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theory._arguments import (
-    as_results,
-    check_finite,
-    check_images,
-    float64_now,
-    is_traced,
-    matmul,
-    namespace,
-    without_rounding,
-)
+from theory._checks import check_finite, check_images
+from theory._precision import as_results, float64_now, is_traced, matmul, namespace, without_rounding
 from theory.pair_sums import assemble_pair_sums, pair_sums
 from theory.patches import Padding, Window, patch_sums
 from theory.streaming import Statistic, accumulate

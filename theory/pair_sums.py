@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from theory._arguments import einsum, matmul, namespace
+from theory._precision import einsum, matmul, namespace
 from theory.patches import Window
 
 # Products of narrow matrices cost as if every strip were wider by so many entries (measured: 20 billion operations a

@@ -8,10 +8,11 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax import lax
 
-from theory._arguments import matmul, namespace
+from theory._precision import matmul, namespace
 
 Padding = str | int | Sequence[int | Sequence[int]]
 
@@ -35,6 +36,11 @@ def pair(name: str, value: int | Sequence[int], *, minimum: int = 1) -> tuple[in
     if len(values) != 2 or min(values) < minimum:
         raise ValueError(f"{name} must be one or two integers >= {minimum}, got {value!r}.")
     return values
+
+
+def flatten_kernel(kernel: jax.Array) -> jax.Array:
+    """(..., kh, kw, C, K) -> (..., d, K) with d = kh*kw*C, the flattening order of patches."""
+    return kernel.reshape(*kernel.shape[:-4], -1, kernel.shape[-1])
 
 
 def window(

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theory._arguments import as_floats, check_kernel, check_real, einsum, flatten_kernel, square_root
+from theory._checks import check_kernel, check_real
+from theory._precision import as_floats, einsum, square_root
 from theory.moments import PatchSpectrum
+from theory.patches import flatten_kernel
 
 
 def energy_profile(kernel: Any, components: Any) -> jax.Array:

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from theory._arguments import as_floats, check_probabilities, concrete
+from theory._checks import check_probabilities
+from theory._precision import as_floats, concrete
 
 _NODES = 48  # on the upper half of the contour; the lower is its mirror image
 _CUTOFF = 37.0  # the integrand is followed until it has fallen by exp(-37), about 1e-16

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theory._arguments import is_traced
+from theory._precision import is_traced
 from theory.autocorrelation import CrossMoments
 from theory.moments import MeanPatchMoments, PatchMoments
 

@@ -14,7 +14,8 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from threadpoolctl import ThreadpoolController
 
-from theory._arguments import check_finite, check_images, float64_now, is_traced, matmul, namespace
+from theory._checks import check_finite, check_images
+from theory._precision import float64_now, is_traced, matmul, namespace
 from theory.patches import Padding, Window, pad_images, window
 
 Result = TypeVar("Result")

@@ -5,20 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from theory._arguments import (
-    as_floats,
-    check_head,
-    check_iterations,
-    check_kind,
-    check_positive,
-    check_stable,
-    check_variance,
-    einsum,
-    float64_outside_traces,
-    matmul,
-    square_root,
-    without_rounding,
-)
+from theory._checks import check_head, check_iterations, check_kind, check_positive, check_stable, check_variance
+from theory._precision import as_floats, einsum, float64_outside_traces, matmul, square_root, without_rounding
 from theory.dynamics import GRADIENT_FACTOR
 from theory.geometric_sum import geometric_sum
 from theory.moments import MeanPatchMoments, PatchSpectrum
