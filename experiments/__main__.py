@@ -9,14 +9,15 @@ import jax
 import tyro
 
 import linear_cnn
-from experiments import benchmark, catalogue, data, everything, report
+from experiments import benchmark, catalogue, everything, report
+from experiments.download import standard
 
 COMMANDS: dict[str, Callable[..., Any]] = {name: catalogue.module(name).main for name in catalogue.CATALOGUE} | {
     "list": catalogue.show,
     "all": everything.main,
     "report": report.main,
     "benchmark": benchmark.main,
-    "data": data.main,
+    "data": standard.main,
 }
 
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from experiments import networks, store
-from experiments.frame import WHEREABOUTS
+from experiments import trained
+from experiments.frame import WHEREABOUTS, disk
 
 Preset = Literal["smoke", "cpu", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
@@ -142,7 +142,7 @@ CATALOGUE: dict[str, Experiment] = {
 
 def module(name: str) -> Any:
     """The module of an experiment, with NAME, Settings, main and, to show its results, summary, draw and table."""
-    return importlib.import_module(f"experiments.{name}")
+    return importlib.import_module(f"experiments.paper.{name}")
 
 
 def settings(name: str, preset: Preset, **changes: Any) -> Any:
@@ -157,8 +157,8 @@ def settings(name: str, preset: Preset, **changes: Any) -> Any:
 def resolved(name: str, given: Any) -> Any:
     """Settings with what the preset decides filled in, as config.json has them."""
     resolve = getattr(module(name), "resolve", None)
-    if resolve is None and isinstance(given, networks.Settings):
-        resolve = networks.resolve
+    if resolve is None and isinstance(given, trained.Settings):
+        resolve = trained.resolve
     return given if resolve is None else resolve(given)
 
 
@@ -176,7 +176,7 @@ def command(name: str, given: Mapping[str, Any], out: Path) -> str:
     preset = given.get("preset")
     defaults = resolved(name, made() if preset is None else made(preset=preset))
     words = ["python", "-m", "experiments", name, *(["--preset", str(preset)] if preset else [])]
-    plain = json.loads(store.json_text(asdict(defaults)))
+    plain = json.loads(disk.json_text(asdict(defaults)))
     for key, value in given.items():
         if key not in ("preset", *WHEREABOUTS) and value is not None and value != plain.get(key, value):
             words += _flag(f"--{key.replace('_', '-')}", value)

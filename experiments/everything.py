@@ -14,8 +14,10 @@ import traceback
 from pathlib import Path
 
 import linear_cnn
-from experiments import catalogue, frame, inputs, pretrained, pretrained_data, report, store
+from experiments import catalogue, frame, report, trained
 from experiments.catalogue import CATALOGUE, Preset
+from experiments.download.pretrained import NETWORKS
+from experiments.frame import disk
 from linear_cnn import datasets
 
 # Errors that say in words what is wrong; any other is shown with the place where it was raised.
@@ -31,7 +33,7 @@ def main(preset: Preset = "cpu", out: Path = Path("results"), data_dir: Path | N
         out: Folder for the results and for the trained networks.
         data_dir: Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by default.
     """
-    store.prepare_folder(out)
+    disk.prepare_folder(out)
     failed = _without_data(preset, data_dir)
     for name, error in failed.items():
         print(f"left out: {name}: {error}", flush=True)
@@ -59,10 +61,10 @@ def _without_data(preset: Preset, data_dir: Path | None) -> dict[str, str]:
 
 
 def _absence(what: str, data_dir: Path | None) -> str | None:
-    if what == pretrained.NAME:
+    if what == "pretrained":
         folder = datasets.data_folder(data_dir) / what
-        there = any((folder / network.file).exists() for network in pretrained_data.NETWORKS)
-        return None if there else f"there is no pretrained network in {folder}; get them with {pretrained.COMMAND}"
+        there = any((folder / network.file).exists() for network in NETWORKS)
+        return None if there else f"there is no pretrained network in {folder}; get them with {trained.COMMAND}"
     try:
         linear_cnn.load_images(what, data_dir=data_dir)
     except (OSError, ValueError) as error:
@@ -75,7 +77,7 @@ def _made(name: str, preset: Preset, out: Path, data_dir: Path | None) -> str | 
     try:
         settings = catalogue.settings(name, preset, out=out, data_dir=data_dir)
         whole = catalogue.resolved(name, settings)
-        folder = inputs.folder(out, name, whole.dataset)
+        folder = disk.folder(out, name, whole.dataset)
         if frame.finished(folder, whole):
             print(f"finished with these settings, in {folder}")
         else:

@@ -1,0 +1,165 @@
+"""What `benchmark` measures of training: the same networks by this library, by PyTorch and by XLA's convolution.
+
+Each method trains from new weights by plain SGD on softmax cross-entropy, with the loss and accuracy over all images
+before and after, and returns the number of trained parameters, on which all must agree.
+"""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jax import lax
+
+import linear_cnn
+from linear_cnn.networks import _classifiers as classifiers
+
+Compute = Callable[[], np.ndarray]
+CLASSES = 10
+VGG_BATCH, VGG_STEPS = 128, 6
+SEEDS, SEEDS_BATCH, SEEDS_STEPS = 16, 64, 16
+LEARNING_RATE = 0.01
+
+
+def our_vgg(images: np.ndarray, width: float, default_convolution: bool = False) -> Compute:
+    """`linear_cnn.train` of VGG11-BN; or the same with XLA's own convolution."""
+    if default_convolution:
+        _use_default_convolution()
+
+    def init(key: jax.Array) -> nnx.Module:
+        return linear_cnn.VGG(11, CLASSES, in_features=images.shape[-1], width=width, rngs=nnx.Rngs(key))
+
+    train = _training(init, images, VGG_BATCH, VGG_STEPS)
+
+    def compute() -> np.ndarray:
+        np.asarray(linear_cnn.train(key=jax.random.key(0), **train).loss)
+        return _parameters(init)
+
+    return compute
+
+
+def torch_vgg(images: np.ndarray, width: float) -> Compute:
+    """VGG11-BN in PyTorch, channels last, which is its fastest layout on a CPU."""
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    y = torch.from_numpy(_labels(images)).long()
+    stages = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+
+    def network() -> Any:
+        layers: list[Any] = []
+        channels = images.shape[-1]
+        for stage in stages:
+            for full_width in stage:
+                features = round(full_width * width)
+                layers += [nn.Conv2d(channels, features, 3, padding=1), nn.BatchNorm2d(features), nn.ReLU()]
+                channels = features
+            layers.append(nn.MaxPool2d(2))
+        hidden = round(512 * width)
+        classifier = [nn.Dropout(0.5), nn.Linear(channels, hidden), nn.ReLU()]
+        classifier += [nn.Dropout(0.5), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, CLASSES)]
+        return nn.Sequential(*layers, nn.Flatten(), *classifier).to(memory_format=torch.channels_last)
+
+    def evaluate(model: Any) -> None:
+        model.eval()
+        with torch.no_grad():
+            for batch in range(0, len(x), VGG_BATCH):
+                outputs = model(x[batch : batch + VGG_BATCH])
+                nn.functional.cross_entropy(outputs, y[batch : batch + VGG_BATCH]).item()
+                (outputs.argmax(1) == y[batch : batch + VGG_BATCH]).sum().item()
+
+    def compute() -> np.ndarray:
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE)
+        evaluate(model)
+        model.train()
+        for _ in range(VGG_STEPS):
+            batch = torch.randperm(len(x))[:VGG_BATCH]
+            optimizer.zero_grad(set_to_none=True)
+            nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+            optimizer.step()
+        evaluate(model)
+        return np.array([float(sum(parameter.numel() for parameter in model.parameters()))])
+
+    return compute
+
+
+def our_seeds(images: np.ndarray) -> Compute:
+    """`linear_cnn.train_seeds` of the small network, many seeds at once."""
+    train = _small_training(images)
+    keys = jax.random.split(jax.random.key(0), SEEDS)
+
+    def compute() -> np.ndarray:
+        np.asarray(linear_cnn.train_seeds(keys=keys, **train).loss)
+        return _parameters(train["init"])
+
+    return compute
+
+
+def one_seed_after_another(images: np.ndarray) -> Compute:
+    """`linear_cnn.train` of the small network, called for each of the seeds."""
+    train = _small_training(images)
+    keys = jax.random.split(jax.random.key(0), SEEDS)
+
+    def compute() -> np.ndarray:
+        for key in keys:
+            np.asarray(linear_cnn.train(key=key, **train).loss)
+        return _parameters(train["init"])
+
+    return compute
+
+
+def default_convolution_mapped(images: np.ndarray) -> Compute:
+    """The small network with XLA's own convolution, its seeds through `jax.lax.map`."""
+    _use_default_convolution()
+    train = _small_training(images)
+    keys = jax.random.split(jax.random.key(0), SEEDS)
+    run = jax.jit(partial(lax.map, lambda key: linear_cnn.train(key=key, **train).loss))
+
+    def compute() -> np.ndarray:
+        np.asarray(run(keys))
+        return _parameters(train["init"])
+
+    return compute
+
+
+def _small_training(images: np.ndarray) -> dict[str, Any]:
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # as the experiments do
+
+    def init(key: jax.Array) -> nnx.Module:
+        return linear_cnn.SmallCNN(CLASSES, in_features=images.shape[-1], features=(8, 16, 32), rngs=nnx.Rngs(key))
+
+    return _training(init, images, SEEDS_BATCH, SEEDS_STEPS)
+
+
+def _training(init: Any, images: np.ndarray, batch_size: int, steps: int) -> dict[str, Any]:
+    return {
+        "init": init,
+        "images": images,
+        "targets": _labels(images),
+        "optimizer": optax.sgd(LEARNING_RATE),
+        "steps": steps,
+        "record_steps": [steps],
+        "batch_size": batch_size,
+        "loss": "cross_entropy",
+    }
+
+
+def _labels(images: np.ndarray) -> np.ndarray:
+    return np.arange(len(images), dtype=np.int32) % CLASSES
+
+
+def _parameters(init: Any) -> np.ndarray:
+    shapes = jax.eval_shape(lambda key: nnx.as_pure(nnx.state(init(key), nnx.Param)), jax.random.key(0))
+    return np.array([float(sum(leaf.size for leaf in jax.tree.leaves(shapes)))])
+
+
+def _use_default_convolution() -> None:
+    """For all networks that this process makes from now on."""
+    setattr(classifiers, "convolution", lax.conv_general_dilated)  # noqa: B010

@@ -1,0 +1,1 @@
+"""Data sets and pretrained networks, from package registries and the sites of their makers."""

@@ -1,0 +1,33 @@
+"""What every experiment on a data set lets its user choose."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Settings that say where things lie and how to come by them, not what the results are.
+WHEREABOUTS = ("out", "store", "data_dir", "fresh", "redraw")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every experiment on a data set lets its user choose."""
+
+    dataset: str = "photographs"
+    """photographs, cifar10, cifar100, fashion_mnist, a folder of class folders, or an .npz file; read into memory."""
+    data_dir: Path | None = None
+    """Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by default."""
+    images: int | None = None
+    """Use only so many images, evenly spaced; all by default."""
+    out: Path = Path("results")
+    """Folder for the results, in a subfolder of the experiment's and the data set's names."""
+    redraw: bool = False
+    """Only draw the figures and print the table again, from the saved arrays."""
+
+
+def check_at_least(settings: Any, smallest: Mapping[str, int]) -> None:
+    """Raise ValueError if a setting that is given is below its smallest value."""
+    for name, bound in smallest.items():
+        value = getattr(settings, name)
+        if value is not None and value < bound:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {bound}, got {value}.")

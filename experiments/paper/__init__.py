@@ -1,0 +1,1 @@
+"""The figures and tables of the paper: one room each, named as its command."""

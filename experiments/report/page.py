@@ -1,0 +1,69 @@
+"""All results on one page, to look at, and their numbers in one table, for the README.
+
+    python -m experiments report
+    python -m experiments report --out /tmp/results
+
+Reads what the experiments have left in <out>/<experiment>/<data set>/ and computes nothing. Writes <out>/report.html,
+one file with its figures inside, which needs neither a network nor JavaScript, and <out>/report.md. The same results
+give the same files. Results that are missing, unfinished or damaged are named, with the command that makes them.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from experiments.catalogue import CATALOGUE
+from experiments.frame import disk
+from experiments.report.reading import ALL, Result, missing, read
+
+
+def main(out: Path = Path("results")) -> None:
+    """All results on one page, <out>/report.html, and in one table, <out>/report.md.
+
+    Args:
+        out: Folder of the results.
+    """
+    if not out.is_dir():
+        raise FileNotFoundError(f"--out {out} is no folder; name the one of the results, or make them first: {ALL}")
+    results = read(out)
+    disk.write_whole(out / "report.html", lambda file: file.write_text(html(results, out), encoding="utf-8"))
+    disk.write_whole(out / "report.md", lambda file: file.write_text(markdown(results), encoding="utf-8"))
+    for result in results:
+        if result.problem:
+            print(f"{result.name} ({result.data_set}): {result.problem}")
+    for name, command in missing(results, out).items():
+        print(f"{name} is missing: {command}")
+    print(f"written to {out / 'report.html'} and {out / 'report.md'}")
+
+
+def html(results: Sequence[Result], out: Path) -> str:
+    """The page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # paths and names of classes are whatever the user has
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("report.html.jinja")
+    return template.render(
+        results=results, missing=missing(results, out), catalogue=CATALOGUE, all_command=ALL, zip=zip
+    )
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The table: experiment | what | paper | ours | bound | verdict."""
+    lines = [_line("experiment", "what", "paper", "ours", "bound", "verdict"), "|---|---|---|---|---|---|"]
+    for result in results:
+        title = f"{result.name} ({CATALOGUE[result.name].paper}), {result.data_set}"
+        title += ", smoke preset" if result.preset == "smoke" else ""
+        if result.problem:
+            lines.append(_line(title, result.problem, "", "", "", "not there"))
+        lines += [_line(title, *row) for row in result.rows]
+    return "\n".join(lines) + "\n"
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(re.sub(r"([\\|<>`*_\[\]])", r"\\\1", cell).replace("\n", " ") for cell in cells) + " |"

@@ -1,0 +1,149 @@
+"""The images and labels of a run."""
+
+import hashlib
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+import linear_cnn
+import theory
+from experiments.frame import inputs
+from experiments.trained.run import Run
+
+# Mean and standard deviation of the channels that the paper uses.
+PAPER_CHANNELS = {"cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))}
+KERNEL_SIZE = 3  # of the first layer, and so of the patches that labels and images are changed by
+ENERGY_CLASSES = 10
+
+
+class Data(NamedTuple):
+    """What a run trains on and is evaluated on.
+
+    Attributes:
+      images: channels normalised, float32, (N, H, W, C).
+      labels: int32, (N,).
+      validation: the same of the validation images; None without them.
+      class_names: one name a class.
+      checksum: of pixels and labels.
+      mean, std: what the channels were normalised by, in units of pixels in [0, 1].
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    validation: tuple[np.ndarray, np.ndarray] | None
+    class_names: tuple[str, ...]
+    checksum: str
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def load(run: Run, data_dir: Path | None = None) -> Data:
+    """The data of a run. Channels are normalised as in the paper (CIFAR-10), else by the training images' statistics.
+
+    Raises:
+      FileNotFoundError: the data set is not there. ValueError: it is unknown, or has no such classes, too few images,
+        or no images to validate on.
+    """
+    training = _image_set(run.dataset, "train", data_dir)
+    candidates = training._replace(images=np.arange(len(training.labels)))  # by their place, until they are chosen
+    held_out = None
+    if run.hold_out:
+        held = candidates.images % run.hold_out == run.hold_out - 1
+        candidates, held_out = (candidates._replace(images=candidates.images[part], labels=candidates.labels[part])
+                                for part in (~held, held))  # fmt: skip
+    pixels, labels, class_names = _chosen(training, candidates, run.classes, run.images)
+    if run.batch_size > len(labels):
+        raise ValueError(f"the batch of {run.batch_size} is more than the {len(labels)} training images; make it less.")
+    mean, std = PAPER_CHANNELS.get(run.dataset) or _channels(pixels)
+    images = linear_cnn.normalize_channels(pixels, mean, std)
+    transform = _transformation(run, images)
+    images, labels = transform(images, labels)
+    if run.energy_component is not None:
+        class_names = tuple(f"energy {tenth}" for tenth in range(1, ENERGY_CLASSES + 1))
+    if run.shuffled_labels is not None:
+        labels = linear_cnn.shuffle_labels(labels, jax.random.key(run.shuffled_labels))
+    arrays = [pixels, labels]
+    validation = None
+    if run.validation:
+        if held_out is None:
+            test = _test_set(run.dataset, data_dir)
+            chosen = _chosen(test, test._replace(images=np.arange(len(test.labels))), run.classes, run.validation)
+        else:
+            chosen = _chosen(training, held_out, run.classes, run.validation)
+        arrays += chosen[:2]
+        validation = transform(linear_cnn.normalize_channels(chosen[0], mean, std), chosen[1])
+    return Data(images, labels, validation, class_names, _checksum(arrays), np.asarray(mean), np.asarray(std))
+
+
+@lru_cache(maxsize=2)
+def _image_set(dataset: str, split: str, data_dir: Path | None) -> linear_cnn.ImageSet:
+    return linear_cnn.load_images(dataset, split, data_dir)
+
+
+def _test_set(dataset: str, data_dir: Path | None) -> linear_cnn.ImageSet:
+    try:
+        return _image_set(dataset, "test", data_dir)
+    except ValueError as error:
+        raise ValueError(
+            f"no images to validate on: {error} Hold images of the training set out with --hold-out 5 (every fifth), "
+            "or do without, with --validation 0."
+        ) from error
+
+
+def _chosen(
+    source: linear_cnn.ImageSet, candidates: linear_cnn.ImageSet, classes: tuple[str, ...] | None, count: int | None
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Pixels as float32 in [0, 1], labels and names of `count` of the candidates, given by their place in `source`."""
+    if classes is not None:
+        candidates = linear_cnn.select_classes(candidates, classes)
+    places, labels, names = candidates
+    if count is not None:
+        spaced = inputs.evenly_spaced(labels, names, count)
+        places, labels = places[spaced], labels[spaced]
+    return linear_cnn.scale_pixels(source.images[places]), labels.astype(np.int32), names
+
+
+def _transformation(
+    run: Run, training: np.ndarray
+) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """What a run does to normalised images and to their labels, by the principal components of the training images.
+
+    Raises:
+      ValueError: patches have no such component.
+    """
+
+    def direction(component: int, stride: int) -> np.ndarray:
+        components = np.asarray(theory.patch_spectrum(training, KERNEL_SIZE, stride=stride).components)
+        if not 1 <= component <= components.shape[1]:
+            raise ValueError(f"patches have the components 1 to {components.shape[1]}, got {component}.")
+        return components[:, component - 1]
+
+    energy = None if run.energy_component is None else direction(run.energy_component, 1)
+    scaled = None if run.scaled_component is None else direction(run.scaled_component[0], KERNEL_SIZE)
+
+    def transform(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if energy is not None:
+            labels = linear_cnn.label_by_energy(images, energy, KERNEL_SIZE, ENERGY_CLASSES)
+        if scaled is not None and run.scaled_component is not None:
+            images = linear_cnn.scale_component(images, scaled, KERNEL_SIZE, run.scaled_component[1])
+        return images, labels
+
+    return transform
+
+
+def _channels(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel, (C,)."""
+    axes = (0, 1, 2)
+    return pixels.mean(axes, dtype=np.float64), pixels.std(axes, dtype=np.float64)
+
+
+def _checksum(arrays: list[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
