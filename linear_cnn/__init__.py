@@ -1,8 +1,8 @@
 """Convolutional networks in Flax, trained by a jit-compiled loop that records their first layer."""
 
-from linear_cnn.classifiers import VGG, ResNet, SmallCNN
-from linear_cnn.convolution import patch_convolution
+from linear_cnn._shortcuts import compress, mean_patch_images
 from linear_cnn.datasets import (
+    ImageFiles,
     ImageSet,
     cifar10,
     cifar100,
@@ -10,24 +10,20 @@ from linear_cnn.datasets import (
     gaussian_images,
     image_batches,
     image_folder,
+    label_by_energy,
     labelled_folder,
     load_images,
+    normalize_channels,
     npz_images,
     photographs,
-    scale_pixels,
-)
-from linear_cnn.image_files import ImageFiles
-from linear_cnn.networks import LinearCNN, first_kernel
-from linear_cnn.shortcuts import compress, mean_patch_images
-from linear_cnn.training import TrainingDiverged, Trajectory, train, train_seeds
-from linear_cnn.transformations import (
-    label_by_energy,
-    normalize_channels,
     scale_component,
+    scale_pixels,
     select_classes,
     shuffle_labels,
     shuffle_patches,
 )
+from linear_cnn.networks import VGG, LinearCNN, ResNet, SmallCNN, first_kernel, patch_convolution
+from linear_cnn.training import TrainingDiverged, Trajectory, train, train_seeds
 from linear_cnn.weight_files import FirstLayer, load_first_layer
 
 __all__ = [

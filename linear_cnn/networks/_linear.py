@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from linear_cnn._arguments import check_rngs, pair
-from linear_cnn.convolution import patch_convolution
+from linear_cnn._checks import check_rngs, pair
+from linear_cnn.networks._convolution import patch_convolution
 
 
 class Fixed(nnx.Variable):

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from linear_cnn._arguments import pair
+from linear_cnn._checks import pair
 
 Result = TypeVar("Result")
 

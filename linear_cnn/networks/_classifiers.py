@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from linear_cnn._arguments import check_rngs, integer, pair
-from linear_cnn.convolution import convolution, max_pool
+from linear_cnn._checks import check_rngs, integer, pair
+from linear_cnn.networks._convolution import convolution, max_pool
 
 _VGG_STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # convolutions
 _RESNET_STAGES = {18: (2, (64, 128, 256, 512)), 20: (3, (16, 32, 64))}  # blocks a stage, filters a stage

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from linear_cnn._arguments import Padding, check_finite, check_fits, check_images, pair, pixels_of_padding
+from linear_cnn._checks import Padding, check_finite, check_fits, check_images, pair, pixels_of_padding
 
 
 def mean_patch_images(

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from linear_cnn._arguments import check_finite, check_fits, check_images, check_keys, integer, pair
-from linear_cnn.datasets import ImageSet
+from linear_cnn._checks import check_finite, check_fits, check_images, check_keys, integer, pair
+from linear_cnn.datasets._image_set import ImageSet
 
 # Float64 numbers of one block of images, which should stay in the processor's cache.
 _BLOCK_ENTRIES = 2**17

@@ -1,0 +1,56 @@
+"""Images to train on: standard data sets, folders and arrays of one's own, photographs, and random textures."""
+
+from linear_cnn.datasets._built_in import gaussian_images, photographs
+from linear_cnn.datasets._image_files import ImageFiles
+from linear_cnn.datasets._image_set import ImageSet, image_batches, scale_pixels
+from linear_cnn.datasets._image_sets import load_images
+from linear_cnn.datasets._own import image_folder, labelled_folder, npz_images
+from linear_cnn.datasets._standard import (
+    CIFAR10_FILES,
+    CIFAR100_COUNTS,
+    FASHION_MNIST_SHAPES,
+    cifar10,
+    cifar100,
+    data_folder,
+    fashion_mnist,
+    parse_cifar10,
+    parse_cifar100,
+    parse_fashion_mnist,
+)
+from linear_cnn.datasets._transformations import (
+    label_by_energy,
+    normalize_channels,
+    scale_component,
+    select_classes,
+    shuffle_labels,
+    shuffle_patches,
+)
+
+__all__ = [
+    "CIFAR10_FILES",
+    "CIFAR100_COUNTS",
+    "FASHION_MNIST_SHAPES",
+    "ImageFiles",
+    "ImageSet",
+    "cifar10",
+    "cifar100",
+    "data_folder",
+    "fashion_mnist",
+    "gaussian_images",
+    "image_batches",
+    "image_folder",
+    "label_by_energy",
+    "labelled_folder",
+    "load_images",
+    "normalize_channels",
+    "npz_images",
+    "parse_cifar10",
+    "parse_cifar100",
+    "parse_fashion_mnist",
+    "photographs",
+    "scale_component",
+    "scale_pixels",
+    "select_classes",
+    "shuffle_labels",
+    "shuffle_patches",
+]

@@ -1,0 +1,53 @@
+"""Labelled images, and their pixels as floats."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from linear_cnn._checks import integer
+
+
+class ImageSet(NamedTuple):
+    """Labelled images.
+
+    Attributes:
+      images: uint8 in 0 ... 255 or float32 in [0, 1], (N, H, W, C): an array, or `ImageFiles`, which are read where
+        they are indexed. `scale_pixels` and `image_batches` make float32 in [0, 1] of them all.
+      labels: int32, (N,), indices into `class_names`.
+      class_names: one name a class.
+    """
+
+    images: Any
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+
+def scale_pixels(images: Any) -> np.ndarray:
+    """Images as float32: uint8 in 0 ... 255 divided by 255, floating point as it is.
+
+    Raises:
+      TypeError: of another dtype.
+    """
+    pixels = np.asarray(images)
+    if pixels.dtype == np.uint8:
+        return np.divide(pixels, np.float32(255), dtype=np.float32)
+    if np.issubdtype(pixels.dtype, np.floating):
+        return pixels.astype(np.float32, copy=False)
+    raise TypeError(f"images must be uint8 or floating point, got {pixels.dtype}; convert them first.")
+
+
+def image_batches(images: Any, size: int = 1024) -> Iterator[np.ndarray]:
+    """All images in order, as float32 batches by `scale_pixels`; only one batch is in memory at a time.
+
+    An iterator, to be used once.
+
+    Args:
+      images: (N, H, W, C), an array or `ImageFiles`.
+      size: images in a batch; the last one holds what is left.
+
+    Raises:
+      TypeError, ValueError: a malformed size.
+    """
+    size = integer("size", size, minimum=1)
+    return (scale_pixels(images[start : start + size]) for start in range(0, len(images), size))

@@ -1,0 +1,11 @@
+"""Training that records the first layer's trajectory."""
+
+from linear_cnn.training._train import train, train_seeds
+from linear_cnn.training._trajectory import TrainingDiverged, Trajectory
+
+__all__ = [
+    "TrainingDiverged",
+    "Trajectory",
+    "train",
+    "train_seeds",
+]

@@ -1,0 +1,182 @@
+"""The state of one seed: its start, its steps, and what is measured of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+
+from linear_cnn.networks import first_kernel
+
+Init = Callable[[jax.Array], nnx.Module]
+
+
+def squared_errors(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Squared error of each image, summed over outputs; both (N, M)."""
+    return jnp.sum((outputs - targets) ** 2, axis=-1)
+
+
+def cross_entropies(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """Softmax cross-entropy of each image in nats; logits (N, M), labels (N,)."""
+    chosen = jnp.take_along_axis(outputs, labels[:, None], axis=-1)[:, 0]
+    return jax.nn.logsumexp(outputs, axis=-1) - chosen
+
+
+_LOSSES = {"mse": squared_errors, "cross_entropy": cross_entropies}
+
+
+class _Program(NamedTuple):
+    """What a program is compiled for, besides shapes."""
+
+    init: Init
+    optimizer: optax.GradientTransformation
+    batch_size: int | None
+    loss: str
+    frozen: tuple[str, ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _State:
+    """All that a run carries from step to step."""
+
+    trained: Any
+    frozen: Any
+    rest: Any  # batch statistics, random streams, fixed arrays
+    moments: Any  # of the optimizer
+    order_key: jax.Array
+    order: jax.Array  # of the images in this epoch
+    loss: jax.Array  # of the last step; of the first failed one if there is one
+    failed: jax.Array  # the first step whose loss was not finite, or -1
+    training_graph: Any = field(metadata={"static": True})
+    inference_graph: Any = field(metadata={"static": True})
+    outputs: Any = field(metadata={"static": True})  # shape and dtype of the outputs for all images
+
+
+def _start(program: _Program, shape: jax.ShapeDtypeStruct, key: jax.Array) -> _State:
+    """The state before step 0 of a run on images of that shape."""
+    init_key, order_key = jax.random.split(key)
+    if isinstance(program.init, nnx.Module) or not callable(program.init):
+        kind = type(program.init).__name__
+        raise TypeError(f"init must be a function key -> network, got a {kind}; pass one that makes it, from the key.")
+    network = program.init(init_key)
+    if not isinstance(network, nnx.Module):
+        raise TypeError(
+            f"init must return a flax.nnx.Module, got {type(network).__name__}; those of flax.linen are none."
+        )
+    first_kernel(nnx.as_pure(nnx.state(network, nnx.Param)))
+    is_frozen = _frozen_filter(network, program.frozen)
+    network.eval()
+    inference_graph = nnx.split(network, is_frozen, nnx.Param, ...)[0]
+    network.train()
+    training_graph, *variables = nnx.split(network, is_frozen, nnx.Param, ...)
+    # Plain arrays: modules' own variables cannot cross the traces of loops and gradients.
+    frozen, trained, rest = map(nnx.as_pure, variables)
+    if not jax.tree.leaves(trained):
+        raise ValueError(
+            f"frozen = {program.frozen!r} leaves no parameter of the network to train; freeze fewer layers."
+        )
+    images = jax.ShapeDtypeStruct(shape.shape, shape.dtype)
+    outputs, _ = jax.eval_shape(partial(_predict, training_graph), trained, frozen, rest, images)
+    return _State(
+        trained=trained,
+        frozen=frozen,
+        rest=rest,
+        moments=program.optimizer.init(trained),
+        order_key=order_key,
+        order=jnp.arange(shape.shape[0] if program.batch_size else 0),
+        loss=jnp.zeros((), outputs.dtype),
+        failed=jnp.asarray(-1, int),
+        training_graph=training_graph,
+        inference_graph=inference_graph,
+        outputs=jax.ShapeDtypeStruct(outputs.shape, outputs.dtype),
+    )
+
+
+def _frozen_filter(network: nnx.Module, names: Sequence[str]) -> Callable[[Any, Any], bool]:
+    """Which variables are parameters of the named layers."""
+    paths = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(network, nnx.Param))]
+    prefixes = tuple(f"{name}." for name in names)
+    for name, prefix in zip(names, prefixes, strict=True):
+        if not any(f"{path}.".startswith(prefix) for path in paths):
+            layers = sorted({path.rpartition(".")[0] for path in paths})
+            raise ValueError(f"frozen names the layer {name!r}, but the network's layers with parameters are {layers}.")
+
+    def is_frozen(path: Any, variable: Any) -> bool:
+        return issubclass(variable.type, nnx.Param) and f"{'.'.join(map(str, path))}.".startswith(prefixes)
+
+    return is_frozen
+
+
+def _predict(graph: Any, trained: Any, frozen: Any, rest: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+    model: Any = nnx.merge(graph, trained, frozen, rest, copy=True)
+    outputs = model(images)
+    return outputs, nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param)))
+
+
+def _advance(
+    program: _Program, state: _State, images: jax.Array, targets: jax.Array, start: jax.Array, stop: jax.Array
+) -> _State:
+    """Train from step `start` to step `stop`."""
+    count, batch_size = images.shape[0], program.batch_size
+    per_epoch = count // (batch_size or count)
+
+    def batch_loss(trained: Any, state: _State, x: jax.Array, y: jax.Array) -> tuple[jax.Array, Any]:
+        outputs, rest = _predict(state.training_graph, trained, state.frozen, state.rest, x)
+        return jnp.mean(_LOSSES[program.loss](outputs, y)), rest
+
+    def step(index: jax.Array, state: _State) -> _State:
+        x, y, order = images, targets, state.order
+        if batch_size is not None:
+            position = index % per_epoch
+            epoch_key = jax.random.fold_in(state.order_key, index // per_epoch)
+            order = lax.cond(position == 0, lambda: jax.random.permutation(epoch_key, count), lambda: order)
+            batch = lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)
+            x, y = images[batch], targets[batch]
+        (loss, rest), gradients = jax.value_and_grad(batch_loss, has_aux=True)(state.trained, state, x, y)
+        with jax.numpy_dtype_promotion("standard"):  # some of optax's own arithmetic needs it
+            updates, moments = program.optimizer.update(gradients, state.moments, state.trained)
+        sound = state.failed < 0
+        return replace(
+            state,
+            trained=optax.apply_updates(state.trained, updates),
+            rest=rest,
+            moments=moments,
+            order=order,
+            loss=jnp.where(sound, loss, state.loss),
+            failed=jnp.where(sound & ~jnp.isfinite(loss), index, state.failed),
+        )
+
+    return lax.fori_loop(start, stop, step, state)
+
+
+def _measure(
+    program: _Program, state: _State, images: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+    """Loss and accuracy over all images, in batches of the training's size: no more memory than training."""
+    count = images.shape[0]
+    size = min(program.batch_size or count, count)
+
+    def measure_batch(first: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x, y = (lax.dynamic_slice_in_dim(values, first, size) for values in (images, targets))
+        # The last batch reaches back over images that were counted before, so that all have one shape.
+        new = jnp.minimum(first, count - size) + jnp.arange(size) >= first
+        outputs, _ = _predict(state.inference_graph, state.trained, state.frozen, state.rest, x)
+        correct = jnp.argmax(outputs, axis=-1).astype(y.dtype) == y if program.loss == "cross_entropy" else new
+        losses = _LOSSES[program.loss](outputs, y)
+        # In float16 the sum over many images would overflow.
+        losses = losses.astype(losses.dtype if losses.dtype.itemsize >= 4 else jnp.float32)
+        return jnp.sum(jnp.where(new, losses, jnp.zeros_like(losses))), jnp.sum(correct & new)
+
+    starts = jnp.arange(-(-count // size)) * size
+    loss, correct = measure_batch(starts[0]) if len(starts) == 1 else map(jnp.sum, lax.map(measure_batch, starts))
+    return loss / count, correct.astype(loss.dtype) / count if program.loss == "cross_entropy" else None
+
+
+def _kernel(state: _State) -> jax.Array:
+    return first_kernel(state.frozen if "kernel" in state.frozen.get("conv1", {}) else state.trained)

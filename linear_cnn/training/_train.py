@@ -1,0 +1,118 @@
+"""Training of one seed or many, recording the first layer's trajectory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from linear_cnn._checks import check_keys
+from linear_cnn.training._loop import _run
+from linear_cnn.training._plan import _plan
+from linear_cnn.training._seeds import _layout
+from linear_cnn.training._step import Init, _Program
+from linear_cnn.training._trajectory import Trajectory
+
+
+def train(
+    init: Init,
+    images: Any,
+    targets: Any,
+    *,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    steps: int | None = None,
+    epochs: int | None = None,
+    record_steps: Sequence[int] | np.ndarray | None = None,
+    batch_size: int | None = None,
+    loss: str = "mse",
+    validation: tuple[Any, Any] | None = None,
+    frozen: Sequence[str] = (),
+    checkpoint_dir: str | Path | None = None,
+    progress: bool = False,
+) -> Trajectory:
+    """Train a network and record the trajectory of its first layer. Pure in `key`.
+
+    Programs are compiled anew only for new shapes, or new `init`, `optimizer`, `batch_size`, `loss` or `frozen`
+    objects, so make `init` and `optimizer` once and reuse them; keys, data, steps and the values of `record_steps`
+    are free. Inside `jax.jit` or `jax.vmap` it works too, without checks of the values, checkpoints or progress.
+
+    Args:
+      init: key -> `flax.nnx.Module` that maps images to outputs (N, M) and has its first convolution in `conv1`. It is
+        trained in training mode (`network.train()`) and recorded in inference mode (`network.eval()`).
+      images: floating point, (N, H, W, C); their dtype should be that of the network (`LinearCNN` converts them).
+      targets: for "mse" real numbers, (N,) or (N, M), converted to the dtype of the outputs; for "cross_entropy"
+        integer labels (N,) from 0 to M - 1.
+      optimizer: any optax transformation; its learning rate refers to the stated loss. Weight decay is a part of it,
+        e.g. `optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.01))`.
+      key: of the initialisation and the order of the batches.
+      steps, epochs: length of the run, one of the two. Steps after the last recorded one leave no trace and are not
+        run.
+      record_steps: increasing steps to record, such as log-spaced ones; after every epoch if None. Step 0, before
+        training, is always recorded.
+      batch_size: images per step; all of them (full-batch gradient descent) if None. Every epoch is a new
+        permutation; images left over when N is no multiple are skipped for that epoch.
+      loss: "mse", the mean over images of the squared error summed over outputs, or "cross_entropy", the mean over
+        images of the softmax cross-entropy in nats.
+      validation: images and targets that are only evaluated.
+      frozen: names of layers that keep their initial parameters, as attribute paths: ("conv1",).
+      checkpoint_dir: folder for checkpoints (Orbax). Killed at any moment and called again with the same arguments,
+        the run continues from the last one and ends bit-identical to one that was never interrupted.
+      progress: show a progress bar with loss, accuracy and rate.
+
+    Returns:
+      the trajectory.
+
+    Raises:
+      TypeError, ValueError: malformed arguments, a network without `conv1`, outputs that do not match the targets, a
+        checkpoint of another run, before anything is compiled; the message names the remedy.
+      TrainingDiverged: a loss is not finite; it holds what was recorded until then.
+    """
+    check_keys("key", key, axes=0)
+    plan = _plan(images, targets, optimizer, steps, epochs, record_steps, batch_size, loss, validation, frozen)
+    return _run(_Program(init, *plan.settings), None, key, plan, checkpoint_dir, progress)
+
+
+def train_seeds(
+    init: Init,
+    images: Any,
+    targets: Any,
+    *,
+    optimizer: optax.GradientTransformation,
+    keys: jax.Array,
+    steps: int | None = None,
+    epochs: int | None = None,
+    record_steps: Sequence[int] | np.ndarray | None = None,
+    batch_size: int | None = None,
+    loss: str = "mse",
+    validation: tuple[Any, Any] | None = None,
+    frozen: Sequence[str] = (),
+    checkpoint_dir: str | Path | None = None,
+    progress: bool = False,
+) -> Trajectory:
+    """Train many seeds in one compiled program; the same as `train` for each of the keys, up to rounding.
+
+    The seeds are spread over the devices of this process. A CPU counts as one device unless told otherwise
+    before JAX first computes: `jax.config.update("jax_num_cpu_devices", 2)` uses two cores.
+
+    Args:
+      targets: shared, as in `train`, or one set a seed with a leading seed axis S.
+      keys: (S,), one a seed, for example `jax.random.split(key, S)`.
+      others: as in `train`; the validation set is shared.
+
+    Returns:
+      the trajectories, with a leading seed axis on all fields but `steps`.
+
+    Raises:
+      as `train`; also ValueError where (N, M) and (S, N) targets cannot be told apart. `TrainingDiverged` if any of the
+      seeds diverges.
+    """
+    check_keys("keys", keys, axes=1)
+    plan = _plan(
+        images, targets, optimizer, steps, epochs, record_steps, batch_size, loss, validation, frozen, keys.shape[0]
+    )
+    program = _Program(init, *plan.settings)
+    layout = _layout(program, keys, plan)
+    return _run(program, layout, keys, plan, checkpoint_dir, progress)
