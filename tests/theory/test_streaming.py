@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from theory_twins import all_patches, entry_error, mean_and_covariance, patch_rows, relative_error
 
+from tests.theory.twins import all_patches, entry_error, mean_and_covariance, patch_rows, relative_error
 from theory import cross_moments, mean_patch_moments, patch_moments, patch_spectrum, streaming
 
+ROOT = Path(__file__).parents[2]
 RANDOM = np.random.default_rng(4)
 KERNEL = (2, 3)
 # The mean drifts from image to image, so that every part has another one.
@@ -271,7 +272,7 @@ def test_images_on_eight_devices():
         "JAX_NUMPY_RANK_PROMOTION": "raise",
     }
     result = subprocess.run(
-        [sys.executable, __file__], env=os.environ | settings, cwd=Path.cwd(), capture_output=True, text=True
+        [sys.executable, "-m", __name__], env=os.environ | settings, cwd=ROOT, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
 

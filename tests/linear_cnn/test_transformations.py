@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 import theory
-from linear_cnn import ImageSet, photographs, shuffle_patches, transformations
-from linear_cnn.transformations import (
+from linear_cnn import (
+    ImageSet,
     label_by_energy,
     normalize_channels,
+    photographs,
     scale_component,
     select_classes,
     shuffle_labels,
+    shuffle_patches,
 )
+from linear_cnn.datasets import _transformations
 
 KEY = jax.random.key(21)
 RANDOM = np.random.default_rng(23)
@@ -25,7 +28,7 @@ DTYPES = [np.float64, np.float32, jnp.bfloat16]
 @pytest.fixture(autouse=True)
 def several_blocks(monkeypatch):
     """Small data are also worked on in several blocks of images, the last one shorter."""
-    monkeypatch.setattr(transformations, "_BLOCK_ENTRIES", 400)
+    monkeypatch.setattr(_transformations, "_BLOCK_ENTRIES", 400)
 
 
 @pytest.fixture(scope="module")
@@ -430,7 +433,7 @@ def test_malformed_images_are_not_normalized():
 )
 def test_memory_beside_the_result_is_small(monkeypatch, transform):
     """A float64 copy of the images would be twice their size."""
-    monkeypatch.setattr(transformations, "_BLOCK_ENTRIES", 2**14)
+    monkeypatch.setattr(_transformations, "_BLOCK_ENTRIES", 2**14)
     images = RANDOM.random(size=(500, 32, 32, 3), dtype=np.float32)
     tracemalloc.start()
     try:

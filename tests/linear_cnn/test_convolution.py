@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 
 from linear_cnn import patch_convolution
-from linear_cnn.convolution import convolution, max_pool
+from linear_cnn.networks._convolution import convolution, max_pool
 
 NHWC = lax.conv_dimension_numbers((1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC"))
 

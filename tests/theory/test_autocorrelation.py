@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from theory_twins import all_patches, entry_error, mean_and_covariance, patch_rows, relative_error
 
+from tests.theory.twins import all_patches, entry_error, mean_and_covariance, patch_rows, relative_error
 from theory import CrossMoments, autocorrelation, cross_moments, pair_sums, patch_moments
 
 RANDOM = np.random.default_rng(2)

@@ -13,7 +13,8 @@ import optax
 import pytest
 from flax import nnx
 
-from linear_cnn import SmallCNN, TrainingDiverged, checkpoints, train, train_seeds, training
+from linear_cnn import SmallCNN, TrainingDiverged, train, train_seeds
+from linear_cnn.training import _checkpoints, _loop
 
 RANDOM = np.random.default_rng(17)
 IMAGES = RANDOM.normal(size=(12, 6, 6, 3)).astype(np.float32)
@@ -55,8 +56,8 @@ def run(folder=None, *, init=Network, seeds=None, **settings):
 
 @pytest.fixture
 def at_every_step(monkeypatch):
-    monkeypatch.setattr(training, "_STRETCH_SECONDS", 0.0)
-    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(_loop, "_STRETCH_SECONDS", 0.0)
+    monkeypatch.setattr(_loop, "_CHECKPOINT_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +73,9 @@ class Calls:
     """The program that trains, with its calls counted and, after some of them, an interruption."""
 
     def __init__(self, monkeypatch, allowed=1000):
-        self.program, self.calls, self.allowed = training._advance_all, 0, allowed
+        self.program, self.calls, self.allowed = _loop._advance_all, 0, allowed
         self.lower = self.program.lower
-        monkeypatch.setattr(training, "_advance_all", self)
+        monkeypatch.setattr(_loop, "_advance_all", self)
 
     def __call__(self, *arguments):
         if self.calls == self.allowed:
@@ -102,12 +103,12 @@ def test_an_interrupted_run_ends_bit_identical(tmp_path, monkeypatch, seeds, und
 
 SCRIPT = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {root!r})
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
-from linear_cnn import training
-import test_linear_cnn_checkpoints as here
-training._STRETCH_SECONDS = training._CHECKPOINT_SECONDS = 0.0
+from linear_cnn.training import _loop
+from tests.linear_cnn import test_checkpoints as here
+_loop._STRETCH_SECONDS = _loop._CHECKPOINT_SECONDS = 0.0
 print("ready", flush=True)
 here.run({folder!r}, epochs=150)
 print("finished", flush=True)
@@ -118,7 +119,7 @@ print("finished", flush=True)
 def test_killed_at_any_moment(tmp_path, undisturbed):
     """SIGKILL, whatever it is doing then, some of the times in the middle of writing a checkpoint."""
     folder = tmp_path / "checkpoints"
-    code = SCRIPT.format(tests=str(Path(__file__).parent), folder=str(folder))
+    code = SCRIPT.format(root=str(Path(__file__).parents[2]), folder=str(folder))
     kills = 0
     for delay in (0.0, 0.21, 0.5, None):
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -190,7 +191,7 @@ def test_the_last_step_is_kept(finished):
 def test_keys_of_every_generator_are_kept(generator):
     state = {"keys": jax.random.split(jax.random.key(5, impl=generator), 2), "weights": jax.numpy.ones(3)}
     outline = jax.eval_shape(lambda: state)
-    restored = checkpoints._unkept(outline, checkpoints._kept(state))
+    restored = _checkpoints._unkept(outline, _checkpoints._kept(state))
     assert restored["keys"].dtype == state["keys"].dtype
     np.testing.assert_array_equal(jax.random.key_data(restored["keys"]), jax.random.key_data(state["keys"]))
     np.testing.assert_array_equal(restored["weights"], 1)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from theory_twins import all_patches, padding_pixels, relative_error
 
+from tests.theory.twins import all_patches, padding_pixels, relative_error
 from theory import mean_patch_moments, patch_moments, patch_spectrum, patches
 from theory.pair_sums import assemble_pair_sums, pair_sums
 

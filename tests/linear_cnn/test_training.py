@@ -9,9 +9,10 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from linear_cnn_twins import batch_indices, patches_by_loop, training_by_loop
 
-from linear_cnn import LinearCNN, TrainingDiverged, Trajectory, train, train_seeds, training
+from linear_cnn import LinearCNN, TrainingDiverged, Trajectory, train, train_seeds
+from linear_cnn.training import _loop
+from tests.linear_cnn.twins import batch_indices, patches_by_loop, training_by_loop
 
 RANDOM = np.random.default_rng(11)
 # Images in float32, targets and network in float64: nothing may be rounded to float32 on the way.
@@ -290,7 +291,7 @@ def test_epochs_and_their_records():
 
 def test_long_stretches_are_the_same_run_as_short_ones(monkeypatch):
     expected = train_linear()
-    monkeypatch.setattr(training, "_STRETCH_SECONDS", 0.0)  # one step a call
+    monkeypatch.setattr(_loop, "_STRETCH_SECONDS", 0.0)  # one step a call
     chex.assert_trees_all_equal(train_linear(), expected)
 
 

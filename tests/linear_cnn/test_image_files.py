@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from linear_cnn.image_files import ImageFiles
+from linear_cnn import ImageFiles
 
 RANDOM = np.random.default_rng(3)
 PIXELS = RANDOM.integers(0, 256, (5, 4, 6, 3), np.uint8)

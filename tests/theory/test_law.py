@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
-from theory_twins import all_patches, descend, profile
 
+from tests.theory.twins import all_patches, descend, profile
 from theory import gradient_descent, largest_stable_learning_rate, mean_patch_moments
 
 RANDOM = np.random.default_rng(6)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from linear_cnn_twins import linear_outputs, patches_by_loop
 
 from linear_cnn import LinearCNN, first_kernel
+from tests.linear_cnn.twins import linear_outputs, patches_by_loop
 
 RANDOM = np.random.default_rng(3)
 IMAGES = RANDOM.normal(size=(3, 6, 7, 2))

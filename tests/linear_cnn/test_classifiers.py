@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from linear_cnn import VGG, ResNet, SmallCNN
-from linear_cnn.convolution import convolution
+from linear_cnn.networks._convolution import convolution
 
 RANDOM = np.random.default_rng(5)
 IMAGES = RANDOM.normal(size=(4, 35, 38, 2))  # odd, so that SAME and the pools meet borders

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from theory_twins import all_patches, descend
 
+from tests.theory.twins import all_patches, descend
 from theory import gradient_descent, largest_stable_learning_rate, mean_patch_moments, patch_spectrum
 
 RANDOM = np.random.default_rng(5)

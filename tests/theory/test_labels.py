@@ -5,9 +5,9 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from theory_twins import all_patches
 
 import theory
+from tests.theory.twins import all_patches
 from theory import label_correlation, patch_spectrum
 
 RANDOM = np.random.default_rng(5)

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from linear_cnn_twins import linear_outputs, mse, mse_gradient, patches_by_loop
 
 from linear_cnn import compress, mean_patch_images
+from tests.linear_cnn.twins import linear_outputs, mse, mse_gradient, patches_by_loop
 
 RANDOM = np.random.default_rng(17)
 

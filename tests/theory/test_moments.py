@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from theory_twins import (
+
+import theory
+from tests.theory.twins import (
     all_patches,
     eigenvalue_error,
     entry_error,
@@ -19,8 +21,6 @@ from theory_twins import (
     recompose,
     relative_error,
 )
-
-import theory
 from theory import MeanPatchMoments, PatchMoments, mean_patch_moments, pair_sums, patch_moments, patch_spectrum, patches
 
 RANDOM = np.random.default_rng(0)

@@ -8,7 +8,8 @@ import optax
 import pytest
 from flax import nnx
 
-from linear_cnn import LinearCNN, Trajectory, train, train_seeds, training
+from linear_cnn import LinearCNN, Trajectory, train, train_seeds
+from linear_cnn.training import _seeds, _step
 
 RANDOM = np.random.default_rng(13)
 IMAGES = RANDOM.normal(size=(10, 4, 5, 2))
@@ -145,6 +146,6 @@ def test_targets_that_do_not_fit_are_refused(targets, keys, message):
 def test_as_many_seeds_in_a_block_as_fit_the_backend(monkeypatch, backend, images, batch_size, block):
     """4 MB hold the patches, responses, means and outputs of 2,000 images for about seven networks."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    program = training._Program(two_outputs, SGD, batch_size, "mse", ())
+    program = _step._Program(two_outputs, SGD, batch_size, "mse", ())
     shape = jax.ShapeDtypeStruct((images, 4, 5, 2), np.float64)
-    assert training._block(program, KEYS[0], shape) == block
+    assert _seeds._block(program, KEYS[0], shape) == block

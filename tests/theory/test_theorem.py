@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from theory_twins import all_patches, recompose
 
+from tests.theory.twins import all_patches, recompose
 from theory import (
     MeanPatchMoments,
     decorrelation_ratio,

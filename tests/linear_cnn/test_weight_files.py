@@ -23,6 +23,7 @@ from safetensors.flax import save_file as save_flax
 from safetensors.numpy import save_file
 
 import linear_cnn
+from linear_cnn.weight_files import _pytorch
 
 RANDOM = np.random.default_rng(3)
 HWIO = RANDOM.normal(size=(3, 3, 3, 5)).astype(np.float32)
@@ -484,7 +485,7 @@ def test_archives_of_torch_that_are_compressed_are_refused(tmp_path):
             archive.writestr(name, content)
     with pytest.raises(ValueError, match=r"its zip archive is compressed, as torch\.save never does"):
         linear_cnn.load_first_layer(file)
-    assert linear_cnn.weight_files._LARGEST_PICKLE <= 2**25  # more instructions take minutes
+    assert _pytorch._LARGEST_PICKLE <= 2**25  # more instructions take minutes
 
 
 def test_names_that_grow_are_refused(tmp_path):
@@ -1101,7 +1102,7 @@ def test_storages_that_are_described_twice_are_refused(tmp_path):
 
 
 def test_pickles_that_are_far_too_large_are_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("linear_cnn.weight_files._LARGEST_PICKLE", 1000)
+    monkeypatch.setattr(_pytorch, "_LARGEST_PICKLE", 1000)
     content, storages = described({NAME: OIHW})
     with pytest.raises(ValueError, match=r"net/data.pkl is far too large"):
         linear_cnn.load_first_layer(write_torch_zip(tmp_path / "net.pth", pickled([content, "x" * 1000]), storages))

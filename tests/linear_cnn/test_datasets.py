@@ -15,6 +15,7 @@ from PIL import Image
 
 from linear_cnn import datasets, gaussian_images, photographs
 from linear_cnn.datasets import (
+    _standard,
     cifar10,
     cifar100,
     data_folder,
@@ -221,7 +222,7 @@ def test_a_damaged_file_of_cifar10_is_refused(tmp_path, cifar10_pixels, damage):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist"])
 def test_a_missing_data_set_names_the_command(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(datasets, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    monkeypatch.setattr(_standard, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
     monkeypatch.setenv("LINEAR_CNN_DATA", str(tmp_path / "set"))
     with pytest.raises(
         FileNotFoundError, match=rf"set/{name}/.* does not exist; get it with .*experiments data {name}`"
@@ -234,7 +235,7 @@ def test_a_missing_data_set_names_the_command(tmp_path, monkeypatch, name):
 
 
 def test_the_folder_is_the_argument_or_the_environment_or_the_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.platformdirs, "user_cache_path", lambda name, appauthor: tmp_path / name)
+    monkeypatch.setattr(_standard.platformdirs, "user_cache_path", lambda name, appauthor: tmp_path / name)
     monkeypatch.setenv("LINEAR_CNN_DATA", "~/images")
     assert data_folder(tmp_path / "a") == tmp_path / "a"
     assert data_folder() == Path.home() / "images"
@@ -314,7 +315,7 @@ def idx(array):
 @pytest.fixture
 def idx_folder(tmp_path, monkeypatch):
     """Three images to train on, compressed, and two to test on, not compressed."""
-    monkeypatch.setattr(datasets, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    monkeypatch.setattr(_standard, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
     folder = tmp_path / "fashion_mnist"
     folder.mkdir()
     for name in datasets.FASHION_MNIST_SHAPES:
@@ -340,7 +341,7 @@ def test_fashion_mnist_is_read_from_idx_files(tmp_path, idx_folder):
 
 def test_fashion_mnist_is_found_in_several_folders(tmp_path, idx_folder, monkeypatch):
     fashion_mnist("train", idx_folder)  # the folder itself
-    monkeypatch.setattr(datasets, "DEBIAN_FASHION_MNIST", idx_folder)
+    monkeypatch.setattr(_standard, "DEBIAN_FASHION_MNIST", idx_folder)
     assert fashion_mnist("test", tmp_path / "empty").images.shape == (2, 28, 28, 1)
     # Only one of the two files: both are taken from elsewhere.
     partial = tmp_path / "partial" / "fashion_mnist"

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from theory_twins import recompose, relative_error
 
+from tests.theory.twins import recompose, relative_error
 from theory import (
     PatchSpectrum,
     energy_profile,
