@@ -1,1 +1,2 @@
-"""Scripts that compare `theory` with networks trained by `linear_cnn`: `python -m experiments --help`."""
+"""Scripts that compare `theory` with networks trained by `linear_cnn`: `python -m
+experiments --help`."""

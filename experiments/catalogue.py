@@ -1,4 +1,5 @@
-"""All experiments in the order in which they are run: what each shows, where in the paper, and how long it takes."""
+"""All experiments in the order in which they are run: what each shows, where in the
+paper, and how long it takes."""
 
 import importlib
 import json
@@ -23,8 +24,10 @@ class Experiment(NamedTuple):
     Attributes:
       shows: in a few words.
       paper: the figures and tables of the paper.
-      time: how long each preset takes on 2 cores; training that experiments share is counted where it comes first.
-      presets: the settings of each preset, where the experiment's own settings have none.
+      time: how long each preset takes on 2 cores; training that experiments share is
+        counted where it comes first.
+      presets: the settings of each preset, where the experiment's own settings have
+        none.
       needs: what `python -m experiments data` must have got, beside the data set.
       captions: of its figures by their names, where `draw` makes several.
     """
@@ -62,20 +65,35 @@ CATALOGUE: dict[str, Experiment] = {
                 "exact_steps": 100,
             },
             "cpu": {},
-            "paper": {"dataset": "cifar10", "seeds": 512, "steps": 400_000, "exact_steps": 1000},
+            "paper": {
+                "dataset": "cifar10",
+                "seeds": 512,
+                "steps": 400_000,
+                "exact_steps": 1000,
+            },
         },
         captions={
-            "profiles": "Energy profile against component at growing t: points are trained networks, lines theory.",
-            "errors": "Left: single networks against the exact form. Right: ensembles of networks against the expected "
-            "form and the theorem.",
-            "decorrelation_ratio": "The decorrelation ratio, 1 where the theorem's assumption holds, of images as they "
-            "are and of patch-shuffled ones.",
-            "autocorrelation": "Autocorrelation of the responses against distance, from the initial filters to "
-            "whitening.",
+            "profiles": (
+                "Energy profile against component at growing t: points are trained"
+                " networks, lines theory."
+            ),
+            "errors": (
+                "Left: single networks against the exact form. Right: ensembles of"
+                " networks against the expected form and the theorem."
+            ),
+            "decorrelation_ratio": (
+                "The decorrelation ratio, 1 where the theorem's assumption holds, of"
+                " images as they are and of patch-shuffled ones."
+            ),
+            "autocorrelation": (
+                "Autocorrelation of the responses against distance, from the initial"
+                " filters to whitening."
+            ),
         },
     ),
     "iterations": Experiment(
-        "the closed form at growing t: which components are whitened, and which come next",
+        "the closed form at growing t: which components are whitened, and which come"
+        " next",
         "Fig. 4",
         _times("seconds", "seconds", "seconds"),
         presets=_CIFAR10_PRESETS,
@@ -102,7 +120,8 @@ CATALOGUE: dict[str, Experiment] = {
         _times("1 min", "33 min", UNKNOWN),
     ),
     "frozen_first_layer": Experiment(
-        "does it matter that the first layer learns? (paper: the less, the deeper the network)",
+        "does it matter that the first layer learns? (paper: the less, the deeper the"
+        " network)",
         "Fig. 2, 20",
         _times("1 min", "70 min", UNKNOWN),
     ),
@@ -127,31 +146,41 @@ CATALOGUE: dict[str, Experiment] = {
         _times("seconds", "seconds", UNKNOWN),
     ),
     "pretrained": Experiment(
-        "first layers of downloaded networks, much the same within and between families",
+        "first layers of downloaded networks, much the same within and between"
+        " families",
         "Fig. 10, 11, demo notebook",
         _times("seconds", "1 min", UNKNOWN),
         needs=("pretrained",),
         captions={
-            "pretrained": "Above, the profiles; below, the correlations of all pairs of networks, families together; "
-            "from left to right the weights as they are, every filter at unit norm, and that without dead filters.",
-            "pretrained_others": "The same at unit norm for the other kernel sizes and the other basis.",
+            "pretrained": (
+                "Above, the profiles; below, the correlations of all pairs of networks,"
+                " families together; from left to right the weights as they are, every"
+                " filter at unit norm, and that without dead filters."
+            ),
+            "pretrained_others": (
+                "The same at unit norm for the other kernel sizes and the other basis."
+            ),
         },
     ),
 }
 
 
 def module(name: str) -> Any:
-    """The module of an experiment, with NAME, Settings, main and, to show its results, summary, draw and table."""
+    """The module of an experiment, with NAME, Settings, main and, to show its results,
+    summary, draw and table."""
     return importlib.import_module(f"experiments.paper.{name}")
 
 
 def settings(name: str, preset: Preset, **changes: Any) -> Any:
-    """The settings of an experiment for a preset; of `changes`, those that the experiment has."""
+    """The settings of an experiment for a preset; of `changes`, those that the
+    experiment has."""
     presets = CATALOGUE[name].presets
     made = module(name).Settings
     known = {field.name for field in fields(made)}
     values = {"preset": preset} if presets is None else presets[preset]
-    return made(**values | {key: value for key, value in changes.items() if key in known})
+    return made(
+        **values | {key: value for key, value in changes.items() if key in known}
+    )
 
 
 def resolved(name: str, given: Any) -> Any:
@@ -163,22 +192,34 @@ def resolved(name: str, given: Any) -> Any:
 
 
 def data_sets(name: str, preset: Preset) -> tuple[str, ...]:
-    """What must be there before an experiment can start: its data set, and what it needs beside."""
+    """What must be there before an experiment can start: its data set, and what it
+    needs beside."""
     return (resolved(name, settings(name, preset)).dataset, *CATALOGUE[name].needs)
 
 
 def command(name: str, given: Mapping[str, Any], out: Path) -> str:
-    """The command line that makes results with these settings, the content of config.json, and puts them into `out`.
+    """The command line that makes results with these settings, the content of
+    config.json, and puts them into `out`.
 
     What is as the preset has it, or as it is by default, is left out.
     """
     made = module(name).Settings
     preset = given.get("preset")
     defaults = resolved(name, made() if preset is None else made(preset=preset))
-    words = ["python", "-m", "experiments", name, *(["--preset", str(preset)] if preset else [])]
+    words = [
+        "python",
+        "-m",
+        "experiments",
+        name,
+        *(["--preset", str(preset)] if preset else []),
+    ]
     plain = json.loads(disk.json_text(asdict(defaults)))
     for key, value in given.items():
-        if key not in ("preset", *WHEREABOUTS) and value is not None and value != plain.get(key, value):
+        if (
+            key not in ("preset", *WHEREABOUTS)
+            and value is not None
+            and value != plain.get(key, value)
+        ):
             words += _flag(f"--{key.replace('_', '-')}", value)
     if out != Path("results"):
         words += ["--out", str(out)]
@@ -200,14 +241,21 @@ def show() -> None:
 
 def text() -> str:
     """The catalogue as text, at most 100 columns wide."""
-    lines = [f"{'experiment':<22}{'figure or table':<28}{'smoke':<14}{'cpu':<14}{'paper':<14}".rstrip()]
+    lines = [
+        f"{'experiment':<22}{'figure or table':<28}"
+        f"{'smoke':<14}{'cpu':<14}{'paper':<14}".rstrip()
+    ]
     for name, experiment in CATALOGUE.items():
         times = "".join(f"{experiment.time[preset]:<14}" for preset in PRESETS)
-        lines += [f"{name:<22}{experiment.paper:<28}{times}".rstrip(), f"    {experiment.shows}"]
+        lines += [
+            f"{name:<22}{experiment.paper:<28}{times}".rstrip(),
+            f"    {experiment.shows}",
+        ]
     note = (
-        "smoke: photographs and tiny networks, only to see that all works; cpu: some images of CIFAR-10; paper: all of "
-        "them, and networks as wide as the paper's, for a GPU. Times are of 2 cores; training that experiments share "
-        "is counted where it comes first. Each experiment takes --help; python -m experiments all runs them one after "
-        "the other."
+        "smoke: photographs and tiny networks, only to see that all works; cpu: some"
+        " images of CIFAR-10; paper: all of them, and networks as wide as the paper's,"
+        " for a GPU. Times are of 2 cores; training that experiments share is counted"
+        " where it comes first. Each experiment takes --help; python -m experiments all"
+        " runs them one after the other."
     )
     return "\n".join([*lines, "", *textwrap.wrap(note, 100)])

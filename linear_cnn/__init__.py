@@ -1,4 +1,5 @@
-"""Convolutional networks in Flax, trained by a jit-compiled loop that records their first layer."""
+"""Convolutional networks in Flax, trained by a jit-compiled loop that records their
+first layer."""
 
 from linear_cnn._shortcuts import compress, mean_patch_images
 from linear_cnn.datasets import (
@@ -22,7 +23,14 @@ from linear_cnn.datasets import (
     shuffle_labels,
     shuffle_patches,
 )
-from linear_cnn.networks import VGG, LinearCNN, ResNet, SmallCNN, first_kernel, patch_convolution
+from linear_cnn.networks import (
+    VGG,
+    LinearCNN,
+    ResNet,
+    SmallCNN,
+    first_kernel,
+    patch_convolution,
+)
 from linear_cnn.training import TrainingDiverged, Trajectory, train, train_seeds
 from linear_cnn.weight_files import FirstLayer, load_first_layer
 

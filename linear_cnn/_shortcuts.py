@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from linear_cnn._checks import Padding, check_finite, check_fits, check_images, pair, pixels_of_padding
+from linear_cnn._checks import (
+    Padding,
+    check_finite,
+    check_fits,
+    check_images,
+    pair,
+    pixels_of_padding,
+)
 
 
 def mean_patch_images(
@@ -18,21 +25,24 @@ def mean_patch_images(
     strides: int | Sequence[int] = 1,
     padding: Padding = "VALID",
 ) -> jax.Array:
-    """The mean patch of every image, as an image of the kernel's size with one location.
+    """The mean patch of every image, as an image of the kernel's size with one
+    location.
 
-    A network that pools its convolution globally sees an image only through its mean patch: the same network with
-    padding "VALID" gives the same outputs and gradients on these images (ours; docs/derivations.md, section 7).
+    A network that pools its convolution globally sees an image only through its mean
+    patch: the same network with padding "VALID" gives the same outputs and gradients on
+    these images (ours; docs/derivations.md, section 7).
 
     Args:
       images: floating point, (N, H, W, C).
-      kernel_size, strides, padding: of the convolution, as `LinearCNN` takes them; zero padding only.
+      kernel_size, strides, padding: of the convolution, as `LinearCNN` takes them; zero
+        padding only.
 
     Returns:
       images, (N, kh, kw, C), of the same dtype.
 
     Raises:
-      TypeError: images of integer dtype. ValueError: wrong rank, NaN, or smaller than the kernel; malformed or
-        other than zero padding.
+      TypeError: images of integer dtype. ValueError: wrong rank, NaN, or smaller than
+        the kernel; malformed or other than zero padding.
     """
     check_images(images)
     images = jnp.asarray(images)
@@ -40,27 +50,40 @@ def mean_patch_images(
     pads = pixels_of_padding(padding, images.shape[1:3], kernel, steps)
     check_fits(images.shape[1:3], pads, kernel)
     padded = jnp.pad(images, ((0, 0), *pads, (0, 0)))
-    rows, columns = ((n - k) // s + 1 for n, k, s in zip(padded.shape[1:3], kernel, steps, strict=True))
+    rows, columns = (
+        (n - k) // s + 1
+        for n, k, s in zip(padded.shape[1:3], kernel, steps, strict=True)
+    )
     # Entry (i, j) of the mean patch averages the pixels (i, j) + stride * location.
     sums = lax.reduce_window(
-        padded, 0.0, lax.add, (1, rows, columns, 1), (1, 1, 1, 1), "VALID", window_dilation=(1, *steps, 1)
+        padded,
+        0.0,
+        lax.add,
+        (1, rows, columns, 1),
+        (1, 1, 1, 1),
+        "VALID",
+        window_dilation=(1, *steps, 1),
     )
     return sums[:, : kernel[0], : kernel[1]] / (rows * columns)
 
 
 def compress(images: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
-    r"""The smallest data with the same full-batch trajectory: r = min(N, d) pseudo-images and pseudo-targets.
+    r"""The smallest data with the same full-batch trajectory: r = min(N, d)
+    pseudo-images and pseudo-targets.
 
-    With the QR decomposition :math:`P = Q R` of the N x d matrix of mean patches, they are
-    :math:`\sqrt{r/N}\, R` and :math:`\sqrt{r/N}\, Q^T y`: the "mse" loss changes by a constant, its
-    gradient not at all (ours; docs/derivations.md, section 7). Not for minibatches.
+    With the QR decomposition :math:`P = Q R` of the N x d matrix of mean patches, they
+    are :math:`\sqrt{r/N}\, R` and :math:`\sqrt{r/N}\, Q^T y`: the "mse" loss changes by
+    a constant, its gradient not at all (ours; docs/derivations.md, section 7). Not for
+    minibatches.
 
     Args:
       images: mean-patch images, (N, kh, kw, C), from `mean_patch_images`.
-      targets: (N, ...): (N,), (N, M), or the targets of many seeds side by side, (N, S).
+      targets: (N, ...): (N,), (N, M), or the targets of many seeds side by side, (N,
+        S).
 
     Returns:
-      images (r, kh, kw, C) and targets (r, ...), r = min(N, kh*kw*C), to be given to `train` in place of the originals.
+      images (r, kh, kw, C) and targets (r, ...), r = min(N, kh*kw*C), to be given to
+      `train` in place of the originals.
 
     Raises:
       TypeError, ValueError: malformed images, or targets of another length.
@@ -70,10 +93,14 @@ def compress(images: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
     count = images.shape[0]
     if targets.ndim == 0 or targets.shape[0] != count:
         raise ValueError(
-            f"targets must have shape (N, ...) with N = {count}, the number of images, got {targets.shape}."
+            f"targets must have shape (N, ...) with N = {count}, the number of images,"
+            f" got {targets.shape}."
         )
     check_finite("targets", targets)
     q, r = jnp.linalg.qr(images.reshape(count, -1))
-    scale = math.sqrt(r.shape[0] / count)  # a Python number, which leaves the images' dtype alone
-    projected = jnp.tensordot(q.T, targets.astype(q.dtype), axes=1, precision=lax.Precision.HIGHEST)
+    # A Python number, which leaves the images' dtype alone.
+    scale = math.sqrt(r.shape[0] / count)
+    projected = jnp.tensordot(
+        q.T, targets.astype(q.dtype), axes=1, precision=lax.Precision.HIGHEST
+    )
     return scale * r.reshape(-1, *images.shape[1:]), scale * projected

@@ -1,7 +1,12 @@
-"""Closed forms of what the first layer of a convolutional network learns (Chowers and Weiss, ICML 2023)."""
+"""Closed forms of what the first layer of a convolutional network learns (Chowers and
+Weiss, ICML 2023)."""
 
 from theory.autocorrelation import CrossMoments, autocorrelation, cross_moments
-from theory.dynamics import LinearDynamics, gradient_descent, largest_stable_learning_rate
+from theory.dynamics import (
+    LinearDynamics,
+    gradient_descent,
+    largest_stable_learning_rate,
+)
 from theory.fitting import ProfileFit, fit_profile, time_interval
 from theory.geometric_sum import geometric_sum
 from theory.labels import LabelCorrelation, label_correlation
@@ -16,7 +21,12 @@ from theory.moments import (
 from theory.profiles import energy_profile, filters_with_profile, profile_correlation
 from theory.quadratic_form import quadratic_form_quantile
 from theory.storage import load_moments, save_moments
-from theory.theorem import decorrelation_ratio, iteration_profile, theorem_profile, whitening_profile
+from theory.theorem import (
+    decorrelation_ratio,
+    iteration_profile,
+    theorem_profile,
+    whitening_profile,
+)
 
 __all__ = [
     "CrossMoments",

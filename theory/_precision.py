@@ -1,4 +1,5 @@
-"""What every module of `theory` computes with: dtypes, products at full precision, and the float64 rule."""
+"""What every module of `theory` computes with: dtypes, products at full precision, and
+the float64 rule."""
 
 import contextlib
 import functools
@@ -17,7 +18,8 @@ _OUTSIDE_TRACES = get_opaque_trace_state()
 
 
 def namespace(*arrays: Any) -> Any:
-    """jax.numpy if any of the arrays is JAX's, else NumPy: for what is computed with both."""
+    """jax.numpy if any of the arrays is JAX's, else NumPy: for what is computed with
+    both."""
     return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
 
 
@@ -25,41 +27,62 @@ def namespace(*arrays: Any) -> Any:
 def matmul(a: Any, b: Any) -> Any:
     """Matrix product at full precision."""
     xp = namespace(a, b)
-    return xp.matmul(a, b) if xp is np else jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+    return (
+        xp.matmul(a, b)
+        if xp is np
+        else jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+    )
 
 
 def einsum(subscripts: str, *arrays: Any) -> Any:
     """Sum of products at full precision."""
     xp = namespace(*arrays)
-    return xp.einsum(subscripts, *arrays) if xp is np else jnp.einsum(subscripts, *arrays, precision="highest")
+    return (
+        xp.einsum(subscripts, *arrays)
+        if xp is np
+        else jnp.einsum(subscripts, *arrays, precision="highest")
+    )
 
 
 def is_traced(*values: Any) -> bool:
     """Whether any leaf of the values is being traced by a JAX transformation."""
-    # Iterators and views are no pytrees; what they will yield is looked at when it comes.
+    # Iterators and views are no pytrees; what they will yield is looked at when it
+    # comes.
     trees = [
-        v for v in values if isinstance(v, list | tuple | dict) or hasattr(v, "shape") or not isinstance(v, Iterable)
+        v
+        for v in values
+        if isinstance(v, list | tuple | dict)
+        or hasattr(v, "shape")
+        or not isinstance(v, Iterable)
     ]
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
 def concrete(value: Any) -> np.ndarray | None:
-    """The value as a NumPy array, or None where it is being traced (values cannot be checked there)."""
+    """The value as a NumPy array, or None where it is being traced (values cannot be
+    checked there)."""
     return None if is_traced(value) else _as_array(value)
 
 
 def _as_array(value: Any) -> np.ndarray:
     """As a NumPy array; integers that no fixed size holds as float64."""
     array = np.asarray(value)
-    numbers = array.dtype == object and all(isinstance(entry, int | float) for entry in array.flat)
+    numbers = array.dtype == object and all(
+        isinstance(entry, int | float) for entry in array.flat
+    )
     return array.astype(np.float64) if numbers else array
 
 
 def as_floats(*values: Any) -> list[jax.Array]:
-    """The values as arrays of their common floating dtype (JAX's default one if none is floating)."""
+    """The values as arrays of their common floating dtype (JAX's default one if none is
+    floating)."""
     # NumPy's integers may be larger than JAX's.
     values = tuple(
-        (jnp.asarray if is_traced(value) else _as_array)(value) if isinstance(value, (list, tuple)) else value
+        (
+            (jnp.asarray if is_traced(value) else _as_array)(value)
+            if isinstance(value, (list, tuple))
+            else value
+        )
         for value in values
     )
     with jax.numpy_dtype_promotion("standard"):
@@ -70,13 +93,15 @@ def as_floats(*values: Any) -> list[jax.Array]:
 
 
 def square_root(x: jax.Array) -> jax.Array:
-    """sqrt(x), and 0 where rounding left x slightly negative; its derivative at 0 is taken as 0, not as infinity."""
+    """sqrt(x), and 0 where rounding left x slightly negative; its derivative at 0 is
+    taken as 0, not as infinity."""
     zero = x <= 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
 def without_rounding(eigenvalues: Any) -> Any:
-    """Descending eigenvalues of a positive semidefinite matrix, zeros restored where rounding moved them."""
+    """Descending eigenvalues of a positive semidefinite matrix, zeros restored where
+    rounding moved them."""
     xp = namespace(eigenvalues)
     tolerance = eigenvalues.shape[0] * xp.finfo(eigenvalues.dtype).eps * eigenvalues[0]
     return xp.where(eigenvalues > tolerance, eigenvalues, 0)
@@ -84,28 +109,38 @@ def without_rounding(eigenvalues: Any) -> Any:
 
 @contextlib.contextmanager
 def float64_now() -> Iterator[None]:
-    """Compute in float64 and at once, also on concrete arguments within a function that is being traced."""
-    # What follows evaluates constants of the programs that it traces one by one, so only where it is needed.
+    """Compute in float64 and at once, also on concrete arguments within a function that
+    is being traced."""
+    # What follows evaluates constants of the programs that it traces one by one, so
+    # only where it is needed.
     traced = get_opaque_trace_state() != _OUTSIDE_TRACES
-    with jax.ensure_compile_time_eval() if traced else contextlib.nullcontext(), jax.enable_x64(True):
+    with (
+        jax.ensure_compile_time_eval() if traced else contextlib.nullcontext(),
+        jax.enable_x64(True),
+    ):
         yield
 
 
 def as_results(values: Any) -> Any:
-    """NumPy arrays of a pytree as JAX arrays, if those may be float64; JAX arrays as they are."""
+    """NumPy arrays of a pytree as JAX arrays, if those may be float64; JAX arrays as
+    they are."""
     if not jax.config.read("jax_enable_x64"):
         return values
     with float64_now():
-        return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf), values)
+        return jax.tree.map(
+            lambda leaf: leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf),
+            values,
+        )
 
 
 def float64_outside_traces(function: Function) -> Function:
-    """Compute in float64 whatever JAX's float64 flag, unless an argument is being traced.
+    """Compute in float64 whatever JAX's float64 flag, unless an argument is being
+    traced.
 
-    Patch spectra span five orders of magnitude and mean-patch spectra nearly nine, so float32 (relative
-    precision 6e-8) cannot hold them. With the flag off the results are NumPy float64 arrays,
-    which lose nothing until a JAX function rounds them. Under `jit`, `vmap` or `grad` the
-    computation runs in the dtype of the traced arguments.
+    Patch spectra span five orders of magnitude and mean-patch spectra nearly nine, so
+    float32 (relative precision 6e-8) cannot hold them. With the flag off the results
+    are NumPy float64 arrays, which lose nothing until a JAX function rounds them. Under
+    `jit`, `vmap` or `grad` the computation runs in the dtype of the traced arguments.
     """
 
     @functools.wraps(function)

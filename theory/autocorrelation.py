@@ -1,4 +1,5 @@
-"""Spatial autocorrelation of a filter bank's responses, without convolving (paper, Fig. 6)."""
+"""Spatial autocorrelation of a filter bank's responses, without convolving (paper, Fig.
+6)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,13 @@ import jax
 import numpy as np
 
 from theory._checks import check_kernel
-from theory._precision import as_floats, as_results, einsum, float64_outside_traces, namespace
+from theory._precision import (
+    as_floats,
+    as_results,
+    einsum,
+    float64_outside_traces,
+    namespace,
+)
 from theory.moments import check_same_patches, repeated, weighted_mean
 from theory.pair_sums import assemble_pair_sums, pair_sums
 from theory.patches import Window, flatten_kernel, patch_sums
@@ -19,15 +26,16 @@ from theory.streaming import Statistic, accumulate
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CrossMoments:
-    """Second moments of pairs of patches at given distances; `a + b` are those of both sets of images.
+    """Second moments of pairs of patches at given distances; `a + b` are those of both
+    sets of images.
 
     Attributes:
       second: R(0), (d, d), over all locations.
-      cross: R at each distance, (D, d, d), mean of the horizontal and the vertical one; symmetrised, as a
-        quadratic form cannot tell.
+      cross: R at each distance, (D, d, d), mean of the horizontal and the vertical one;
+        symmetrised, as a quadratic form cannot tell.
       mean: the mean patch, (d,), over all locations.
-      pair_mean: the mean over the pairs at each distance of both their patches, (D, d), from which patches near the
-        border are missing.
+      pair_mean: the mean over the pairs at each distance of both their patches, (D, d),
+        from which patches near the border are missing.
       distances: in pixels, D integers.
       count: number of images.
       locations: of patches in an image, (rows, columns).
@@ -46,15 +54,23 @@ class CrossMoments:
     centered: bool = field(metadata={"static": True})
 
     def __add__(self, other: "CrossMoments") -> "CrossMoments":
-        check_same_patches(self, other, "distances", "locations", "kernel_shape", "centered")
+        check_same_patches(
+            self, other, "distances", "locations", "kernel_shape", "centered"
+        )
         means = weighted_mean(self, other, "mean", "pair_mean")
 
         def about_both(part: CrossMoments) -> tuple[jax.Array, jax.Array]:
             if not self.centered:
                 return part.second, part.cross
             shift, pair = part.mean - means["mean"], part.pair_mean - part.mean[None]
-            moved, products = shift[:, None] * shift[None, :], pair[:, :, None] * shift[None, None, :]
-            return part.second + moved, part.cross + products + products.swapaxes(1, 2) + moved[None]
+            moved, products = (
+                shift[:, None] * shift[None, :],
+                pair[:, :, None] * shift[None, None, :],
+            )
+            return (
+                part.second + moved,
+                part.cross + products + products.swapaxes(1, 2) + moved[None],
+            )
 
         count = self.count + other.count
         second, cross = (
@@ -62,31 +78,46 @@ class CrossMoments:
             for mine, theirs in zip(about_both(self), about_both(other), strict=True)
         )
         return CrossMoments(
-            second, cross, means["mean"], means["pair_mean"], self.distances, count, self.locations, self.kernel_shape,
+            second,
+            cross,
+            means["mean"],
+            means["pair_mean"],
+            self.distances,
+            count,
+            self.locations,
+            self.kernel_shape,
             self.centered,
-        )  # fmt: skip
+        )
 
 
 def cross_moments(
-    images: Any, kernel_size: int | Sequence[int], distances: Sequence[int] | int, *, center: bool = True
+    images: Any,
+    kernel_size: int | Sequence[int],
+    distances: Sequence[int] | int,
+    *,
+    center: bool = True,
 ) -> CrossMoments:
     r"""Second moments of patches with patches at a distance.
 
     .. math:: R(\delta) = E[p(i)\, p(i + \delta)^T]
 
-    Ours (docs/derivations.md, section 8): over all images and all pairs of locations inside the image
-    (stride 1, no padding), the mean over horizontal pairs averaged with the mean over vertical pairs. Like
-    `patch_moments` it forms no patch, and its memory does not grow with the number of images.
+    Ours (docs/derivations.md, section 8): over all images and all pairs of locations
+    inside the image (stride 1, no padding), the mean over horizontal pairs averaged
+    with the mean over vertical pairs. Like `patch_moments` it forms no patch, and its
+    memory does not grow with the number of images.
 
     Args:
-      images: as in `patch_moments`: an array (N, H, W, C), or an iterable of such arrays.
-      kernel_size: kh = kw, or (kh, kw); 1 with an identity kernel gives the autocorrelation of the raw channels.
+      images: as in `patch_moments`: an array (N, H, W, C), or an iterable of such
+        arrays.
+      kernel_size: kh = kw, or (kh, kw); 1 with an identity kernel gives the
+        autocorrelation of the raw channels.
       distances: integers >= 0, in pixels.
-      center: subtract the mean patch (of all images and locations) from every patch first.
+      center: subtract the mean patch (of all images and locations) from every patch
+        first.
 
     Raises:
-      TypeError: images or distances of the wrong dtype. ValueError: images as in `patch_moments`, or a
-        distance that is negative or longer than the image allows.
+      TypeError: images or distances of the wrong dtype. ValueError: images as in
+        `patch_moments`, or a distance that is negative or longer than the image allows.
     """
     steps = np.atleast_1d(np.asarray(distances))
     if steps.ndim != 1 or not np.issubdtype(steps.dtype, np.integer):
@@ -96,18 +127,33 @@ def cross_moments(
     def build(result: Any, count: int, where: Window, channels: int) -> CrossMoments:
         second, cross, mean, pair_mean = result
         shape = (*where.kernel_size, channels)
-        return CrossMoments(second, cross, mean, pair_mean, settings[0], count, where.locations, shape, settings[1])
+        return CrossMoments(
+            second,
+            cross,
+            mean,
+            pair_mean,
+            settings[0],
+            count,
+            where.locations,
+            shape,
+            settings[1],
+        )
 
     check = partial(_check_distances, settings[0])
-    return as_results(accumulate(_PAIRS, settings, images, None, (kernel_size, 1, "VALID"), build, check))
+    return as_results(
+        accumulate(
+            _PAIRS, settings, images, None, (kernel_size, 1, "VALID"), build, check
+        )
+    )
 
 
 def _check_distances(distances: tuple[int, ...], where: Window) -> None:
     longest = min(where.locations) - 1
     if not distances or min(distances) < 0 or max(distances) > longest:
         raise ValueError(
-            f"distances must lie between 0 and {longest} pixels (the images and a kernel of {where.kernel_size} leave "
-            f"{where.locations} locations), got {list(distances)}."
+            f"distances must lie between 0 and {longest} pixels (the images and a"
+            f" kernel of {where.kernel_size} leave {where.locations} locations), got"
+            f" {list(distances)}."
         )
 
 
@@ -127,31 +173,48 @@ def _finish_pairs(
 ) -> tuple[Any, ...]:
     image, down, across = sums
     distances, center = settings
-    (rows, columns), (kh, kw), channels = where.locations, where.kernel_size, image.shape[-1]
+    (rows, columns), (kh, kw), channels = (
+        where.locations,
+        where.kernel_size,
+        image.shape[-1],
+    )
     xp = namespace(image)
 
     def mean(row_span: tuple[int, int], column_span: tuple[int, int]) -> Any:
         pixels = (row_span[1] - row_span[0]) * (column_span[1] - column_span[0])
-        return patch_sums(image[None], where, row_span, column_span)[0] / (count * pixels)
+        return patch_sums(image[None], where, row_span, column_span)[0] / (
+            count * pixels
+        )
 
     def normalised(sums: Any, pairs: list[int]) -> Any:
         return sums / (count * xp.asarray(pairs, image.dtype))[:, None, None]
 
     deviation = mean((0, rows), (0, columns))
-    pair_mean = xp.stack(
-        [
-            mean((0, rows - step), (0, columns)) + mean((step, rows), (0, columns))
-            + mean((0, rows), (0, columns - step)) + mean((0, rows), (step, columns))
-            for step in distances
-        ]
-    ) / 4  # fmt: skip
+    pair_mean = (
+        xp.stack(
+            [
+                mean((0, rows - step), (0, columns))
+                + mean((step, rows), (0, columns))
+                + mean((0, rows), (0, columns - step))
+                + mean((0, rows), (step, columns))
+                for step in distances
+            ]
+        )
+        / 4
+    )
     vertical = assemble_pair_sums(down, where, (0, *distances), channels)
     second = vertical[0] / (count * rows * columns)
     vertical = normalised(vertical[1:], [(rows - step) * columns for step in distances])
     horizontal = assemble_pair_sums(across, _turned(where), distances, channels)
-    # Entries in the order (kw, kh, C) of exchanged rows and columns, brought back to (kh, kw, C).
-    order = np.arange(kh * kw * channels).reshape(kw, kh, channels).swapaxes(0, 1).ravel()
-    horizontal = normalised(horizontal[:, order][:, :, order], [rows * (columns - step) for step in distances])
+    # Entries in the order (kw, kh, C) of exchanged rows and columns, brought back to
+    # (kh, kw, C).
+    order = (
+        np.arange(kh * kw * channels).reshape(kw, kh, channels).swapaxes(0, 1).ravel()
+    )
+    horizontal = normalised(
+        horizontal[:, order][:, :, order],
+        [rows * (columns - step) for step in distances],
+    )
     both = vertical + horizontal
     cross = (both + both.swapaxes(1, 2)) / 4
 
@@ -162,7 +225,12 @@ def _finish_pairs(
     products = pair_mean[:, :, None] * shift[None, None, :]
     cross = cross + products + products.swapaxes(1, 2) + moved[None]
     once = deviation[:, None] * shift[None, :]
-    return second + once + once.T + moved, cross, deviation + tiled, pair_mean + tiled[None]
+    return (
+        second + once + once.T + moved,
+        cross,
+        deviation + tiled,
+        pair_mean + tiled[None],
+    )
 
 
 _PAIRS = Statistic(_pair_sums, _finish_pairs)
@@ -172,11 +240,14 @@ _PAIRS = Statistic(_pair_sums, _finish_pairs)
 def autocorrelation(kernel: Any, cross_moments: CrossMoments) -> jax.Array:
     r"""Autocorrelation of the vector of all filters' responses against distance.
 
-    .. math:: C(\delta) = \frac{\operatorname{tr}(G R(\delta))}{\operatorname{tr}(G R(0))},
+    .. math::
+
+       C(\delta) = \frac{\operatorname{tr}(G R(\delta))}{\operatorname{tr}(G R(0))},
        \qquad G = \sum_k w_k w_k^T
 
-    Ours (docs/derivations.md, section 8); the same number as convolving the images with the filters and
-    averaging z(i) . z(i + delta) over all pairs inside the image, at no cost per image.
+    Ours (docs/derivations.md, section 8); the same number as convolving the images with
+    the filters and averaging z(i) . z(i + delta) over all pairs inside the image, at no
+    cost per image.
 
     Args:
       kernel: filters in Flax order, (..., kh, kw, C, K).
@@ -191,10 +262,14 @@ def autocorrelation(kernel: Any, cross_moments: CrossMoments) -> jax.Array:
     check_kernel(kernel)
     if np.shape(kernel)[-4:-1] != cross_moments.kernel_shape:
         raise ValueError(
-            f"kernel of shape {np.shape(kernel)} does not match cross moments of patches of shape "
-            f"{cross_moments.kernel_shape}; its axes (kh, kw, C) must be these."
+            f"kernel of shape {np.shape(kernel)} does not match cross moments of"
+            f" patches of shape {cross_moments.kernel_shape}; its axes (kh, kw, C) must"
+            " be these."
         )
     w, second, cross = as_floats(kernel, cross_moments.second, cross_moments.cross)
     w = flatten_kernel(w)
     gram = einsum("...dk,...ek->...de", w, w)
-    return einsum("...de,nde->...n", gram, cross) / einsum("...de,de->...", gram, second)[..., None]
+    return (
+        einsum("...de,nde->...n", gram, cross)
+        / einsum("...de,de->...", gram, second)[..., None]
+    )

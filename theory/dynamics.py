@@ -1,4 +1,5 @@
-"""Exact gradient descent on a linear CNN, and its distribution over random initialisation and targets."""
+"""Exact gradient descent on a linear CNN, and its distribution over random
+initialisation and targets."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,12 +18,21 @@ from theory._checks import (
     check_probabilities,
     check_stable,
 )
-from theory._precision import as_floats, concrete, einsum, float64_outside_traces, matmul, square_root, without_rounding
+from theory._precision import (
+    as_floats,
+    concrete,
+    einsum,
+    float64_outside_traces,
+    matmul,
+    square_root,
+    without_rounding,
+)
 from theory.geometric_sum import decay, geometric_sum
 from theory.moments import MeanPatchMoments
 from theory.quadratic_form import quadratic_form_quantile
 
-# The "mse" loss is the mean over images of the squared error summed over outputs; its gradient has a factor 2.
+# The "mse" loss is the mean over images of the squared error summed over outputs; its
+# gradient has a factor 2.
 GRADIENT_FACTOR = 2
 
 Targets = Literal["drawn", "shuffled"]
@@ -30,15 +40,19 @@ Targets = Literal["drawn", "shuffled"]
 
 @float64_outside_traces
 def largest_stable_learning_rate(moments: MeanPatchMoments, head: Any) -> jax.Array:
-    r"""The border of stability, :math:`2 / (2 \max_i \alpha_i \max_j h_j)`: below it every mode decays.
+    r"""The border of stability, :math:`2 / (2 \max_i \alpha_i \max_j h_j)`: below it
+    every mode decays.
 
-    Ours (docs/derivations.md, section 3). Arguments as in `gradient_descent`; returns a scalar.
+    Ours (docs/derivations.md, section 3). Arguments as in `gradient_descent`; returns a
+    scalar.
     """
     check_head(head)
     second, a = as_floats(moments.second, head)
     # The largest singular value of the head squares to the largest eigenvalue of a^T a.
     curvature = (
-        GRADIENT_FACTOR * jnp.linalg.eigvalsh(second)[-1] * jnp.linalg.norm(a.reshape(a.shape[0], -1), ord=2) ** 2
+        GRADIENT_FACTOR
+        * jnp.linalg.eigvalsh(second)[-1]
+        * jnp.linalg.norm(a.reshape(a.shape[0], -1), ord=2) ** 2
     )
     return 2 / curvature
 
@@ -48,8 +62,9 @@ def largest_stable_learning_rate(moments: MeanPatchMoments, head: Any) -> jax.Ar
 class LinearDynamics:
     r"""Full-batch gradient descent on a linear CNN, decomposed into independent modes.
 
-    With A = E diag(alpha) E^T (mean patches) and a^T a = Q diag(h) Q^T (head), mode (i, j) decays by
-    1 - x_ij in each step, x_ij = 2 eta alpha_i h_j. Made by `gradient_descent`; a pytree.
+    With A = E diag(alpha) E^T (mean patches) and a^T a = Q diag(h) Q^T (head), mode (i,
+    j) decays by 1 - x_ij in each step, x_ij = 2 eta alpha_i h_j. Made by
+    `gradient_descent`; a pytree.
 
     Attributes:
       learning_rate: eta.
@@ -82,31 +97,41 @@ class LinearDynamics:
     @property
     def rates(self) -> jax.Array:
         """x_ij = 2 eta alpha_i h_j, (d, M), without unit; all in [0, 2)."""
-        return _rates(*as_floats(self.learning_rate, self.mean_patch_variance, self.head_variance))
+        return _rates(
+            *as_floats(self.learning_rate, self.mean_patch_variance, self.head_variance)
+        )
 
     def kernel(self, t: Any, initial_kernel: Any) -> jax.Array:
-        r"""The filters after t steps, exactly, for any data, targets, head and initialisation.
+        r"""The filters after t steps, exactly, for any data, targets, head and
+        initialisation.
 
-        .. math:: W(t) = W(0) + 2 \eta E [\varphi_t(x_{ij}) \circ (E^T (B - A W(0) a) Q)] Q^T a^T
+        .. math::
+
+           W(t) = W(0)
+             + 2 \eta E [\varphi_t(x_{ij}) \circ (E^T (B - A W(0) a) Q)] Q^T a^T
 
         Ours (docs/derivations.md, section 3).
 
         Args:
-          t: steps, scalar or any shape, from 0 to infinity; integers, given as integers or in floating point and
-            then rounded.
-          initial_kernel: W(0) in Flax order, (..., kh, kw, C, K), leading batch axes allowed.
+          t: steps, scalar or any shape, from 0 to infinity; integers, given as integers
+            or in floating point and then rounded.
+          initial_kernel: W(0) in Flax order, (..., kh, kw, C, K), leading batch axes
+            allowed.
 
         Returns:
-          kernel, t.shape + initial_kernel.shape. Directions that no image's mean patch has keep their initial value.
+          kernel, t.shape + initial_kernel.shape. Directions that no image's mean patch
+          has keep their initial value.
 
         Raises:
-          ValueError: the kernel's shape is not that of the moments and head, or t is negative.
+          ValueError: the kernel's shape is not that of the moments and head, or t is
+            negative.
         """
         expected = (*self.kernel_shape, self.head.shape[0])
         check_kernel(initial_kernel)
         if np.shape(initial_kernel)[-4:] != expected:
             raise ValueError(
-                f"initial_kernel must end in the axes (kh, kw, C, K) = {expected}, got {np.shape(initial_kernel)}."
+                f"initial_kernel must end in the axes (kh, kw, C, K) = {expected}, got"
+                f" {np.shape(initial_kernel)}."
             )
         check_finite("initial_kernel", initial_kernel)
         check_iterations(t)
@@ -132,20 +157,26 @@ class LinearDynamics:
 
         Args:
           t: steps, as in `kernel`.
-          init_std: sigma, standard deviation of the independent Gaussian weights of W(0); may be 0.
-          targets: "drawn": independent of the images and of one another, of mean 0 and of the
-            moments' `target_covariance`. "shuffled": the moments' own targets, randomly permuted over the images.
+          init_std: sigma, standard deviation of the independent Gaussian weights of
+            W(0); may be 0.
+          targets: "drawn": independent of the images and of one another, of mean 0 and
+            of the moments' `target_covariance`. "shuffled": the moments' own targets,
+            randomly permuted over the images.
           change: the profile of W(t) - W(0) instead of W(t).
-          components: orthonormal directions as columns, (d, p), e.g. `PatchSpectrum.components`; E if None.
+          components: orthonormal directions as columns, (d, p), e.g.
+            `PatchSpectrum.components`; E if None.
 
         Returns:
           sqrt(E[e^2]), t.shape + (p,), in units of the filters.
 
         Raises:
-          ValueError: `targets` is neither word, a shape is wrong, init_std or t is negative.
+          ValueError: `targets` is neither word, a shape is wrong, init_std or t is
+            negative.
         """
         self._check_law(t, init_std, targets, components)
-        return _expected_profile(self, self._as_float(t), init_std, components, targets == "shuffled", change)
+        return _expected_profile(
+            self, self._as_float(t), init_std, components, targets == "shuffled", change
+        )
 
     def profile_quantiles(
         self,
@@ -157,11 +188,13 @@ class LinearDynamics:
         change: bool = False,
         components: Any = None,
     ) -> jax.Array:
-        r"""Quantiles of each component of the energy profile over random initialisation and targets.
+        r"""Quantiles of each component of the energy profile over random initialisation
+        and targets.
 
-        :math:`K e_i^2` is a sum of independent (noncentral) chi-square variables with known weights;
-        its distribution function is inverted numerically (`quadratic_form_quantile`). Exact for Gaussian
-        targets; for others a central limit theorem, poor for rare classes. Ours (docs/derivations.md, section 4).
+        :math:`K e_i^2` is a sum of independent (noncentral) chi-square variables with
+        known weights; its distribution function is inverted numerically
+        (`quadratic_form_quantile`). Exact for Gaussian targets; for others a central
+        limit theorem, poor for rare classes. Ours (docs/derivations.md, section 4).
 
         Args:
           q: probabilities in (0, 1), any shape.
@@ -175,10 +208,19 @@ class LinearDynamics:
         """
         self._check_law(t, init_std, targets, components)
         check_probabilities("q", q)
-        return _profile_quantiles(self, q, self._as_float(t), init_std, components, targets == "shuffled", change)
+        return _profile_quantiles(
+            self,
+            q,
+            self._as_float(t),
+            init_std,
+            components,
+            targets == "shuffled",
+            change,
+        )
 
     def _as_float(self, t: Any) -> Any:
-        """Concrete steps in the dtype of the dynamics: int32, JAX's integer without float64, ends at 2e9."""
+        """Concrete steps in the dtype of the dynamics: int32, JAX's integer without
+        float64, ends at 2e9."""
         values = concrete(t)
         return t if values is None else values.astype(self.learning_rate.dtype)
 
@@ -188,31 +230,43 @@ class LinearDynamics:
             raise ValueError(f"targets must be 'drawn' or 'shuffled', got {targets!r}.")
         check_positive("init_std", init_std, or_zero=True)
         d = self.components.shape[0]
-        if components is not None and (np.ndim(components) != 2 or np.shape(components)[0] != d):
-            raise ValueError(f"components must have shape (d, p) with d = {d}, got {np.shape(components)}.")
+        if components is not None and (
+            np.ndim(components) != 2 or np.shape(components)[0] != d
+        ):
+            raise ValueError(
+                f"components must have shape (d, p) with d = {d}, got"
+                f" {np.shape(components)}."
+            )
 
 
 @float64_outside_traces
-def gradient_descent(moments: MeanPatchMoments, head: Any, learning_rate: Any) -> LinearDynamics:
-    """Closed form of full-batch gradient descent on the "mse" loss of a linear CNN: decompose once, query at any t.
+def gradient_descent(
+    moments: MeanPatchMoments, head: Any, learning_rate: Any
+) -> LinearDynamics:
+    """Closed form of full-batch gradient descent on the "mse" loss of a linear CNN:
+    decompose once, query at any t.
 
-    Ours (docs/derivations.md, section 3). The network is conv (no bias), global average pool and a fixed
-    head; the loss is the mean over images of the squared error summed over outputs.
+    Ours (docs/derivations.md, section 3). The network is conv (no bias), global average
+    pool and a fixed head; the loss is the mean over images of the squared error summed
+    over outputs.
 
     Args:
       moments: of the training images and targets.
-      head: a, (K,) or (K, M), of any rank; its number of outputs must be that of the targets.
+      head: a, (K,) or (K, M), of any rank; its number of outputs must be that of the
+        targets.
       learning_rate: eta > 0, as `optax.sgd` means it; scalar.
 
     Returns:
-      the dynamics. Curvatures below rounding (d * eps * the largest) are taken as zero. Outside a JAX transformation
-      the decomposition is in float64 whatever JAX's flag; inside, in the dtype of the moments, and values are not
-      checked. In float32 a curvature below about 3e-6 of the largest counts as zero: its mode grows by its drive
-      for ever, which is right while learning_rate * curvature * t is small.
+      the dynamics. Curvatures below rounding (d * eps * the largest) are taken as zero.
+      Outside a JAX transformation the decomposition is in float64 whatever JAX's flag;
+      inside, in the dtype of the moments, and values are not checked. In float32 a
+      curvature below about 3e-6 of the largest counts as zero: its mode grows by its
+      drive for ever, which is right while learning_rate * curvature * t is small.
 
     Raises:
-      TypeError: other moments. ValueError: a head of zeros, outputs that do not match, or a step size that is not
-        positive or at or beyond the border of stability; the message names the largest stable one.
+      TypeError: other moments. ValueError: a head of zeros, outputs that do not match,
+        or a step size that is not positive or at or beyond the border of stability; the
+        message names the largest stable one.
     """
     check_kind("moments", moments, MeanPatchMoments, "mean_patch_moments")
     check_head(head)
@@ -220,15 +274,22 @@ def gradient_descent(moments: MeanPatchMoments, head: Any, learning_rate: Any) -
     outputs = 1 if moments.cross.ndim == 1 else moments.cross.shape[1]
     head_outputs = 1 if np.ndim(head) == 1 else np.shape(head)[1]
     if head_outputs != outputs:
-        raise ValueError(f"head of shape {np.shape(head)} has {head_outputs} outputs, but the targets have {outputs}.")
+        raise ValueError(
+            f"head of shape {np.shape(head)} has {head_outputs} outputs, but the"
+            f" targets have {outputs}."
+        )
     dynamics = _decompose(moments, head, learning_rate)
-    curvature = GRADIENT_FACTOR * dynamics.mean_patch_variance[:1] * dynamics.head_variance[:1]
+    curvature = (
+        GRADIENT_FACTOR * dynamics.mean_patch_variance[:1] * dynamics.head_variance[:1]
+    )
     check_stable("learning_rate", learning_rate, curvature)
     return dynamics
 
 
 @jax.jit
-def _decompose(moments: MeanPatchMoments, head: Any, learning_rate: Any) -> LinearDynamics:
+def _decompose(
+    moments: MeanPatchMoments, head: Any, learning_rate: Any
+) -> LinearDynamics:
     second, cross, mean, target_mean, covariance, a, eta = as_floats(
         moments.second,
         moments.cross,
@@ -246,11 +307,14 @@ def _decompose(moments: MeanPatchMoments, head: Any, learning_rate: Any) -> Line
     target_mean = matmul(q.T, target_mean.reshape(outputs))
     covariance = einsum("mi,mn,nj->ij", q, covariance.reshape(outputs, outputs), q)
     drive = einsum("di,dm,mj->ij", e, cross.reshape(-1, outputs), q)
-    # By Cauchy and Schwarz |drive_ij|^2 <= alpha_i E[y_j^2]. Where alpha_i is zero the drive is rounding, of E or of
-    # the sum over images in B; it must not accumulate over the steps.
+    # By Cauchy and Schwarz |drive_ij|^2 <= alpha_i E[y_j^2]. Where alpha_i is zero the
+    # drive is rounding, of E or of the sum over images in B; it must not accumulate
+    # over the steps.
     of_axes = alpha.shape[0] * jnp.linalg.norm(drive, axis=0, keepdims=True)
     of_sums = jnp.sqrt(alpha[0] * (jnp.diag(covariance) + target_mean**2))[None]
-    noise = (alpha[:, None] == 0) & (jnp.abs(drive) <= 4 * jnp.finfo(drive.dtype).eps * (of_axes + of_sums))
+    noise = (alpha[:, None] == 0) & (
+        jnp.abs(drive) <= 4 * jnp.finfo(drive.dtype).eps * (of_axes + of_sums)
+    )
     return LinearDynamics(
         learning_rate=eta,
         head=a,
@@ -267,16 +331,24 @@ def _decompose(moments: MeanPatchMoments, head: Any, learning_rate: Any) -> Line
     )
 
 
-def _rates(learning_rate: jax.Array, mean_patch_variance: jax.Array, head_variance: jax.Array) -> jax.Array:
+def _rates(
+    learning_rate: jax.Array, mean_patch_variance: jax.Array, head_variance: jax.Array
+) -> jax.Array:
     """x_ij = 2 eta alpha_i h_j, (d, M)."""
-    return GRADIENT_FACTOR * learning_rate * mean_patch_variance[:, None] * head_variance[None]
+    return (
+        GRADIENT_FACTOR
+        * learning_rate
+        * mean_patch_variance[:, None]
+        * head_variance[None]
+    )
 
 
 def _mode_sums(x: jax.Array, t: jax.Array) -> jax.Array:
     """phi_t(x_ij), t.shape + (d, M).
 
-    A mode without curvature has phi_t(0) = t. That matters in float32, where small curvatures drown in rounding
-    before their drive does. At t = infinity it has 0 instead, since its limit cannot be told.
+    A mode without curvature has phi_t(0) = t. That matters in float32, where small
+    curvatures drown in rounding before their drive does. At t = infinity it has 0
+    instead, since its limit cannot be told.
     """
     t = t[..., None, None]
     return geometric_sum(x, jnp.where(x == 0, jnp.where(jnp.isinf(t), 0, t), t))
@@ -297,23 +369,33 @@ def _kernel(dynamics: LinearDynamics, t: Any, initial_kernel: Any) -> jax.Array:
         dynamics.drive,
     )
     w = kernel.reshape(-1, e.shape[0], a.shape[0])  # every batch axis in one
-    aq = jnp.where(h[None] > 0, matmul(a, q), 0)  # no rounding from outputs that the head does not read
+    # No rounding from outputs that the head does not read.
+    aq = jnp.where(h[None] > 0, matmul(a, q), 0)
     residual = drive[None] - einsum("i,di,bdk,kj->bij", alpha, e, w, aq)
     sums = _mode_sums(_rates(eta, alpha, h), t.reshape(-1))
-    change = GRADIENT_FACTOR * eta * einsum("di,tij,bij,kj->tbdk", e, sums, residual, aq)
+    change = (
+        GRADIENT_FACTOR * eta * einsum("di,tij,bij,kj->tbdk", e, sums, residual, aq)
+    )
     change = change.reshape(*t.shape, *kernel.shape)
     return jnp.broadcast_to(kernel, change.shape) + change
 
 
 @jax.jit
 def _gaussian_law(
-    dynamics: LinearDynamics, t: jax.Array, init_std: jax.Array, components: Any, shuffled: Any, change: Any
+    dynamics: LinearDynamics,
+    t: jax.Array,
+    init_std: jax.Array,
+    components: Any,
+    shuffled: Any,
+    change: Any,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """K e_u^2 as sigma^2 chi2 with some degrees of freedom plus |z|^2, z Gaussian (docs/derivations.md, section 4).
+    """K e_u^2 as sigma^2 chi2 with some degrees of freedom plus |z|^2, z Gaussian
+    (docs/derivations.md, section 4).
 
     Returns:
-      sigma^2 (); degrees of freedom (), the filter directions that the head does not read, 0 for the change;
-      mean of z, t.shape + (p, M); covariance of z, t.shape + (p, M, M).
+      sigma^2 (); degrees of freedom (), the filter directions that the head does not
+      read, 0 for the change; mean of z, t.shape + (p, M); covariance of z, t.shape +
+      (p, M, M).
     """
     sigma, t, eta, alpha, e, h, m, q_mean, q_covariance = as_floats(
         init_std,
@@ -331,8 +413,11 @@ def _gaussian_law(
     read = (h > 0).astype(h.dtype)  # 1 for the filter directions that the head reads
     x = _rates(eta, alpha, h)
     sums = _mode_sums(x, t)
-    # What the initialisation contributes, up to its sign: 1 - (1-x)^t = x phi_t(x) to the change.
-    kept = jnp.where(change, einsum("ij,...ij->...ij", x, sums), decay(x, t[..., None, None]))
+    # What the initialisation contributes, up to its sign: 1 - (1-x)^t = x phi_t(x) to
+    # the change.
+    kept = jnp.where(
+        change, einsum("ij,...ij->...ij", x, sums), decay(x, t[..., None, None])
+    )
     initial = sigma**2 * einsum("ip,...ij,j->...pj", v**2, kept**2, read)
     gain = GRADIENT_FACTOR * eta * square_root(h)
     # The mean of the drive along u; drawn targets have mean 0.
@@ -340,7 +425,9 @@ def _gaussian_law(
     spread = einsum("ip,...ij,...il,i->...pjl", v**2, sums, sums, alpha)
     spread = spread - projected[..., :, None] * projected[..., None, :]
     mean = einsum("j,...pj->...pj", gain * q_mean, projected)
-    driven = einsum("j,l,jl,...pjl->...pjl", gain, gain, q_covariance / dynamics.count, spread)
+    driven = einsum(
+        "j,l,jl,...pjl->...pjl", gain, gain, q_covariance / dynamics.count, spread
+    )
     j = jnp.arange(h.shape[0])
     covariance = driven.at[..., j, j].add(initial)
     freedom = jnp.where(change, 0, dynamics.head.shape[0] - read.sum())
@@ -350,11 +437,22 @@ def _gaussian_law(
 @float64_outside_traces
 @jax.jit
 def _expected_profile(
-    dynamics: LinearDynamics, t: Any, init_std: Any, components: Any, shuffled: Any, change: Any
+    dynamics: LinearDynamics,
+    t: Any,
+    init_std: Any,
+    components: Any,
+    shuffled: Any,
+    change: Any,
 ) -> jax.Array:
     t, init_std, _ = as_floats(t, init_std, dynamics.learning_rate)
-    variance, freedom, mean, covariance = _gaussian_law(dynamics, t, init_std, components, shuffled, change)
-    energy = variance * freedom + jnp.trace(covariance, axis1=-2, axis2=-1) + jnp.sum(mean**2, axis=-1)
+    variance, freedom, mean, covariance = _gaussian_law(
+        dynamics, t, init_std, components, shuffled, change
+    )
+    energy = (
+        variance * freedom
+        + jnp.trace(covariance, axis1=-2, axis2=-1)
+        + jnp.sum(mean**2, axis=-1)
+    )
     return square_root(energy / dynamics.head.shape[0])
 
 
@@ -370,14 +468,18 @@ def _profile_quantiles(
     change: Any,
 ) -> jax.Array:
     q, t, init_std, _ = as_floats(q, t, init_std, dynamics.learning_rate)
-    variance, freedom, mean, covariance = _gaussian_law(dynamics, t, init_std, components, shuffled, change)
+    variance, freedom, mean, covariance = _gaussian_law(
+        dynamics, t, init_std, components, shuffled, change
+    )
     weights, axes = jnp.linalg.eigh(covariance)
     means = einsum("...jl,...j->...l", axes, mean)
     # The first term stands for the filter directions that the head does not read.
     unread = jnp.ones((*weights.shape[:-1], 1), weights.dtype)
     energy = quadratic_form_quantile(
         q.reshape(*q.shape, *(1,) * (weights.ndim - 1)),
-        variances=jnp.concatenate([variance * unread, jnp.maximum(weights, 0)], axis=-1),
+        variances=jnp.concatenate(
+            [variance * unread, jnp.maximum(weights, 0)], axis=-1
+        ),
         means=jnp.concatenate([0 * unread, means], axis=-1),
         degrees=jnp.concatenate([freedom * unread, jnp.ones_like(weights)], axis=-1),
     )

@@ -1,4 +1,5 @@
-"""The formula of Theorem 4.2 fitted to an energy profile: the time at which they agree best."""
+"""The formula of Theorem 4.2 fitted to an energy profile: the time at which they agree
+best."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,18 +10,33 @@ import numpy as np
 from jax import lax
 from scipy import special
 
-from theory._checks import check_finite, check_positive, check_probabilities, check_variance
-from theory._precision import as_floats, as_results, concrete, is_traced, matmul, namespace
+from theory._checks import (
+    check_finite,
+    check_positive,
+    check_probabilities,
+    check_variance,
+)
+from theory._precision import (
+    as_floats,
+    as_results,
+    concrete,
+    is_traced,
+    matmul,
+    namespace,
+)
 
-# Half as many times still found every maximum that a grid of 150,000 has, to rounding, for profiles with several equal
-# maxima and for variances that differ by one part in a thousand or by twelve orders of magnitude.
+# Half as many times still found every maximum that a grid of 150,000 has, to rounding,
+# for profiles with several equal maxima and for variances that differ by one part in a
+# thousand or by twelve orders of magnitude.
 _TIMES = 256  # at which the criterion is looked at
 _PASSES = 3  # that move these times to where the formula's shape changes
 _MAXIMA = 4  # local ones that are refined
 _REFINEMENTS = 8
 Criterion = Literal["correlation", "likelihood"]
 _SERIES = 0.05  # up to here the series of `_growth` is exact to rounding
-_DIFFERENT = 1e-6  # relative; of variances that differ by less, rounding decides where the formula is nearly constant
+# Relative; of variances that differ by less, rounding decides where the formula is
+# nearly constant.
+_DIFFERENT = 1e-6
 
 
 @jax.tree_util.register_dataclass
@@ -28,18 +44,20 @@ _DIFFERENT = 1e-6  # relative; of variances that differ by less, rounding decide
 class ProfileFit:
     """The formula at the time at which it fits an energy profile best.
 
-    A young network's profile is just lambda_i, so that a good fit means little unless it is clearly better than what
-    the two ends of time reach without anything fitted.
+    A young network's profile is just lambda_i, so that a good fit means little unless
+    it is clearly better than what the two ends of time reach without anything fitted.
 
     Attributes:
-      correlation: Pearson correlation of the profile and the formula at that time, (...): the largest of all times, if
-        that is the criterion.
-      time: learning rate times iterations, in units of 1 / variance, (...); 0 or infinity where an end fits best.
-      profile: the formula at that time, (..., d), times the number that brings it closest to the data: in the least
-        squares sense, or that of the largest likelihood (no offset, so that its zeros and ratios stay those of the
-        formula).
+      correlation: Pearson correlation of the profile and the formula at that time,
+        (...): the largest of all times, if that is the criterion.
+      time: learning rate times iterations, in units of 1 / variance, (...); 0 or
+        infinity where an end fits best.
+      profile: the formula at that time, (..., d), times the number that brings it
+        closest to the data: in the least squares sense, or that of the largest
+        likelihood (no offset, so that its zeros and ratios stay those of the formula).
       correlation_at_zero: what the formula's limit at time 0 reaches, (...): lambda_i.
-      correlation_at_infinity: what its limit at infinite time reaches, (...): 1 / lambda_i, whitening.
+      correlation_at_infinity: what its limit at infinite time reaches, (...): 1 /
+        lambda_i, whitening.
     """
 
     correlation: jax.Array
@@ -50,110 +68,150 @@ class ProfileFit:
 
 
 def fit_profile(
-    profile: Any, variance: Any, *, learning_rate: Any = None, criterion: Criterion = "correlation"
+    profile: Any,
+    variance: Any,
+    *,
+    learning_rate: Any = None,
+    criterion: Criterion = "correlation",
 ) -> ProfileFit:
     r"""The time at which the formula of Theorem 4.2 agrees best with an energy profile.
 
-    .. math:: e_i(\tau) \propto \frac{1 - e^{-\tau \lambda_i^2}}{\lambda_i}, \qquad \tau = \eta' t
+    .. math::
 
-    This is the limit of small rates; with a learning rate it is :math:`|1 - (1 - \eta' \lambda_i^2)^t| / \lambda_i`
-    at real t. Ours (docs/derivations.md, section 11): the global maximum of the criterion over all times from 0
-    to infinity, both limits included. Times are placed where the formula's shape changes, and each of the best local
-    maxima is then refined to rounding.
+       e_i(\tau) \propto \frac{1 - e^{-\tau \lambda_i^2}}{\lambda_i}, \qquad \tau
+         = \eta' t
 
-    The correlation is the paper's criterion: it says how alike two curves look, is governed by the components with
-    the most energy, and often changes little over a factor of two in time. For the time itself take the likelihood,
-    under which every component counts for as much as it tells: its errors are those of Cramer and Rao's bound, with
-    0.35 to 0.65 times the variance (normal coefficients, 10 or more independent filters or outputs).
+    This is the limit of small rates; with a learning rate it is :math:`|1 - (1 - \eta'
+    \lambda_i^2)^t| / \lambda_i` at real t. Ours (docs/derivations.md, section 11): the
+    global maximum of the criterion over all times from 0 to infinity, both limits
+    included. Times are placed where the formula's shape changes, and each of the best
+    local maxima is then refined to rounding.
+
+    The correlation is the paper's criterion: it says how alike two curves look, is
+    governed by the components with the most energy, and often changes little over a
+    factor of two in time. For the time itself take the likelihood, under which every
+    component counts for as much as it tells: its errors are those of Cramer and Rao's
+    bound, with 0.35 to 0.65 times the variance (normal coefficients, 10 or more
+    independent filters or outputs).
 
     Args:
-      profile: e, (..., d), not negative, e.g. of `energy_profile`; leading axes are fitted one by one.
-      variance: lambda_i^2, (d,), in the order of the profile (any), e.g. `PatchSpectrum.variance`. Where it is 0 so is
-        the formula, as in `iteration_profile`; the profile there counts for the correlation. For the likelihood set
-        variances of the size of rounding errors to 0: it takes each component as seriously.
-      learning_rate: eta', scalar, with eta' lambda_i^2 < 1, in units of 1 / variance. By default the limit of small
-        rates, which a rate with eta' lambda_i^2 << 1 does not differ from. The limit at time 0 is then
-        -log(1 - eta' lambda_i^2) / lambda_i, the formula continued to less than one iteration.
-      criterion: "correlation" (Pearson), as in the paper; or "likelihood" of the profile if the filters' coefficients
-        on component i are normal with mean 0 and the formula's root mean square, as in Theorem 4.2 over random
-        targets, and independent of those on other components. It leaves out the components of variance 0.
+      profile: e, (..., d), not negative, e.g. of `energy_profile`; leading axes are
+        fitted one by one.
+      variance: lambda_i^2, (d,), in the order of the profile (any), e.g.
+        `PatchSpectrum.variance`. Where it is 0 so is the formula, as in
+        `iteration_profile`; the profile there counts for the correlation. For the
+        likelihood set variances of the size of rounding errors to 0: it takes each
+        component as seriously.
+      learning_rate: eta', scalar, with eta' lambda_i^2 < 1, in units of 1 / variance.
+        By default the limit of small rates, which a rate with eta' lambda_i^2 << 1 does
+        not differ from. The limit at time 0 is then -log(1 - eta' lambda_i^2) /
+        lambda_i, the formula continued to less than one iteration.
+      criterion: "correlation" (Pearson), as in the paper; or "likelihood" of the
+        profile if the filters' coefficients on component i are normal with mean 0 and
+        the formula's root mean square, as in Theorem 4.2 over random targets, and
+        independent of those on other components. It leaves out the components of
+        variance 0.
 
     Returns:
-      the fit. Float64 whatever JAX's flag; under tracing in the dtype of the arguments. The time has a relative error
-      of machine epsilon over the relative change of the formula's shape with log time, hence loses digits towards
-      both ends.
+      the fit. Float64 whatever JAX's flag; under tracing in the dtype of the arguments.
+      The time has a relative error of machine epsilon over the relative change of the
+      formula's shape with log time, hence loses digits towards both ends.
 
     Raises:
-      ValueError: a profile of the wrong length, negative, constant or not finite; a variance that is negative, or of
-        fewer than three values that differ, where the correlation says nothing of the time; a learning rate that is not
-        positive or too large; for the likelihood, no energy where the variance is not 0; an unknown criterion. The
-        values are not checked under tracing, where an undefined correlation and its time are NaN.
+      ValueError: a profile of the wrong length, negative, constant or not finite; a
+        variance that is negative, or of fewer than three values that differ, where the
+        correlation says nothing of the time; a learning rate that is not positive or
+        too large; for the likelihood, no energy where the variance is not 0; an unknown
+        criterion. The values are not checked under tracing, where an undefined
+        correlation and its time are NaN.
     """
     if criterion not in get_args(Criterion):
-        raise ValueError(f"criterion must be one of {get_args(Criterion)}, got {criterion!r}.")
+        raise ValueError(
+            f"criterion must be one of {get_args(Criterion)}, got {criterion!r}."
+        )
     _check(profile, variance, learning_rate, criterion)
-    given = (profile, variance) if learning_rate is None else (profile, variance, learning_rate)
+    given = (
+        (profile, variance)
+        if learning_rate is None
+        else (profile, variance, learning_rate)
+    )
     if is_traced(given):
         return _fit(criterion, *as_floats(*given))
-    return as_results(_fit(criterion, *(np.asarray(value, np.float64) for value in given)))
+    return as_results(
+        _fit(criterion, *(np.asarray(value, np.float64) for value in given))
+    )
 
 
 def time_interval(times: Any, confidence: float = 0.95) -> tuple[jax.Array, jax.Array]:
     r"""Confidence interval for the time, from the fits of several seeds.
 
-    .. math:: \exp\left( \overline{\log \tau} \pm t_{n-1} \, s(\log \tau) / \sqrt n \right)
+    .. math::
 
-    Ours: Student's interval for the mean of log time, hence for the geometric mean (and, if log times scatter
-    symmetrically, the median) of the times.
+       \exp\left( \overline{\log \tau} \pm t_{n-1} \, s(\log \tau) / \sqrt n \right)
+
+    Ours: Student's interval for the mean of log time, hence for the geometric mean
+    (and, if log times scatter symmetrically, the median) of the times.
 
     Args:
       times: `ProfileFit.time` of n >= 2 seeds, (..., n), from 0 to infinity.
-      confidence: the probability that the interval holds the true value, between 0 and 1.
+      confidence: the probability that the interval holds the true value, between 0 and
+        1.
 
     Returns:
-      low, high: (...), in units of the times. One time of 0 or infinity leaves the mean of log time unknown, and
-      the interval is then (0, infinity).
+      low, high: (...), in units of the times. One time of 0 or infinity leaves the mean
+      of log time unknown, and the interval is then (0, infinity).
 
     Raises:
-      ValueError: fewer than two seeds, a time that is negative or NaN, a confidence that is not between 0 and 1.
+      ValueError: fewer than two seeds, a time that is negative or NaN, a confidence
+        that is not between 0 and 1.
     """
     check_probabilities("confidence", confidence)
     shape = np.shape(times)
     if not shape or shape[-1] < 2:
-        raise ValueError(f"times must have shape (..., n) with n >= 2 seeds, got {shape}; fit more seeds.")
+        raise ValueError(
+            f"times must have shape (..., n) with n >= 2 seeds, got {shape}; fit more"
+            " seeds."
+        )
     values = concrete(times)
     if values is not None and not (values >= 0).all():
-        raise ValueError(f"times must be >= 0 (infinity allowed), got {values.min()}; leave out what has no fit.")
+        raise ValueError(
+            f"times must be >= 0 (infinity allowed), got {values.min()}; leave out what"
+            " has no fit."
+        )
     if is_traced(times):
         return _time_interval(as_floats(times)[0], confidence)
     return as_results(_time_interval(np.asarray(times, np.float64), confidence))
 
 
-def _check(profile: Any, variance: Any, learning_rate: Any, criterion: Criterion) -> None:
+def _check(
+    profile: Any, variance: Any, learning_rate: Any, criterion: Criterion
+) -> None:
     check_variance(variance, one_axis=True)
     d = np.shape(variance)[0]
     if np.ndim(profile) == 0 or np.shape(profile)[-1] != d:
         raise ValueError(
-            f"profile must end in an axis of d = {d} components as variance has, got shape {np.shape(profile)}; "
-            "project on all the components of the same spectrum."
+            f"profile must end in an axis of d = {d} components as variance has, got"
+            f" shape {np.shape(profile)}; project on all the components of the same"
+            " spectrum."
         )
     known = concrete(variance)
     if known is not None:
         ascending = np.sort(np.asarray(known, np.float64))
         if (np.diff(ascending) > _DIFFERENT * ascending[1:]).sum() < 2:
             raise ValueError(
-                f"variance must hold at least 3 values that differ by more than {_DIFFERENT:g} of themselves, got "
-                f"{ascending[0]} to {ascending[-1]} in {d} components; with fewer the formula correlates equally at "
-                "all times, so take a spectrum of more components."
+                "variance must hold at least 3 values that differ by more than"
+                f" {_DIFFERENT:g} of themselves, got {ascending[0]} to {ascending[-1]}"
+                f" in {d} components; with fewer the formula correlates equally at all"
+                " times, so take a spectrum of more components."
             )
     if learning_rate is not None:
         check_positive("learning_rate", learning_rate)
         rate = concrete(learning_rate)
         if rate is not None and known is not None and not rate * known.max() < 1:
             raise ValueError(
-                f"learning_rate = {rate} times the largest variance {known.max()} must be below 1, where every "
-                f"component decays without oscillating: give less than {1 / known.max()}, or none for the limit of "
-                "small rates."
+                f"learning_rate = {rate} times the largest variance {known.max()} must"
+                " be below 1, where every component decays without oscillating: give"
+                f" less than {1 / known.max()}, or none for the limit of small rates."
             )
     check_finite("profile", profile)
     values = concrete(profile)
@@ -161,36 +219,46 @@ def _check(profile: Any, variance: Any, learning_rate: Any, criterion: Criterion
         return
     if (values < 0).any():
         raise ValueError(
-            f"profile must be >= 0, smallest entry {values.min()}; give root mean squares, as of energy_profile."
+            f"profile must be >= 0, smallest entry {values.min()}; give root mean"
+            " squares, as of energy_profile."
         )
     values = np.asarray(values, np.float64)
     flat = np.ptp(values, axis=-1) <= d * np.finfo(np.float64).eps * values.max(axis=-1)
     if flat.any():
         raise ValueError(
-            f"profile is constant ({values[flat][0, 0]}) in {flat.sum()} of {flat.size} cases, where correlation is "
-            "undefined; leave these out, or look whether the filters have moved."
+            f"profile is constant ({values[flat][0, 0]}) in {flat.sum()} of {flat.size}"
+            " cases, where correlation is undefined; leave these out, or look whether"
+            " the filters have moved."
         )
     if criterion == "likelihood" and known is not None:
         unseen = (values * (np.asarray(known) > 0) == 0).all(axis=-1)
         if unseen.any():
             raise ValueError(
-                f"profile is 0 on all components whose variance is not 0 in {unseen.sum()} of {unseen.size} cases, so "
-                'that its time has no likelihood; leave these out, or take criterion="correlation".'
+                "profile is 0 on all components whose variance is not 0 in"
+                f" {unseen.sum()} of {unseen.size} cases, so that its time has no"
+                ' likelihood; leave these out, or take criterion="correlation".'
             )
 
 
-def _fit(criterion: Criterion, profile: Any, variance: Any, learning_rate: Any = None) -> ProfileFit:
-    """Time is in units of 1 / (the largest variance) within, and searched on a logarithmic scale."""
+def _fit(
+    criterion: Criterion, profile: Any, variance: Any, learning_rate: Any = None
+) -> ProfileFit:
+    """Time is in units of 1 / (the largest variance) within, and searched on a
+    logarithmic scale."""
     xp = namespace(profile, variance)
     largest = variance.max()
     variance = variance / largest
     seen = variance > 0
     limit = xp.where(seen, 1 / xp.sqrt(xp.where(seen, variance, 1)), 0)
     rates = variance
-    if learning_rate is not None:  # (1 - x)^t = exp(t log(1 - x)): the same formula with other rates
+    # (1 - x)^t = exp(t log(1 - x)): the same formula with other rates.
+    if learning_rate is not None:
         step = learning_rate * largest
         rates = -xp.log1p(-step * variance) / step
-    objective, data = _OBJECTIVES[criterion], profile / profile.max(axis=-1, keepdims=True)
+    objective, data = (
+        _OBJECTIVES[criterion],
+        profile / profile.max(axis=-1, keepdims=True),
+    )
     standardized, _ = _standardized(data)
     compared = standardized if criterion == "correlation" else data**2
 
@@ -203,23 +271,41 @@ def _fit(criterion: Criterion, profile: Any, variance: Any, learning_rate: Any =
         """Of the objective with respect to log time, (..., candidates)."""
         return objective(compared, *parts(log_time), _of_candidates)[1]
 
-    log_times = _search_times(lambda times: _formula(*parts(times)), *_log_time_range(rates, seen))
-    found = _maxima(derivative, log_times, *objective(compared, *parts(log_times), _of_all))
+    log_times = _search_times(
+        lambda times: _formula(*parts(times)), *_log_time_range(rates, seen)
+    )
+    found = _maxima(
+        derivative, log_times, *objective(compared, *parts(log_times), _of_all)
+    )
 
     ends = xp.stack([rates * limit, limit])
     ends = xp.broadcast_to(ends, (*found.shape[:-1], *ends.shape))
     candidates = xp.concatenate([ends, _formula(*parts(found))], axis=-2)
     times = xp.concatenate(
-        [xp.zeros_like(found[..., :1]), xp.full_like(found[..., :1], np.inf), xp.exp(found)], axis=-1
+        [
+            xp.zeros_like(found[..., :1]),
+            xp.full_like(found[..., :1], np.inf),
+            xp.exp(found),
+        ],
+        axis=-1,
     )
-    # 1 - correlation as a sum of squares keeps its digits where the correlation is nearly 1.
-    distance = ((_standardized(candidates)[0] - standardized[..., None, :]) ** 2).sum(axis=-1)
+    # 1 - correlation as a sum of squares keeps its digits where the correlation is
+    # nearly 1.
+    distance = ((_standardized(candidates)[0] - standardized[..., None, :]) ** 2).sum(
+        axis=-1
+    )
     correlation = xp.maximum(1 - distance / 2, -1)
-    misfit = distance if criterion == "correlation" else _of_candidates(compared, _weights(candidates)[1])
+    misfit = (
+        distance
+        if criterion == "correlation"
+        else _of_candidates(compared, _weights(candidates)[1])
+    )
     best = misfit.argmin(axis=-1)[..., None]
     fitted = xp.take_along_axis(candidates, best[..., None], axis=-2)[..., 0, :]
     if criterion == "correlation":
-        scale = (fitted * profile).sum(axis=-1, keepdims=True) / (fitted**2).sum(axis=-1, keepdims=True)
+        scale = (fitted * profile).sum(axis=-1, keepdims=True) / (fitted**2).sum(
+            axis=-1, keepdims=True
+        )
     else:
         ratio = xp.where(seen, data / xp.where(seen, fitted, 1), 0)
         mean = (ratio**2).sum(axis=-1, keepdims=True) / seen.sum().astype(data.dtype)
@@ -227,7 +313,8 @@ def _fit(criterion: Criterion, profile: Any, variance: Any, learning_rate: Any =
     best_correlation = xp.take_along_axis(correlation, best, axis=-1)[..., 0]
     undefined = xp.isnan(best_correlation)
     if criterion == "likelihood":
-        undefined = undefined | (misfit == 0).all(axis=-1)  # no energy where the formula has any
+        # No energy where the formula has any.
+        undefined = undefined | (misfit == 0).all(axis=-1)
     time = xp.take_along_axis(times, best, axis=-1)[..., 0] / largest
     return ProfileFit(
         correlation=best_correlation,
@@ -239,12 +326,14 @@ def _fit(criterion: Criterion, profile: Any, variance: Any, learning_rate: Any =
 
 
 def _of_all(data: Any, values: Any) -> Any:
-    """Every profile's product with the values at every time: (..., d), (times, d) -> (..., times)."""
+    """Every profile's product with the values at every time: (..., d), (times, d) ->
+    (..., times)."""
     return matmul(data, values.T)
 
 
 def _of_candidates(data: Any, values: Any) -> Any:
-    """Every profile's product with the values at times of its own: (..., d), (..., times, d) -> (..., times)."""
+    """Every profile's product with the values at times of its own: (..., d), (...,
+    times, d) -> (..., times)."""
     return (data[..., None, :] * values).sum(axis=-1)
 
 
@@ -252,7 +341,9 @@ def _formula(limit: Any, x: Any) -> Any:
     return limit * -namespace(x).expm1(-x)
 
 
-def _correlation(data: Any, limit: Any, x: Any, product: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
+def _correlation(
+    data: Any, limit: Any, x: Any, product: Callable[[Any, Any], Any]
+) -> tuple[Any, Any]:
     """Pearson correlation, and its derivative with respect to log time.
 
     Args:
@@ -262,13 +353,18 @@ def _correlation(data: Any, limit: Any, x: Any, product: Callable[[Any, Any], An
     """
     shape, size = _standardized(_formula(limit, x))
     slope = _centered(limit * x * namespace(x).exp(-x)) / size
-    for _ in range(2):  # towards both ends it is nearly parallel to the shape, so that once leaves rounding errors
+    # Towards both ends it is nearly parallel to the shape, so that once leaves rounding
+    # errors.
+    for _ in range(2):
         slope = slope - (slope * shape).sum(axis=-1, keepdims=True) * shape
     return product(data, shape), product(data, slope)
 
 
-def _likelihood(squares: Any, limit: Any, x: Any, product: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
-    """Log-likelihood at the best scale, per coefficient and up to a constant; of the profile's squares, up to a factor.
+def _likelihood(
+    squares: Any, limit: Any, x: Any, product: Callable[[Any, Any], Any]
+) -> tuple[Any, Any]:
+    """Log-likelihood at the best scale, per coefficient and up to a constant; of the
+    profile's squares, up to a factor.
 
     The rest is as of `_correlation`.
     """
@@ -276,26 +372,43 @@ def _likelihood(squares: Any, limit: Any, x: Any, product: Callable[[Any, Any], 
     growth = _growth(x)
     growth = growth - (share * growth).sum(axis=-1, keepdims=True)
     misfit = product(squares, precision)
-    return -namespace(misfit).log(misfit) / 2, product(squares, precision * growth) / misfit
+    return (
+        -namespace(misfit).log(misfit) / 2,
+        product(squares, precision * growth) / misfit,
+    )
 
 
 def _weights(formula: Any) -> tuple[Any, Any]:
-    """Of the components, whose formula is 0 left out, in means over them; and these over the square of the formula
-    divided by its geometric mean."""
+    """Of the components, whose formula is 0 left out, in means over them; and these
+    over the square of the formula divided by its geometric mean."""
     xp, seen = namespace(formula), formula > 0
-    share = seen.astype(formula.dtype) / seen.sum(axis=-1, keepdims=True).astype(formula.dtype)
+    share = seen.astype(formula.dtype) / seen.sum(axis=-1, keepdims=True).astype(
+        formula.dtype
+    )
     formula = xp.where(seen, formula, 1)
-    return share, share * (xp.exp((share * xp.log(formula)).sum(axis=-1, keepdims=True)) / formula) ** 2
+    return (
+        share,
+        share
+        * (xp.exp((share * xp.log(formula)).sum(axis=-1, keepdims=True)) / formula)
+        ** 2,
+    )
 
 
 def _growth(x: Any) -> Any:
-    """The derivative of log(1 - exp(-x)) with respect to log x, x / (exp(x) - 1); minus 1 where all are nearly 1."""
+    """The derivative of log(1 - exp(-x)) with respect to log x, x / (exp(x) - 1); minus
+    1 where all are nearly 1."""
     xp = namespace(x)
     small, large = xp.minimum(x, _SERIES), xp.maximum(x, _SERIES)
-    series = small * (small * (1 / 12 - small**2 * (1 / 720 - small**2 / 30_240)) - 1 / 2)
+    series = small * (
+        small * (1 / 12 - small**2 * (1 / 720 - small**2 / 30_240)) - 1 / 2
+    )
     growth = large * xp.exp(-large) / -xp.expm1(-large)
     early = x.max(axis=-1, keepdims=True) < 1
-    return xp.where(early, xp.where(x > _SERIES, growth - 1, series), xp.where(x > _SERIES, growth, 1 + series))
+    return xp.where(
+        early,
+        xp.where(x > _SERIES, growth - 1, series),
+        xp.where(x > _SERIES, growth, 1 + series),
+    )
 
 
 _OBJECTIVES = {"correlation": _correlation, "likelihood": _likelihood}
@@ -313,7 +426,8 @@ def _standardized(values: Any) -> tuple[Any, Any]:
 
 
 def _log_time_range(rates: Any, seen: Any) -> tuple[Any, Any]:
-    """Where the formula differs from its two limits by sqrt(eps), and correlations at a maximum hence by eps."""
+    """Where the formula differs from its two limits by sqrt(eps), and correlations at a
+    maximum hence by eps."""
     xp = namespace(rates)
     small = np.sqrt(np.finfo(rates.dtype).eps)
     slowest = xp.where(seen, rates, np.inf).min()
@@ -321,10 +435,12 @@ def _log_time_range(rates: Any, seen: Any) -> tuple[Any, Any]:
 
 
 def _search_times(formula: Callable[[Any], Any], first: Any, last: Any) -> Any:
-    """Log times from first to last, half of them evenly spaced and half evenly along the curve of the formula's shape.
+    """Log times from first to last, half of them evenly spaced and half evenly along
+    the curve of the formula's shape.
 
-    No correlation can change faster than the shape does. Between neighbours of an even spacing the shape may turn
-    around (if all variances are nearly equal): each pass moves times to where it does.
+    No correlation can change faster than the shape does. Between neighbours of an even
+    spacing the shape may turn around (if all variances are nearly equal): each pass
+    moves times to where it does.
     """
     xp = namespace(first)
     even = xp.linspace(0, 1, _TIMES, dtype=first.dtype)
@@ -339,8 +455,11 @@ def _search_times(formula: Callable[[Any], Any], first: Any, last: Any) -> Any:
     return _repeated(xp, moved, _PASSES, first + (last - first) * even)
 
 
-def _maxima(derivative: Callable[[Any], Any], log_times: Any, objective: Any, slope: Any) -> Any:
-    """Log times of the largest local maxima of the objective, (..., candidates), by Ridders' method.
+def _maxima(
+    derivative: Callable[[Any], Any], log_times: Any, objective: Any, slope: Any
+) -> Any:
+    """Log times of the largest local maxima of the objective, (..., candidates), by
+    Ridders' method.
 
     Where there are fewer maxima, the others are any times.
 
@@ -351,10 +470,14 @@ def _maxima(derivative: Callable[[Any], Any], log_times: Any, objective: Any, sl
     """
     xp = namespace(log_times, objective)
     maximum_within = (slope[..., :-1] > 0) & (slope[..., 1:] <= 0)
-    height = xp.where(maximum_within, xp.maximum(objective[..., :-1], objective[..., 1:]), -np.inf)
+    height = xp.where(
+        maximum_within, xp.maximum(objective[..., :-1], objective[..., 1:]), -np.inf
+    )
     interval = xp.argpartition(height, -_MAXIMA, axis=-1)[..., -_MAXIMA:]
     low, high = log_times[interval], log_times[interval + 1]
-    at_low, at_high = (xp.take_along_axis(slope, interval + shift, axis=-1) for shift in (0, 1))
+    at_low, at_high = (
+        xp.take_along_axis(slope, interval + shift, axis=-1) for shift in (0, 1)
+    )
 
     def refined(bracket: Any) -> Any:
         low, high, at_low, at_high, _ = bracket
@@ -366,7 +489,10 @@ def _maxima(derivative: Callable[[Any], Any], log_times: Any, objective: Any, sl
         for time, value in ((middle, at_middle), (new, derivative(new))):
             rises = value > 0
             low, high = xp.where(rises, time, low), xp.where(rises, high, time)
-            at_low, at_high = xp.where(rises, value, at_low), xp.where(rises, at_high, value)
+            at_low, at_high = (
+                xp.where(rises, value, at_low),
+                xp.where(rises, at_high, value),
+            )
         return low, high, at_low, at_high, new
 
     return _repeated(xp, refined, _REFINEMENTS, (low, high, at_low, at_high, low))[-1]
@@ -386,6 +512,10 @@ def _time_interval(times: Any, confidence: float) -> tuple[Any, Any]:
     known = ((times > 0) & (times < np.inf)).all(axis=-1)
     logs = xp.log(xp.where(known[..., None], times, 1))
     count = times.shape[-1]
-    half = float(special.stdtrit(count - 1, (1 + confidence) / 2) / np.sqrt(count)) * logs.std(axis=-1, ddof=1)
+    half = float(
+        special.stdtrit(count - 1, (1 + confidence) / 2) / np.sqrt(count)
+    ) * logs.std(axis=-1, ddof=1)
     mean = logs.mean(axis=-1)
-    return xp.where(known, xp.exp(mean - half), 0), xp.where(known, xp.exp(mean + half), np.inf)
+    return xp.where(known, xp.exp(mean - half), 0), xp.where(
+        known, xp.exp(mean + half), np.inf
+    )

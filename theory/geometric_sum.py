@@ -1,4 +1,5 @@
-"""The sum of a geometric series, from which every closed form of the dynamics is built."""
+"""The sum of a geometric series, from which every closed form of the dynamics is
+built."""
 
 from typing import Any
 
@@ -14,16 +15,18 @@ def geometric_sum(rate: Any, iterations: Any) -> jax.Array:
 
     .. math:: \varphi_t(x) = \sum_{s=0}^{t-1} (1 - x)^s = \frac{1 - (1 - x)^t}{x}
 
-    Ours (docs/derivations.md, section 2). It needs no inverse: it is t at x = 0 and 1/x at t = infinity.
-    The relative error is below 1e-12 in float64 and 1e-5 in float32 for 0 <= x < 2. So is that of the derivative
-    with respect to x, which has a rule of its own (-t(t-1)/2 at x = 0), except next to its zeros: for odd t it has
-    one between 1 and 2, where it is small without being relatively exact.
+    Ours (docs/derivations.md, section 2). It needs no inverse: it is t at x = 0 and 1/x
+    at t = infinity. The relative error is below 1e-12 in float64 and 1e-5 in float32
+    for 0 <= x < 2. So is that of the derivative with respect to x, which has a rule of
+    its own (-t(t-1)/2 at x = 0), except next to its zeros: for odd t it has one between
+    1 and 2, where it is small without being relatively exact.
 
     Args:
-      rate: x, any shape; learning rate times curvature, without unit. 0 <= x < 2 is where gradient descent
-        converges; other values are computed, not checked.
-      iterations: t, a number of steps from 0 to infinity, broadcast against `rate`; integers, given
-        as integers or in floating point and then rounded. Not differentiated.
+      rate: x, any shape; learning rate times curvature, without unit. 0 <= x < 2 is
+        where gradient descent converges; other values are computed, not checked.
+      iterations: t, a number of steps from 0 to infinity, broadcast against `rate`;
+        integers, given as integers or in floating point and then rounded. Not
+        differentiated.
 
     Returns:
       phi_t(x) in the broadcast shape. At x = 0 and t = infinity it is infinite.
@@ -36,7 +39,8 @@ def geometric_sum(rate: Any, iterations: Any) -> jax.Array:
 
 
 def decay(rate: Any, iterations: Any) -> jax.Array:
-    r"""What is left of a mode after t gradient steps, :math:`(1 - x)^t`; arguments as `geometric_sum`."""
+    r"""What is left of a mode after t gradient steps, :math:`(1 - x)^t`; arguments as
+    `geometric_sum`."""
     return jax.jit(_decay)(*_broadcast(rate, iterations))
 
 
@@ -55,7 +59,8 @@ def _decay(x: jax.Array, t: jax.Array) -> jax.Array:
 def _decay_jvp(
     primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """The derivative is -t (1-x)^(t-1), also at x = 1, where the logarithm is infinite."""
+    """The derivative is -t (1-x)^(t-1), also at x = 1, where the logarithm is
+    infinite."""
     (x, t), (dx, _) = primals, tangents
     still = (t == 0) | jnp.isinf(t)
     before = _sign(x, ~_odd(t)) * jnp.exp(_log_decay(x, jnp.where(still, 0, t - 1)))
@@ -64,14 +69,18 @@ def _decay_jvp(
 
 def _log_decay(x: jax.Array, t: jax.Array) -> jax.Array:
     """t log|1 - x|, and 0 for t = 0 or x = 0 whatever the other."""
-    # Each branch subtracts numbers within a factor of two of one another, which is exact.
-    log = jnp.where(x < 1, jnp.log1p(-jnp.minimum(x, 1)), jnp.log1p(jnp.maximum(x, 1) - 2))
+    # Each branch subtracts numbers within a factor of two of one another, which is
+    # exact.
+    log = jnp.where(
+        x < 1, jnp.log1p(-jnp.minimum(x, 1)), jnp.log1p(jnp.maximum(x, 1) - 2)
+    )
     idle = (t == 0) | (x == 0)
     return jnp.where(idle, 0, jnp.where(idle, 1, t) * log)
 
 
 def _odd(t: jax.Array) -> jax.Array:
-    """Whether t is odd; every large floating-point number is even, so the parity of t - 1 is the opposite of t's."""
+    """Whether t is odd; every large floating-point number is even, so the parity of t -
+    1 is the opposite of t's."""
     return jnp.where(jnp.isinf(t), 0, t % 2) == 1
 
 
@@ -89,7 +98,9 @@ def _one_minus_power(sign: jax.Array, log: jax.Array) -> jax.Array:
 @jax.jit
 def _geometric_sum(x: jax.Array, t: jax.Array) -> jax.Array:
     zero = x == 0
-    total = _one_minus_power(_sign(x, _odd(t)), _log_decay(x, t)) / jnp.where(zero, 1, x)
+    total = _one_minus_power(_sign(x, _odd(t)), _log_decay(x, t)) / jnp.where(
+        zero, 1, x
+    )
     return jnp.where(zero, t, total)
 
 
@@ -104,16 +115,19 @@ def _geometric_sum_jvp(
 def _geometric_sum_derivative(x: jax.Array, t: jax.Array) -> jax.Array:
     r"""phi_t'(x) = -[1 - (1-x)^n (1 + n x)] / x^2 with n = t - 1.
 
-    For x < 1 the power is exp(x^2 G) with G = n h(-x) + n^2 h(n x), h(z) = (log1p(z) - z) / z^2: both
-    terms are negative, so nothing cancels, down to x = 0.
+    For x < 1 the power is exp(x^2 G) with G = n h(-x) + n^2 h(n x), h(z) = (log1p(z) -
+    z) / z^2: both terms are negative, so nothing cancels, down to x = 0.
     """
     n = jnp.maximum(t - 1, 0)
     below = x < 1
     small_x = jnp.where(below, x, 0)
     finite = jnp.where(jnp.isinf(n), 0, n)
-    exponent_over_square = finite * _log1p_remainder(-small_x) + finite**2 * _log1p_remainder(finite * small_x)
+    exponent_over_square = finite * _log1p_remainder(
+        -small_x
+    ) + finite**2 * _log1p_remainder(finite * small_x)
     exponent = small_x**2 * exponent_over_square
-    tiny = exponent > -1e-3  # there expm1(e)/e is smooth; beyond, dividing by x^2 is safe
+    # There expm1(e)/e is smooth; beyond, dividing by x^2 is safe.
+    tiny = exponent > -1e-3
     near = exponent_over_square * _expm1_ratio(jnp.where(tiny, exponent, 0))
     far = jnp.expm1(jnp.where(tiny, -1, exponent)) / jnp.where(tiny, 1, small_x) ** 2
 

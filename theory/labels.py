@@ -12,20 +12,26 @@ from theory._checks import check_images
 from theory._precision import concrete, einsum, float64_outside_traces, square_root
 from theory.moments import MeanPatchCovariances, PatchSpectrum, mean_patch_covariances
 
-_RENUMBER = "numpy.unique(labels, return_inverse=True)[1] numbers the classes that occur"
+_RENUMBER = (
+    "numpy.unique(labels, return_inverse=True)[1] numbers the classes that occur"
+)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LabelCorrelation:
-    """Pearson correlations of one-vs-all labels with the coefficients of patches on the PCA vectors.
+    """Pearson correlations of one-vs-all labels with the coefficients of patches on the
+    PCA vectors.
 
     Attributes:
       patch: of single patches, each with the label of its image, (classes, d).
-      mean_patch: of the mean patch of each image, which is what a linear CNN sees, (classes, d).
-      patch_noise: standard deviation of `patch` if the labels are shuffled, (d,). It is far above 1 / sqrt(number of
-        patches), because all patches of an image share their label.
-      mean_patch_noise: the same of `mean_patch`, 1 / sqrt(N - 1) for every class and component, ().
+      mean_patch: of the mean patch of each image, which is what a linear CNN sees,
+        (classes, d).
+      patch_noise: standard deviation of `patch` if the labels are shuffled, (d,). It is
+        far above 1 / sqrt(number of patches), because all patches of an image share
+        their label.
+      mean_patch_noise: the same of `mean_patch`, 1 / sqrt(N - 1) for every class and
+        component, ().
     """
 
     patch: jax.Array
@@ -34,44 +40,64 @@ class LabelCorrelation:
     mean_patch_noise: jax.Array
 
 
-def label_correlation(images: Any, labels: Any, spectrum: PatchSpectrum) -> LabelCorrelation:
-    r"""Correlation of each class, against all others, with each principal component of the patches.
+def label_correlation(
+    images: Any, labels: Any, spectrum: PatchSpectrum
+) -> LabelCorrelation:
+    r"""Correlation of each class, against all others, with each principal component of
+    the patches.
 
-    .. math:: r_{ci} = \frac{\operatorname{cov}(1[y = c],\, u_i^T p)}{\sigma_c\, \sigma(u_i^T p)}
+    .. math::
 
-    Paper, assumption (ii) of Theorem 4.2 and Fig. 5, for a single patch p and (ours; docs/derivations.md,
-    section 10) for the mean patch of an image. The covariance is the same for both, as labels belong to images; they
-    differ in the standard deviation of the coefficient.
+       r_{ci} = \frac{\operatorname{cov}(1[y
+         = c],\, u_i^T p)}{\sigma_c\, \sigma(u_i^T p)}
+
+    Paper, assumption (ii) of Theorem 4.2 and Fig. 5, for a single patch p and (ours;
+    docs/derivations.md, section 10) for the mean patch of an image. The covariance is
+    the same for both, as labels belong to images; they differ in the standard deviation
+    of the coefficient.
 
     Args:
-      images: as in `theory.patch_moments`: an array (N, H, W, C), or an iterable of such arrays.
-      labels: of all images, (N,), integers from 0; each class up to the largest must occur, and not be all of them.
-      spectrum: of the patches of the same images; its kernel, stride and padding are used.
+      images: as in `theory.patch_moments`: an array (N, H, W, C), or an iterable of
+        such arrays.
+      labels: of all images, (N,), integers from 0; each class up to the largest must
+        occur, and not be all of them.
+      spectrum: of the patches of the same images; its kernel, stride and padding are
+        used.
 
     Returns:
-      the correlations, NaN for components without variance; in float64 under the same rule as `patch_moments`.
+      the correlations, NaN for components without variance; in float64 under the same
+      rule as `patch_moments`.
 
     Raises:
-      TypeError: labels that are no integers. ValueError: labels of the wrong shape, negative, or with a class that has
-        no image or all of them; images that are not those of the spectrum.
+      TypeError: labels that are no integers. ValueError: labels of the wrong shape,
+        negative, or with a class that has no image or all of them; images that are not
+        those of the spectrum.
     """
     if not isinstance(spectrum, PatchSpectrum):
-        raise TypeError(f"spectrum must be a PatchSpectrum, got {type(spectrum).__name__}; moments have .spectrum().")
+        raise TypeError(
+            f"spectrum must be a PatchSpectrum, got {type(spectrum).__name__}; moments"
+            " have .spectrum()."
+        )
     if hasattr(images, "shape"):
         check_images(images)
     one_hot = _one_vs_all(labels)
     if hasattr(images, "shape") and images.shape[0] != len(one_hot):
         raise ValueError(
-            f"labels must have shape (N,) with N = {images.shape[0]} as the images have, got {len(one_hot)}."
+            f"labels must have shape (N,) with N = {images.shape[0]} as the images"
+            f" have, got {len(one_hot)}."
         )
 
     geometry = spectrum.kernel_shape[:2], spectrum.stride, spectrum.padding
     total = mean_patch_covariances(images, one_hot, geometry)
     locations = total.where.locations[0] * total.where.locations[1]
-    if (total.count * locations, total.channels) != (spectrum.count, spectrum.kernel_shape[2]):
+    if (total.count * locations, total.channels) != (
+        spectrum.count,
+        spectrum.kernel_shape[2],
+    ):
         raise ValueError(
-            f"spectrum must be that of the same images: it was taken from {spectrum.count} patches with "
-            f"{spectrum.kernel_shape[2]} channels, these images have {total.count * locations} with {total.channels}."
+            "spectrum must be that of the same images: it was taken from"
+            f" {spectrum.count} patches with {spectrum.kernel_shape[2]} channels, these"
+            f" images have {total.count * locations} with {total.channels}."
         )
     return _correlations(total, spectrum)
 
@@ -80,43 +106,78 @@ def _one_vs_all(labels: Any) -> Any:
     """(N,) integers -> (N, classes) of booleans, checked."""
     values = concrete(labels)
     if values is None:
-        raise TypeError("labels must be concrete, since their largest one says how many classes there are.")
+        raise TypeError(
+            "labels must be concrete, since their largest one says how many classes"
+            " there are."
+        )
     if values.ndim != 1 or not values.size:
         raise ValueError(f"labels must have shape (N,), got {values.shape}.")
     if not np.issubdtype(values.dtype, np.integer):
         raise TypeError(f"labels must be integers, got {values.dtype}; {_RENUMBER}.")
     if values.min() < 0:
-        raise ValueError(f"labels must be 0 or larger, got {values.min()}; {_RENUMBER}.")
+        raise ValueError(
+            f"labels must be 0 or larger, got {values.min()}; {_RENUMBER}."
+        )
     if values.max() >= len(values):
-        raise ValueError(f"labels reach {values.max()}, but there are only {len(values)} images; {_RENUMBER}.")
+        raise ValueError(
+            f"labels reach {values.max()}, but there are only {len(values)} images;"
+            f" {_RENUMBER}."
+        )
     counts = np.bincount(values)
     if (counts == 0).any() or len(counts) < 2:
-        what = "only class 0" if len(counts) < 2 else f"no image of class {int(np.argmin(counts))}"
+        what = (
+            "only class 0"
+            if len(counts) < 2
+            else f"no image of class {int(np.argmin(counts))}"
+        )
         raise ValueError(
-            f"labels must hold each class from 0 to the largest, and at least two; there is {what}; {_RENUMBER}."
+            "labels must hold each class from 0 to the largest, and at least two;"
+            f" there is {what}; {_RENUMBER}."
         )
     return values[:, None] == np.arange(len(counts))[None, :]
 
 
 @float64_outside_traces
-def _correlations(total: MeanPatchCovariances, spectrum: PatchSpectrum) -> LabelCorrelation:
+def _correlations(
+    total: MeanPatchCovariances, spectrum: PatchSpectrum
+) -> LabelCorrelation:
     return _compiled_correlations(
-        *(jnp.asarray(a) for a in (total.patches, total.cross, total.targets, spectrum.components)),
-        jnp.asarray(spectrum.variance), jnp.asarray(spectrum.mean), total.count, spectrum.centered,
-    )  # fmt: skip
+        *(
+            jnp.asarray(a)
+            for a in (total.patches, total.cross, total.targets, spectrum.components)
+        ),
+        jnp.asarray(spectrum.variance),
+        jnp.asarray(spectrum.mean),
+        total.count,
+        spectrum.centered,
+    )
 
 
 @partial(jax.jit, static_argnames=("count", "centered"))
 def _compiled_correlations(
-    patches: jax.Array, cross: jax.Array, targets: jax.Array, u: jax.Array, variance: jax.Array, mean: jax.Array,
-    count: int, centered: bool,
-) -> LabelCorrelation:  # fmt: skip
+    patches: jax.Array,
+    cross: jax.Array,
+    targets: jax.Array,
+    u: jax.Array,
+    variance: jax.Array,
+    mean: jax.Array,
+    count: int,
+    centered: bool,
+) -> LabelCorrelation:
     single = variance if centered else variance - einsum("di,d->i", u, mean) ** 2
     pooled = einsum("di,de,ei->i", u, patches, u)
     seen = (variance > 0) & (pooled > 0)
-    deviation = square_root(jnp.diagonal(targets))[:, None] * square_root(jnp.where(seen, pooled, 1))[None, :]
-    mean_patch = jnp.where(seen[None, :], einsum("dc,di->ci", cross, u) / deviation, jnp.nan)
+    deviation = (
+        square_root(jnp.diagonal(targets))[:, None]
+        * square_root(jnp.where(seen, pooled, 1))[None, :]
+    )
+    mean_patch = jnp.where(
+        seen[None, :], einsum("dc,di->ci", cross, u) / deviation, jnp.nan
+    )
     share = jnp.where(seen, square_root(pooled / jnp.where(seen, single, 1)), jnp.nan)
-    # Of labels shuffled in all orders, the correlation with any fixed numbers has this standard deviation exactly.
+    # Of labels shuffled in all orders, the correlation with any fixed numbers has this
+    # standard deviation exactly.
     noise = jnp.full((), 1 / np.sqrt(count - 1), share.dtype)
-    return LabelCorrelation(mean_patch * share[None, :], mean_patch, noise * share, noise)
+    return LabelCorrelation(
+        mean_patch * share[None, :], mean_patch, noise * share, noise
+    )

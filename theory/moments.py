@@ -1,6 +1,8 @@
-"""Second moments of patches and of mean patches, and the spectrum: what the closed forms start from.
+"""Second moments of patches and of mean patches, and the spectrum: what the closed
+forms start from.
 
-Moments of parts of the images add up (`a + b`) to those of all of them, so that any map and reduce can drive them.
+Moments of parts of the images add up (`a + b`) to those of all of them, so that any map
+and reduce can drive them.
 """
 
 from collections.abc import Sequence
@@ -12,25 +14,42 @@ import jax.numpy as jnp
 import numpy as np
 
 from theory._checks import check_finite, check_images
-from theory._precision import as_results, float64_now, is_traced, matmul, namespace, without_rounding
+from theory._precision import (
+    as_results,
+    float64_now,
+    is_traced,
+    matmul,
+    namespace,
+    without_rounding,
+)
 from theory.pair_sums import assemble_pair_sums, pair_sums
 from theory.patches import Padding, Window, patch_sums
 from theory.streaming import Statistic, accumulate
 
 
 def weighted_mean(a: Any, b: Any, *names: str) -> dict[str, Any]:
-    """The means of two samples, `a.count` and `b.count` large, as those of all of them."""
+    """The means of two samples, `a.count` and `b.count` large, as those of all of
+    them."""
     share = b.count / (a.count + b.count)
-    return {name: (1 - share) * getattr(a, name) + share * getattr(b, name) for name in names}
+    return {
+        name: (1 - share) * getattr(a, name) + share * getattr(b, name)
+        for name in names
+    }
 
 
 def check_same_patches(a: Any, b: Any, *names: str) -> None:
     """Raise ValueError unless two moments, to be added, were taken in the same way."""
     if type(a) is not type(b):
-        raise TypeError(f"only moments of one kind can be added, got {type(a).__name__} and {type(b).__name__}.")
+        raise TypeError(
+            f"only moments of one kind can be added, got {type(a).__name__} and"
+            f" {type(b).__name__}."
+        )
     for name in names:
         if getattr(a, name) != getattr(b, name):
-            raise ValueError(f"moments of different {name} cannot be added: {getattr(a, name)} and {getattr(b, name)}.")
+            raise ValueError(
+                f"moments of different {name} cannot be added: {getattr(a, name)} and"
+                f" {getattr(b, name)}."
+            )
 
 
 def repeated(origin: Any, where: Window) -> Any:
@@ -41,15 +60,19 @@ def repeated(origin: Any, where: Window) -> Any:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PatchSpectrum:
-    """Principal components of image patches, and how they were taken (paper, Definition 2.1).
+    """Principal components of image patches, and how they were taken (paper, Definition
+    2.1).
 
     Attributes:
       variance: lambda_i^2, (d,), descending, in squared units of the images.
-      components: the PCA vectors u_i as orthonormal columns, (d, d), rows in the order (kh, kw, C).
-      mean: the mean patch, (d,); computed, but not subtracted, when `centered` is False.
+      components: the PCA vectors u_i as orthonormal columns, (d, d), rows in the order
+        (kh, kw, C).
+      mean: the mean patch, (d,); computed, but not subtracted, when `centered` is
+        False.
       count: number of patches, N*J.
       kernel_shape: (kh, kw, C).
-      stride, padding: of the patches; padding in pixels, ((top, bottom), (left, right)).
+      stride, padding: of the patches; padding in pixels, ((top, bottom), (left,
+        right)).
       centered: whether the second moment was taken about the mean patch or about zero.
     """
 
@@ -66,10 +89,11 @@ class PatchSpectrum:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PatchMoments:
-    """First and second moments of all patches of some images; `a + b` are those of both sets of images.
+    """First and second moments of all patches of some images; `a + b` are those of both
+    sets of images.
 
-    `functools.reduce(operator.add, parts)` adds up many.
-    Adding them costs the rounding of the means: eps times a mean that is much larger than the standard deviation.
+    `functools.reduce(operator.add, parts)` adds up many. Adding them costs the rounding
+    of the means: eps times a mean that is much larger than the standard deviation.
 
     Attributes:
       mean: the mean patch, (d,).
@@ -90,68 +114,105 @@ class PatchMoments:
         count = self.count + other.count
         gap = other.mean - self.mean
         means = weighted_mean(self, other, "mean", "covariance")
-        between = (self.count / count) * (other.count / count) * (gap[:, None] * gap[None, :])
+        between = (
+            (self.count / count) * (other.count / count) * (gap[:, None] * gap[None, :])
+        )
         covariance = means["covariance"] + between
-        return PatchMoments(means["mean"], covariance, count, self.kernel_shape, self.stride, self.padding)
+        return PatchMoments(
+            means["mean"],
+            covariance,
+            count,
+            self.kernel_shape,
+            self.stride,
+            self.padding,
+        )
 
     def spectrum(self, *, center: bool = True) -> PatchSpectrum:
-        """Eigenvalues and eigenvectors of the second moment, about the mean patch or about zero.
+        """Eigenvalues and eigenvectors of the second moment, about the mean patch or
+        about zero.
 
-        Each u_i has its entry of largest magnitude positive. Variances below rounding (d * eps * the largest) are 0.
+        Each u_i has its entry of largest magnitude positive. Variances below rounding
+        (d * eps * the largest) are 0.
         """
         variance, components = _eigenvectors(self.mean, self.covariance, bool(center))
         if isinstance(self.mean, jax.Array):
             with float64_now():
                 variance, components = jnp.asarray(variance), jnp.asarray(components)
         return PatchSpectrum(
-            variance, components, self.mean, self.count, self.kernel_shape, self.stride, self.padding, bool(center)
+            variance,
+            components,
+            self.mean,
+            self.count,
+            self.kernel_shape,
+            self.stride,
+            self.padding,
+            bool(center),
         )
 
 
-def _eigenvectors(mean: Any, covariance: Any, center: bool) -> tuple[jax.Array, jax.Array]:
-    if not is_traced(mean, covariance):  # NumPy where it can be, since nothing needs to be compiled for it
+def _eigenvectors(
+    mean: Any, covariance: Any, center: bool
+) -> tuple[jax.Array, jax.Array]:
+    # NumPy where it can be, since nothing needs to be compiled for it.
+    if not is_traced(mean, covariance):
         mean, covariance = np.asarray(mean), np.asarray(covariance)
     xp = namespace(mean, covariance)
-    variance, components = xp.linalg.eigh(covariance if center else covariance + mean[:, None] * mean[None, :])
+    variance, components = xp.linalg.eigh(
+        covariance if center else covariance + mean[:, None] * mean[None, :]
+    )
     variance, components = variance[::-1], components[:, ::-1]
     largest = xp.argmax(xp.abs(components), axis=0)
-    return without_rounding(variance), components * xp.sign(xp.take_along_axis(components, largest[None], axis=0))
+    return without_rounding(variance), components * xp.sign(
+        xp.take_along_axis(components, largest[None], axis=0)
+    )
 
 
 def patch_moments(
-    images: Any, kernel_size: int | Sequence[int], *, stride: int | Sequence[int] = 1, padding: Padding = "VALID"
+    images: Any,
+    kernel_size: int | Sequence[int],
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = "VALID",
 ) -> PatchMoments:
-    r"""Mean and covariance of all patches of all images, in memory that does not grow with their number.
+    r"""Mean and covariance of all patches of all images, in memory that does not grow
+    with their number.
 
     .. math:: \bar p = \frac{1}{NJ} \sum_{n,j} p_{n,j}, \qquad
        \Sigma = \frac{1}{NJ} \sum_{n,j} (p_{n,j} - \bar p) (p_{n,j} - \bar p)^T
 
-    No patch is formed: entries of the covariance are products of image rows, summed over locations
-    (ours; docs/derivations.md, section 9). Results of parts of the images can be added.
+    No patch is formed: entries of the covariance are products of image rows, summed
+    over locations (ours; docs/derivations.md, section 9). Results of parts of the
+    images can be added.
 
     Args:
-      images: floating point, (N, H, W, C), channels last; on the host, on a device or sharded along N over several
-        devices (each sums its own, collectives add them up); or an iterable of such arrays, like batches
-        read from a disk.
+      images: floating point, (N, H, W, C), channels last; on the host, on a device or
+        sharded along N over several devices (each sums its own, collectives add them
+        up); or an iterable of such arrays, like batches read from a disk.
       kernel_size: kh = kw, or (kh, kw).
-      stride, padding: as of the convolution; padding "VALID", "SAME", pixels, or pairs of them.
+      stride, padding: as of the convolution; padding "VALID", "SAME", pixels, or pairs
+        of them.
 
     Returns:
-      the moments, in float64 when called outside a JAX transformation (NumPy arrays if JAX's float64 is
-      off) and in the images' dtype inside, where values are not checked.
+      the moments, in float64 when called outside a JAX transformation (NumPy arrays if
+      JAX's float64 is off) and in the images' dtype inside, where values are not
+      checked.
 
     Raises:
-      TypeError: images of integer dtype. ValueError: wrong rank, NaN, batches of different shapes or none at all, or
-        images smaller than the kernel.
+      TypeError: images of integer dtype. ValueError: wrong rank, NaN, batches of
+        different shapes or none at all, or images smaller than the kernel.
     """
 
     def build(result: Any, count: int, where: Window, channels: int) -> PatchMoments:
         patches = count * where.locations[0] * where.locations[1]
         mean, covariance = result
         shape = (*where.kernel_size, channels)
-        return PatchMoments(mean, covariance, patches, shape, where.stride, where.padding)
+        return PatchMoments(
+            mean, covariance, patches, shape, where.stride, where.padding
+        )
 
-    return as_results(accumulate(_PATCHES, None, images, None, (kernel_size, stride, padding), build))
+    return as_results(
+        accumulate(_PATCHES, None, images, None, (kernel_size, stride, padding), build)
+    )
 
 
 def _patch_sums(images: Any, targets: Any, where: Window, settings: None) -> Any:
@@ -159,7 +220,12 @@ def _patch_sums(images: Any, targets: Any, where: Window, settings: None) -> Any
 
 
 def _finish_patches(
-    sums: Any, count: Any, origin: Any, target_origin: Any, where: Window, settings: None
+    sums: Any,
+    count: Any,
+    origin: Any,
+    target_origin: Any,
+    where: Window,
+    settings: None,
 ) -> tuple[Any, Any]:
     image, products = sums
     patches = count * (where.locations[0] * where.locations[1])
@@ -182,33 +248,44 @@ def patch_spectrum(
 ) -> PatchSpectrum:
     r"""Eigenvalues and eigenvectors of the second moment of all patches.
 
-    .. math:: \Sigma = \frac{1}{NJ} \sum_{n,j} p_{n,j} p_{n,j}^T = U \operatorname{diag}(\lambda^2) U^T
+    .. math::
 
-    Paper, Definitions 2.1 and 4.1. The paper defines the PCA about zero, its authors' code subtracts the
-    mean patch first; the latter is the default here (`center=True`). Each u_i has its entry of largest magnitude
-    positive. The same as `patch_moments(...).spectrum(center=center)`.
+       \Sigma = \frac{1}{NJ} \sum_{n,j} p_{n,j} p_{n,j}^T
+         = U \operatorname{diag}(\lambda^2) U^T
+
+    Paper, Definitions 2.1 and 4.1. The paper defines the PCA about zero, its authors'
+    code subtracts the mean patch first; the latter is the default here (`center=True`).
+    Each u_i has its entry of largest magnitude positive. The same as
+    `patch_moments(...).spectrum(center=center)`.
 
     Args:
       images, kernel_size, stride, padding: as in `patch_moments`.
-      center: subtract the mean patch (of all images and locations) before taking the second moment.
+      center: subtract the mean patch (of all images and locations) before taking the
+        second moment.
 
     Returns:
-      the spectrum, in the precision of `patch_moments`. Variances below rounding (d * eps * the largest) are 0.
+      the spectrum, in the precision of `patch_moments`. Variances below rounding (d *
+      eps * the largest) are 0.
 
     Raises:
       TypeError, ValueError: as `patch_moments`.
     """
-    return patch_moments(images, kernel_size, stride=stride, padding=padding).spectrum(center=center)
+    return patch_moments(images, kernel_size, stride=stride, padding=padding).spectrum(
+        center=center
+    )
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MeanPatchMoments:
-    """All that full-batch gradient descent on a linear CNN sees of its data; `a + b` are those of both sets of images.
+    """All that full-batch gradient descent on a linear CNN sees of its data; `a + b`
+    are those of both sets of images.
 
     Attributes:
-      second: A = (1/N) sum of p p^T over the images' mean patches p, (d, d), never centred.
-      cross: b = (1/N) sum of p y, (d,) for targets (N,), or B, (d, M) for targets (N, M).
+      second: A = (1/N) sum of p p^T over the images' mean patches p, (d, d), never
+        centred.
+      cross: b = (1/N) sum of p y, (d,) for targets (N,), or B, (d, M) for targets (N,
+        M).
       mean: the mean over images of p, (d,).
       target_mean: () or (M,).
       target_covariance: () or (M, M), normalised by N - 1; zero for a single image.
@@ -229,15 +306,23 @@ class MeanPatchMoments:
     padding: tuple[tuple[int, int], tuple[int, int]] = field(metadata={"static": True})
 
     def __add__(self, other: "MeanPatchMoments") -> "MeanPatchMoments":
-        check_same_patches(self, other, "patches_per_image", "kernel_shape", "stride", "padding")
+        check_same_patches(
+            self, other, "patches_per_image", "kernel_shape", "stride", "padding"
+        )
         if np.shape(self.target_mean) != np.shape(other.target_mean):
             raise ValueError(
-                f"moments of targets of shapes {np.shape(self.target_mean)} and {np.shape(other.target_mean)} "
-                "(without the axis of images) cannot be added."
+                f"moments of targets of shapes {np.shape(self.target_mean)} and"
+                f" {np.shape(other.target_mean)} (without the axis of images) cannot be"
+                " added."
             )
         count = self.count + other.count
         gap = other.target_mean - self.target_mean
-        between = self.count * other.count / count * (gap[..., :, None] * gap[..., None, :] if gap.ndim else gap * gap)
+        between = (
+            self.count
+            * other.count
+            / count
+            * (gap[..., :, None] * gap[..., None, :] if gap.ndim else gap * gap)
+        )
         within = [m.target_covariance * (m.count - 1) for m in (self, other)]
         return MeanPatchMoments(
             **weighted_mean(self, other, "second", "cross", "mean", "target_mean"),
@@ -258,29 +343,42 @@ def mean_patch_moments(
     stride: int | Sequence[int] = 1,
     padding: Padding = "VALID",
 ) -> MeanPatchMoments:
-    r"""Moments of the images' mean patches and their targets (ours, docs/derivations.md, section 3).
+    r"""Moments of the images' mean patches and their targets (ours,
+    docs/derivations.md, section 3).
 
-    .. math:: A = \frac1N \sum_n \bar p_n \bar p_n^T, \qquad B = \frac1N \sum_n \bar p_n y_n^T
+    .. math::
+
+       A = \frac1N \sum_n \bar p_n \bar p_n^T, \qquad B = \frac1N \sum_n \bar p_n y_n^T
 
     Args:
-      images: as in `patch_moments`: an array (N, H, W, C), or an iterable of such arrays.
-      targets: (N,) or (N, M), real numbers, of all images; a class index counts as a number, it is not one-hot encoded.
+      images: as in `patch_moments`: an array (N, H, W, C), or an iterable of such
+        arrays.
+      targets: (N,) or (N, M), real numbers, of all images; a class index counts as a
+        number, it is not one-hot encoded.
       kernel_size, stride, padding: of the convolution, as in `patch_spectrum`.
 
     Returns:
       the moments, in float64 under the same rule as `patch_moments`.
 
     Raises:
-      TypeError, ValueError: as `patch_moments`; targets of the wrong rank or length, or with NaN.
+      TypeError, ValueError: as `patch_moments`; targets of the wrong rank or length, or
+        with NaN.
     """
     if hasattr(images, "shape"):
         check_images(images)
     one_output, y = _checked_targets(images, targets)
     total = mean_patch_covariances(images, y, (kernel_size, stride, padding))
     cross = total.cross + total.mean[:, None] * total.target_mean[None, :]
-    target_mean, target_covariance = total.target_mean, total.targets * (total.count / max(total.count - 1, 1))
+    target_mean, target_covariance = (
+        total.target_mean,
+        total.targets * (total.count / max(total.count - 1, 1)),
+    )
     if one_output:
-        cross, target_mean, target_covariance = cross[:, 0], target_mean[0], target_covariance[0, 0]
+        cross, target_mean, target_covariance = (
+            cross[:, 0],
+            target_mean[0],
+            target_covariance[0, 0],
+        )
     moments = MeanPatchMoments(
         second=total.patches + total.mean[:, None] * total.mean[None, :],
         cross=cross,
@@ -299,7 +397,8 @@ def mean_patch_moments(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MeanPatchCovariances:
-    """Of images' mean patches and targets, all about their means and normalised by the number of images."""
+    """Of images' mean patches and targets, all about their means and normalised by the
+    number of images."""
 
     mean: jax.Array
     target_mean: jax.Array
@@ -311,20 +410,37 @@ class MeanPatchCovariances:
     channels: int = field(metadata={"static": True})
 
 
-def mean_patch_covariances(images: Any, targets: Any, geometry: tuple[Any, Any, Padding]) -> MeanPatchCovariances:
-    """Covariances of the mean patches with themselves and with targets (N, M); arguments as in `mean_patch_moments`."""
+def mean_patch_covariances(
+    images: Any, targets: Any, geometry: tuple[Any, Any, Padding]
+) -> MeanPatchCovariances:
+    """Covariances of the mean patches with themselves and with targets (N, M);
+    arguments as in `mean_patch_moments`."""
     return accumulate(
-        _MEAN_PATCHES, None, images, targets, geometry, lambda result, *taken: MeanPatchCovariances(*result, *taken)
+        _MEAN_PATCHES,
+        None,
+        images,
+        targets,
+        geometry,
+        lambda result, *taken: MeanPatchCovariances(*result, *taken),
     )
 
 
 def _checked_targets(images: Any, targets: Any) -> tuple[bool, Any]:
-    """Whether there is one output without an axis of its own, and the targets as (N, M)."""
+    """Whether there is one output without an axis of its own, and the targets as (N,
+    M)."""
     shape = np.shape(targets)
     count = images.shape[0] if hasattr(images, "shape") and len(images.shape) else None
-    if len(shape) not in (1, 2) or 0 in shape or (count is not None and shape[0] != count):
-        expected = "the number of images" if count is None else f"{count} as the images have"
-        raise ValueError(f"targets must have shape (N,) or (N, M) with N = {expected}, got {shape}.")
+    if (
+        len(shape) not in (1, 2)
+        or 0 in shape
+        or (count is not None and shape[0] != count)
+    ):
+        expected = (
+            "the number of images" if count is None else f"{count} as the images have"
+        )
+        raise ValueError(
+            f"targets must have shape (N,) or (N, M) with N = {expected}, got {shape}."
+        )
     check_finite("targets", targets)
     values = jnp.asarray(targets) if is_traced(images, targets) else np.asarray(targets)
     return len(shape) == 1, values.reshape(shape[0], -1)
@@ -332,11 +448,22 @@ def _checked_targets(images: Any, targets: Any) -> tuple[bool, Any]:
 
 def _mean_patch_sums(images: Any, targets: Any, where: Window, settings: None) -> Any:
     p = patch_sums(images, where) / (where.locations[0] * where.locations[1])
-    return p.sum(axis=0), targets.sum(axis=0), matmul(p.T, p), matmul(p.T, targets), matmul(targets.T, targets)
+    return (
+        p.sum(axis=0),
+        targets.sum(axis=0),
+        matmul(p.T, p),
+        matmul(p.T, targets),
+        matmul(targets.T, targets),
+    )
 
 
 def _finish_mean_patches(
-    sums: Any, count: Any, origin: Any, target_origin: Any, where: Window, settings: None
+    sums: Any,
+    count: Any,
+    origin: Any,
+    target_origin: Any,
+    where: Window,
+    settings: None,
 ) -> tuple[Any, ...]:
     patch, target, second, cross, target_second = (total / count for total in sums)
     covariance = second - patch[:, None] * patch[None, :]

@@ -18,12 +18,13 @@ def energy_profile(kernel: Any, components: Any) -> jax.Array:
 
     .. math:: e_i^2 = \frac1K \sum_k (w_k^T u_i)^2
 
-    Paper, Definition 2.2. It depends on the filters only through their Gram matrix, so it is unchanged by
-    permuting or orthogonally mixing them.
+    Paper, Definition 2.2. It depends on the filters only through their Gram matrix, so
+    it is unchanged by permuting or orthogonally mixing them.
 
     Args:
       kernel: filters in Flax order, (..., kh, kw, C, K), leading batch axes allowed.
-      components: vectors u_i as columns, (d, p) with d = kh*kw*C, e.g. `PatchSpectrum.components`.
+      components: vectors u_i as columns, (d, p) with d = kh*kw*C, e.g.
+        `PatchSpectrum.components`.
 
     Returns:
       e, (..., p), in units of the filters.
@@ -37,9 +38,10 @@ def energy_profile(kernel: Any, components: Any) -> jax.Array:
     w = flatten_kernel(w)
     if u.ndim != 2 or u.shape[0] != w.shape[-2]:
         raise ValueError(
-            f"components must have shape (d, p) with d = kh*kw*C = {w.shape[-2]} for a kernel of shape "
-            f"{np.shape(kernel)}, got {u.shape}; take them from patches of the kernel's size, and "
-            "bring PyTorch's filters (K, C, kh, kw) into Flax's order by transpose(2, 3, 1, 0)."
+            f"components must have shape (d, p) with d = kh*kw*C = {w.shape[-2]} for a"
+            f" kernel of shape {np.shape(kernel)}, got {u.shape}; take them from"
+            " patches of the kernel's size, and bring PyTorch's filters (K, C, kh, kw)"
+            " into Flax's order by transpose(2, 3, 1, 0)."
         )
     return _energy_profile(w, u)
 
@@ -51,13 +53,15 @@ def _energy_profile(w: jax.Array, u: jax.Array) -> jax.Array:
 
 
 def profile_correlation(a: Any, b: Any) -> jax.Array:
-    """Pearson correlation of two profiles along their last axis (the paper's measure of similarity).
+    """Pearson correlation of two profiles along their last axis (the paper's measure of
+    similarity).
 
     Args:
       a, b: profiles, (..., d), leading axes broadcast.
 
     Returns:
-      correlation, leading shape, in [-1, 1]; NaN where a profile is constant, since it is undefined there.
+      correlation, leading shape, in [-1, 1]; NaN where a profile is constant, since it
+      is undefined there.
 
     Raises:
       ValueError: the last axes differ or have fewer than two entries.
@@ -65,35 +69,43 @@ def profile_correlation(a: Any, b: Any) -> jax.Array:
     a, b = as_floats(a, b)
     if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != b.shape[-1] or a.shape[-1] < 2:
         raise ValueError(
-            f"profiles must share a last axis of at least 2 components, got shapes {a.shape} and {b.shape}."
+            "profiles must share a last axis of at least 2 components, got shapes"
+            f" {a.shape} and {b.shape}."
         )
     a, b = (_standardized(profile) for profile in jnp.broadcast_arrays(a, b))
     return jnp.clip(jnp.sum(a * b, axis=-1), -1, 1)
 
 
 def _standardized(profile: jax.Array) -> jax.Array:
-    """Mean removed and scaled to unit norm; scaled by its largest entry first, lest squares underflow."""
-    deviation = profile - profile[..., :1]  # exactly zero where the profile is constant, unlike with a rounded mean
+    """Mean removed and scaled to unit norm; scaled by its largest entry first, lest
+    squares underflow."""
+    # Exactly zero where the profile is constant, unlike with a rounded mean.
+    deviation = profile - profile[..., :1]
     deviation = deviation - deviation.mean(axis=-1, keepdims=True)
     deviation = deviation / jnp.abs(deviation).max(axis=-1, keepdims=True)
     return deviation / jnp.linalg.norm(deviation, axis=-1, keepdims=True)
 
 
 def filters_with_profile(profile: Any, spectrum: PatchSpectrum) -> jax.Array:
-    """A bank of d filters, one along each component, whose energy profile is the one given.
+    """A bank of d filters, one along each component, whose energy profile is the one
+    given.
 
     Args:
       profile: e, (..., d), in units of the filters.
       spectrum: the components, and the kernel's shape.
 
     Returns:
-      kernel, (..., kh, kw, C, d). With `whitening_profile(spectrum.variance)` it whitens the patches (up to scale).
+      kernel, (..., kh, kw, C, d). With `whitening_profile(spectrum.variance)` it
+      whitens the patches (up to scale).
 
     Raises:
       ValueError: the profile's length is not d.
     """
     e, u = as_floats(profile, spectrum.components)
     if e.ndim == 0 or e.shape[-1] != u.shape[1]:
-        raise ValueError(f"profile must end in an axis of d = {u.shape[1]} components, got shape {e.shape}.")
+        raise ValueError(
+            f"profile must end in an axis of d = {u.shape[1]} components, got shape"
+            f" {e.shape}."
+        )
     filters = math.sqrt(u.shape[1]) * einsum("di,...i->...di", u, e)
     return filters.reshape(*e.shape[:-1], *spectrum.kernel_shape, -1)

@@ -1,13 +1,15 @@
-"""Quantiles of a weighted sum of noncentral chi-square variables: the law of an energy profile.
+"""Quantiles of a weighted sum of noncentral chi-square variables: the law of an energy
+profile.
 
 The distribution function is the inverse Laplace transform
 
     F(x) = (1 / 2 pi i) int exp(f(s)) ds,
     f(s) = s x - log s - sum_j [ n_j/2 log(1 + 2 v_j s) + m_j^2 s / (1 + 2 v_j s) ],
 
-taken along a hyperbola through the saddle point of f on the positive real axis, matched there to the path of
-steepest descent to second order (docs/derivations.md, section 4.3). All singularities lie at s <= 0, so the
-trapezoidal rule converges exponentially, for one degree of freedom as for nearly normal sums.
+taken along a hyperbola through the saddle point of f on the positive real axis, matched
+there to the path of steepest descent to second order (docs/derivations.md, section
+4.3). All singularities lie at s <= 0, so the trapezoidal rule converges exponentially,
+for one degree of freedom as for nearly normal sums.
 """
 
 from typing import Any, NamedTuple
@@ -22,21 +24,26 @@ from theory._precision import as_floats, concrete
 
 _NODES = 48  # on the upper half of the contour; the lower is its mirror image
 _CUTOFF = 37.0  # the integrand is followed until it has fallen by exp(-37), about 1e-16
-_SLOPE = 2 / 3  # largest |Re| / |Im| of the asymptotes: below 1 the integrand cannot grow along them
+# Largest |Re| / |Im| of the asymptotes: below 1 the integrand cannot grow along them.
+_SLOPE = 2 / 3
 _NEWTON_STEPS = 40  # 6 to 12 suffice, except next to a term that is nearly constant
 _BISECTIONS = 64
 
 
 class _Terms(NamedTuple):
-    """sum_j of v_j times a chi-square with n_j degrees of freedom and noncentrality m_j^2 / v_j; all (..., terms)."""
+    """sum_j of v_j times a chi-square with n_j degrees of freedom and noncentrality
+    m_j^2 / v_j; all (..., terms)."""
 
     variances: jax.Array
     degrees: jax.Array
     squares: jax.Array  # m_j^2
 
 
-def quadratic_form_quantile(q: Any, *, variances: Any, means: Any, degrees: Any) -> jax.Array:
-    r"""Quantiles of :math:`X = \sum_j \| m_j + \sqrt{v_j} Z_j \|^2`, Z_j standard normal with n_j entries.
+def quadratic_form_quantile(
+    q: Any, *, variances: Any, means: Any, degrees: Any
+) -> jax.Array:
+    r"""Quantiles of :math:`X = \sum_j \| m_j + \sqrt{v_j} Z_j \|^2`, Z_j standard
+    normal with n_j entries.
 
     Ours (docs/derivations.md, section 4.3).
 
@@ -47,31 +54,41 @@ def quadratic_form_quantile(q: Any, *, variances: Any, means: Any, degrees: Any)
       degrees: n_j >= 0, (terms,) or (..., terms); integers, given in floating point.
 
     Returns:
-      x with P(X <= x) = q, in the shape of q broadcast against the leading axes of the terms. The probability is
-      met to about 1e-13 in float64. Differentiable in every argument but the degrees.
+      x with P(X <= x) = q, in the shape of q broadcast against the leading axes of the
+      terms. The probability is met to about 1e-13 in float64. Differentiable in every
+      argument but the degrees.
 
     Raises:
-      ValueError: a probability outside (0, 1), negative variances or degrees, or differing numbers of terms. Values
-        are not checked under tracing.
+      ValueError: a probability outside (0, 1), negative variances or degrees, or
+        differing numbers of terms. Values are not checked under tracing.
     """
     check_probabilities("q", q)
     for name, value in (("variances", variances), ("degrees", degrees)):
         values = concrete(value)
         if values is not None and not (np.isfinite(values) & (values >= 0)).all():
-            raise ValueError(f"{name} must be finite and >= 0, smallest entry {values.min()}.")
+            raise ValueError(
+                f"{name} must be finite and >= 0, smallest entry {values.min()}."
+            )
     q, v, m, n = as_floats(q, variances, means, degrees)
-    if len({array.shape[-1:] for array in (v, m, n)}) > 1 or v.ndim == 0 or v.shape[-1] == 0:
+    if (
+        len({array.shape[-1:] for array in (v, m, n)}) > 1
+        or v.ndim == 0
+        or v.shape[-1] == 0
+    ):
         raise ValueError(
-            "variances, means and degrees must end in the same axis of terms, not empty, "
-            f"got shapes {v.shape}, {m.shape} and {n.shape}."
+            "variances, means and degrees must end in the same axis of terms, not"
+            f" empty, got shapes {v.shape}, {m.shape} and {n.shape}."
         )
     shape = jnp.broadcast_shapes(q.shape, v.shape[:-1], m.shape[:-1], n.shape[:-1])
-    v, m, n = (jnp.broadcast_to(array, (*shape, array.shape[-1])) for array in (v, m, n))
+    v, m, n = (
+        jnp.broadcast_to(array, (*shape, array.shape[-1])) for array in (v, m, n)
+    )
     q = jnp.broadcast_to(q, shape)
     random = (v > 0) & (n > 0)
     constant = jnp.sum(jnp.where(random, 0, m**2), axis=-1)
     degenerate = ~random.any(axis=-1)
-    # A sum without a random term is replaced by a chi-square, whose quantile is then discarded.
+    # A sum without a random term is replaced by a chi-square, whose quantile is then
+    # discarded.
     v = jnp.where(random, v, jnp.where(degenerate, 1, 0)[..., None])
     n = jnp.where(random, n, jnp.where(degenerate, 1, 0)[..., None])
     squares = jnp.where(random, m**2, 0)
@@ -83,16 +100,22 @@ def quadratic_form_quantile(q: Any, *, variances: Any, means: Any, degrees: Any)
 @jax.custom_jvp
 @jax.jit
 def _quantile(q: jax.Array, terms: _Terms) -> jax.Array:
-    """x with P(X <= x) = q by bisection of log x, between bounds that hold for every such sum of mean 1."""
+    """x with P(X <= x) = q by bisection of log x, between bounds that hold for every
+    such sum of mean 1."""
     v, n, squares = terms
     largest = v.max(axis=-1)
     spread = jnp.sum(n * v**2 + 2 * v * squares, axis=-1)
     tail = -jnp.log1p(-q)
-    # Below: X exceeds its largest term, and a one-sided Gaussian bound. Above: Laurent and Massart (2000), Lemma 1.
-    lower = jnp.maximum(largest * q**2 * (jnp.pi / 2), 1 - 2 * jnp.sqrt(-spread * jnp.log(q)))
+    # Below: X exceeds its largest term, and a one-sided Gaussian bound. Above: Laurent
+    # and Massart (2000), Lemma 1.
+    lower = jnp.maximum(
+        largest * q**2 * (jnp.pi / 2), 1 - 2 * jnp.sqrt(-spread * jnp.log(q))
+    )
     upper = 1 + 2 * jnp.sqrt(spread * tail) + 2 * largest * tail
 
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def halve(
+        _: int, bounds: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
         low, high = bounds
         middle = (low + high) / 2
         below = distribution(jnp.exp(middle), terms) < q
@@ -103,8 +126,11 @@ def _quantile(q: jax.Array, terms: _Terms) -> jax.Array:
 
 
 @_quantile.defjvp
-def _quantile_jvp(primals: tuple[jax.Array, _Terms], tangents: tuple[jax.Array, _Terms]) -> tuple[jax.Array, jax.Array]:
-    """Bisection has no derivative; that of the implicit function is dx = (dq - dP) / density."""
+def _quantile_jvp(
+    primals: tuple[jax.Array, _Terms], tangents: tuple[jax.Array, _Terms]
+) -> tuple[jax.Array, jax.Array]:
+    """Bisection has no derivative; that of the implicit function is dx = (dq - dP) /
+    density."""
     (q, terms), (dq, dterms) = primals, tangents
     x = _quantile(q, terms)
     _, density = jax.jvp(lambda x: distribution(x, terms), (x,), (jnp.ones_like(x),))
@@ -114,18 +140,34 @@ def _quantile_jvp(primals: tuple[jax.Array, _Terms], tangents: tuple[jax.Array, 
 
 def distribution(x: jax.Array, terms: _Terms) -> jax.Array:
     """P(X <= x) for x > 0 of the shape of the terms without their last axis."""
-    v, n, squares = terms.variances / x[..., None], terms.degrees, terms.squares / x[..., None]  # now x = 1
-    saddle = lax.stop_gradient(_saddle(v, n, squares))  # the integral is the same along every path
+    # Now x = 1.
+    v, n, squares = (
+        terms.variances / x[..., None],
+        terms.degrees,
+        terms.squares / x[..., None],
+    )
+    # The integral is the same along every path.
+    saddle = lax.stop_gradient(_saddle(v, n, squares))
     shrink = 1 / (1 + 2 * v * saddle[..., None])
     slope = 2 * v * shrink  # of log(1 + 2 v s) at the saddle
     pole = 1 / saddle  # of log s
-    residual = 1 - pole - jnp.sum(n * v * shrink + squares * shrink**2, axis=-1)  # f', zero up to rounding
-    second = pole**2 + jnp.sum(n / 2 * slope**2 + 2 * squares * shrink**2 * slope, axis=-1)
-    third = 2 * pole**3 + jnp.sum(n * slope**3 + 6 * squares * shrink**2 * slope**2, axis=-1)  # -f'''
+    # F', zero up to rounding.
+    residual = 1 - pole - jnp.sum(n * v * shrink + squares * shrink**2, axis=-1)
+    second = pole**2 + jnp.sum(
+        n / 2 * slope**2 + 2 * squares * shrink**2 * slope, axis=-1
+    )
+    # -f'''.
+    third = 2 * pole**3 + jnp.sum(
+        n * slope**3 + 6 * squares * shrink**2 * slope**2, axis=-1
+    )
     # f at the saddle, as a sum of terms that do not cancel.
     s = saddle[..., None]
     height = 1 + saddle * residual - jnp.log(saddle)
-    height += jnp.sum(n / 2 * (slope * s - jnp.log1p(2 * v * s)) - 2 * squares * v * (shrink * s) ** 2, axis=-1)
+    height += jnp.sum(
+        n / 2 * (slope * s - jnp.log1p(2 * v * s))
+        - 2 * squares * v * (shrink * s) ** 2,
+        axis=-1,
+    )
 
     # The hyperbola s(y) - s0 = i width sinh(w y)/w - bend (cosh(w y) - 1)/w^2.
     second, third = lax.stop_gradient((second, third))
@@ -135,11 +177,18 @@ def distribution(x: jax.Array, terms: _Terms) -> jax.Array:
     end = jnp.arccosh(1 + 2 * _CUTOFF * w**2) / w
     y = jnp.linspace(0, end, _NODES + 1, axis=-1)
     width, bend, w = width[..., None], bend[..., None], w[..., None]
-    away = lax.complex(-2 * bend * (jnp.sinh(w * y / 2) / w) ** 2, width * jnp.sinh(w * y) / w)
-    tangent = lax.complex(width * jnp.cosh(w * y), bend * jnp.sinh(w * y) / w)  # ds/dy / i
+    away = lax.complex(
+        -2 * bend * (jnp.sinh(w * y / 2) / w) ** 2, width * jnp.sinh(w * y) / w
+    )
+    # Ds/dy / i.
+    tangent = lax.complex(width * jnp.cosh(w * y), bend * jnp.sinh(w * y) / w)
 
-    pole, residual, height = (_complex(array)[..., None] for array in (pole, residual, height))
-    slope, n, squares = (_complex(array)[..., None, :] for array in (slope, n, squares * shrink**2))
+    pole, residual, height = (
+        _complex(array)[..., None] for array in (pole, residual, height)
+    )
+    slope, n, squares = (
+        _complex(array)[..., None, :] for array in (slope, n, squares * shrink**2)
+    )
     relative = slope * away[..., None]
     exponent = (residual + pole) * away - _log1p(pole * away)
     exponent += jnp.sum(n / 2 * (relative - _log1p(relative)), axis=-1)
@@ -150,12 +199,15 @@ def distribution(x: jax.Array, terms: _Terms) -> jax.Array:
 
 
 def _saddle(v: jax.Array, n: jax.Array, squares: jax.Array) -> jax.Array:
-    """The s > 0 where f' = 0 at x = 1, by Newton's method on a concave increasing function, from its left."""
+    """The s > 0 where f' = 0 at x = 1, by Newton's method on a concave increasing
+    function, from its left."""
 
     def improve(_: int, s: jax.Array) -> jax.Array:
         shrink = 1 / (1 + 2 * v * s[..., None])
         value = 1 / s + jnp.sum(n * v * shrink + squares * shrink**2, axis=-1)
-        slope = 1 / s**2 + jnp.sum(2 * n * (v * shrink) ** 2 + 4 * squares * v * shrink**3, axis=-1)
+        slope = 1 / s**2 + jnp.sum(
+            2 * n * (v * shrink) ** 2 + 4 * squares * v * shrink**3, axis=-1
+        )
         return s + 2 * value / slope * (jnp.sqrt(value) - 1)
 
     return lax.fori_loop(0, _NEWTON_STEPS, improve, jnp.ones_like(v[..., 0]))

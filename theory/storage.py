@@ -1,4 +1,5 @@
-"""Moments on disk, so that machines or runs can each take their part of the images and add up later."""
+"""Moments on disk, so that machines or runs can each take their part of the images and
+add up later."""
 
 import json
 import os
@@ -17,7 +18,9 @@ from theory.moments import MeanPatchMoments, PatchMoments
 
 Moments = PatchMoments | MeanPatchMoments | CrossMoments
 
-_KINDS = {kind.__name__: kind for kind in (PatchMoments, MeanPatchMoments, CrossMoments)}
+_KINDS = {
+    kind.__name__: kind for kind in (PatchMoments, MeanPatchMoments, CrossMoments)
+}
 _HEADER = "taken"
 
 
@@ -29,18 +32,33 @@ def save_moments(path: str | os.PathLike[str], moments: Moments) -> None:
       moments: `PatchMoments`, `MeanPatchMoments` or `CrossMoments`.
 
     Raises:
-      TypeError: something else, or moments inside a JAX transformation. OSError: the file cannot be written.
+      TypeError: something else, or moments inside a JAX transformation. OSError: the
+        file cannot be written.
     """
     kind = type(moments).__name__
     if kind not in _KINDS or is_traced(moments):
-        raise TypeError(f"moments must be one of {sorted(_KINDS)}, outside a JAX transformation, got {kind}.")
+        raise TypeError(
+            f"moments must be one of {sorted(_KINDS)}, outside a JAX transformation,"
+            f" got {kind}."
+        )
     values = {field.name: getattr(moments, field.name) for field in fields(moments)}
-    static = {field.name: values.pop(field.name) for field in fields(moments) if field.metadata.get("static")}
+    static = {
+        field.name: values.pop(field.name)
+        for field in fields(moments)
+        if field.metadata.get("static")
+    }
     arrays = {name: np.asarray(value) for name, value in values.items()}
-    descriptor, unfinished = tempfile.mkstemp(dir=Path(path).parent, prefix=".unfinished-")
+    descriptor, unfinished = tempfile.mkstemp(
+        dir=Path(path).parent, prefix=".unfinished-"
+    )
     try:
         with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, allow_pickle=False, **{_HEADER: np.array(json.dumps({"kind": kind, **static}))}, **arrays)
+            np.savez(
+                file,
+                allow_pickle=False,
+                **{_HEADER: np.array(json.dumps({"kind": kind, **static}))},
+                **arrays,
+            )
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(unfinished, 0o666 & ~umask)  # mkstemp keeps others out
@@ -51,30 +69,42 @@ def save_moments(path: str | os.PathLike[str], moments: Moments) -> None:
 
 
 def load_moments(path: str | os.PathLike[str]) -> Moments:
-    """Read what `save_moments` wrote, bit for bit (NumPy arrays if JAX's float64 is off).
+    """Read what `save_moments` wrote, bit for bit (NumPy arrays if JAX's float64 is
+    off).
 
     Raises:
-      FileNotFoundError: there is none. ValueError: the file is damaged or was written by something else.
+      FileNotFoundError: there is none. ValueError: the file is damaged or was written
+        by something else.
     """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             static = json.loads(str(stored[_HEADER]))
             kind = _KINDS[static.pop("kind")]
-            names = [field.name for field in fields(kind) if not field.metadata.get("static")]
+            names = [
+                field.name for field in fields(kind) if not field.metadata.get("static")
+            ]
             arrays: dict[str, Any] = {name: stored[name] for name in names}
             if jax.config.read("jax_enable_x64"):
                 arrays = jax.tree.map(jnp.asarray, arrays)
-            return kind(**arrays, **{name: _tuples(value) for name, value in static.items()})
+            return kind(
+                **arrays, **{name: _tuples(value) for name, value in static.items()}
+            )
     except FileNotFoundError:
-        message = f"there is no file {os.fspath(path)}; give one that save_moments wrote (it adds no .npz to its name)."
+        message = (
+            f"there is no file {os.fspath(path)}; give one that save_moments wrote (it"
+            " adds no .npz to its name)."
+        )
         raise FileNotFoundError(message) from None
     except (PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # a damaged archive makes its readers fail in many ways
         raise ValueError(
-            f"{os.fspath(path)} holds no moments written by save_moments, or is damaged: {error}."
+            f"{os.fspath(path)} holds no moments written by save_moments, or is"
+            f" damaged: {error}."
         ) from error
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value
+    return (
+        tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value
+    )

@@ -1,4 +1,5 @@
-"""Sums over images without limit of their number: batches from the host, shards on devices, chunks in the cache."""
+"""Sums over images without limit of their number: batches from the host, shards on
+devices, chunks in the cache."""
 
 import functools
 import os
@@ -20,17 +21,20 @@ from theory.patches import Padding, Window, pad_images, window
 
 Result = TypeVar("Result")
 
-# Padded pixels whose products are taken at once: on a CPU as many as its cache holds, on a device many more.
+# Padded pixels whose products are taken at once: on a CPU as many as its cache holds,
+# on a device many more.
 _CHUNK_ENTRIES_ON_CPU, _CHUNK_ENTRIES_ELSEWHERE = 3 * 2**17, 2**23
 _CHUNKS_IN_BATCH = 16
 
 
 class Statistic(NamedTuple):
-    """Sums over images, and what is made of them; both for NumPy arrays as well as for JAX arrays.
+    """Sums over images, and what is made of them; both for NumPy arrays as well as for
+    JAX arrays.
 
     Attributes:
-      sums: (images, targets, where, settings) -> pytree of arrays that add up over images. The images are padded and,
-        like the targets, given about an origin; all zeros, which must not count, stand for no image.
+      sums: (images, targets, where, settings) -> pytree of arrays that add up over
+        images. The images are padded and, like the targets, given about an origin; all
+        zeros, which must not count, stand for no image.
       finish: (sums, count, origin, target_origin, where, settings) -> pytree of arrays.
     """
 
@@ -58,29 +62,40 @@ def accumulate(
 ) -> Result:
     """A statistic of all images, from sums about an origin near their mean.
 
-    Sums about zero would lose the digits that a large mean takes up. Near is enough: the mean of the first batch.
+    Sums about zero would lose the digits that a large mean takes up. Near is enough:
+    the mean of the first batch.
 
     Args:
       statistic, settings: what to compute; both hashable.
-      images: array (N, H, W, C), on the host or on devices, or an iterable of such arrays.
+      images: array (N, H, W, C), on the host or on devices, or an iterable of such
+        arrays.
       targets: (N, M), or None.
       geometry: kernel_size, stride, padding.
       build: (result of `statistic.finish`, count, window, channels) -> the result.
-      check: raises, before anything is computed, where the settings do not fit the images' window.
+      check: raises, before anything is computed, where the settings do not fit the
+        images' window.
 
-    Outside traces everything is float64 and the result NumPy's, whatever JAX's flag; inside, of the images' dtype.
+    Outside traces everything is float64 and the result NumPy's, whatever JAX's flag;
+    inside, of the images' dtype.
     """
     if is_traced(images, targets):
         if not hasattr(images, "shape"):
-            raise TypeError("under a JAX transformation images must be one array, not an iterable of batches.")
+            raise TypeError(
+                "under a JAX transformation images must be one array, not an iterable"
+                " of batches."
+            )
         check_images(images)
         images = jnp.asarray(images)
         where = window(images.shape, *geometry)
         check(where)
         dtype = _at_least_float32(images.dtype)
-        y = jnp.zeros((images.shape[0], 0), dtype) if targets is None else jnp.asarray(targets).astype(dtype)
-        # Rounded to fewer bits, lest the compiler work the mean into each expression that uses it, to be rounded
-        # differently in each.
+        y = (
+            jnp.zeros((images.shape[0], 0), dtype)
+            if targets is None
+            else jnp.asarray(targets).astype(dtype)
+        )
+        # Rounded to fewer bits, lest the compiler work the mean into each expression
+        # that uses it, to be rounded differently in each.
         bits = jnp.finfo(dtype)
         means = [
             lax.reduce_precision(mean.astype(dtype), bits.nexp, bits.nmant - 4)
@@ -98,46 +113,84 @@ def accumulate(
         for batch, y in _batches(images, targets, geometry):
             where = window(batch.shape, *geometry)
             check(where)
-            with np.errstate(over="ignore", invalid="ignore"):  # an error of our own follows
+            # An error of our own follows.
+            with np.errstate(over="ignore", invalid="ignore"):
                 if not origins:
-                    origins = [np.asarray(_pixel_mean(batch), np.float64), y.mean(axis=0)]
+                    origins = [
+                        np.asarray(_pixel_mean(batch), np.float64),
+                        y.mean(axis=0),
+                    ]
                 task = _Task(statistic, settings, where, jnp.dtype(jnp.float64))
                 sums = jax.tree.map(np.asarray, _evaluate(task, batch, y, *origins))
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(sums)):
                 check_finite("images", batch)
-                raise ValueError("images are so large that their second moment overflows; scale them.")
+                raise ValueError(
+                    "images are so large that their second moment overflows; scale"
+                    " them."
+                )
             total = sums if total is None else jax.tree.map(np.add, total, sums)
             count += batch.shape[0]
-        return build(statistic.finish(total, count, *origins, where, settings), count, where, batch.shape[-1])
+        return build(
+            statistic.finish(total, count, *origins, where, settings),
+            count,
+            where,
+            batch.shape[-1],
+        )
 
 
 def _batches(images: Any, targets: Any, geometry: Any) -> Iterator[tuple[Any, Any]]:
-    """Batches of images and their targets; arrays on the host in pieces, those on devices as they are."""
+    """Batches of images and their targets; arrays on the host in pieces, those on
+    devices as they are."""
     seen, shape = 0, None
     for item in [images] if hasattr(images, "shape") else _iterated(images):
-        if not hasattr(item, "shape") or (isinstance(item, jax.Array) and _is_on_host(item)):
+        if not hasattr(item, "shape") or (
+            isinstance(item, jax.Array) and _is_on_host(item)
+        ):
             item = np.asarray(item)
         check_images(item)
         if shape is None:
             shape = tuple(item.shape)
             window(shape, *geometry)  # raises before anything is computed
         if tuple(item.shape[1:]) != shape[1:]:
-            raise ValueError(f"batches must hold images of one shape, got {shape[1:]}, then {tuple(item.shape[1:])}.")
-        size = item.shape[0] if isinstance(item, jax.Array) else _batch_size(item.shape, window(shape, *geometry))
+            raise ValueError(
+                f"batches must hold images of one shape, got {shape[1:]}, then"
+                f" {tuple(item.shape[1:])}."
+            )
+        size = (
+            item.shape[0]
+            if isinstance(item, jax.Array)
+            else _batch_size(item.shape, window(shape, *geometry))
+        )
         for start in range(0, item.shape[0], size):
-            batch = item if isinstance(item, jax.Array) else np.asarray(item[start : start + size])
+            batch = (
+                item
+                if isinstance(item, jax.Array)
+                else np.asarray(item[start : start + size])
+            )
             last = seen + batch.shape[0]
             if targets is not None and last > len(targets):
-                raise ValueError(f"targets has {len(targets)} rows, but there are at least {last} images.")
+                raise ValueError(
+                    f"targets has {len(targets)} rows, but there are at least {last}"
+                    " images."
+                )
             yield (
                 batch,
-                np.zeros((batch.shape[0], 0)) if targets is None else np.asarray(targets[seen:last], np.float64),
+                (
+                    np.zeros((batch.shape[0], 0))
+                    if targets is None
+                    else np.asarray(targets[seen:last], np.float64)
+                ),
             )
             seen = last
     if shape is None:
-        raise ValueError("images is an iterable without any batch; an iterator can be read only once.")
+        raise ValueError(
+            "images is an iterable without any batch; an iterator can be read only"
+            " once."
+        )
     if targets is not None and seen != len(targets):
-        raise ValueError(f"targets has {len(targets)} rows, but there are {seen} images.")
+        raise ValueError(
+            f"targets has {len(targets)} rows, but there are {seen} images."
+        )
 
 
 def _iterated(images: Any) -> Iterable[Any]:
@@ -145,19 +198,28 @@ def _iterated(images: Any) -> Iterable[Any]:
     if isinstance(images, Iterable) and not isinstance(images, str) and not labelled:
         return images
     found = f"{type(images).__name__}{'; pass its .images' if labelled else ''}"
-    raise TypeError(f"images must be an array (N, H, W, C) or an iterable of such arrays, got {found}.")
+    raise TypeError(
+        "images must be an array (N, H, W, C) or an iterable of such arrays, got"
+        f" {found}."
+    )
 
 
-def _evaluate(task: _Task, images: Any, targets: np.ndarray, origin: Any, target_origin: Any) -> Any:
-    """The sums of one batch, where its images are: on the host, on a device, or on all that hold a part of it.
+def _evaluate(
+    task: _Task, images: Any, targets: np.ndarray, origin: Any, target_origin: Any
+) -> Any:
+    """The sums of one batch, where its images are: on the host, on a device, or on all
+    that hold a part of it.
 
-    Where the host is also JAX's backend, NumPy takes the products: nothing needs to be compiled, and they are faster
-    than XLA's. Arrays that were sharded over several devices stay there.
+    Where the host is also JAX's backend, NumPy takes the products: nothing needs to be
+    compiled, and they are faster than XLA's. Arrays that were sharded over several
+    devices stay there.
     """
     if isinstance(images, jax.Array):
         mesh, axes = _shards(images)
         if mesh is not None:
-            return _sharded_sums(images, targets, origin, target_origin, task, mesh, axes)
+            return _sharded_sums(
+                images, targets, origin, target_origin, task, mesh, axes
+            )
         return _sums(images, targets, origin, target_origin, task)
     if _on_cpu():
         return _sums_on_host(images, targets, origin, target_origin, task)
@@ -165,7 +227,9 @@ def _evaluate(task: _Task, images: Any, targets: np.ndarray, origin: Any, target
     if len(devices) == 1 or images.shape[0] % len(devices):
         return _sums(images, targets, origin, target_origin, task)
     mesh = Mesh(np.array(devices), ("images",))
-    spread = jax.device_put((images, targets), NamedSharding(mesh, PartitionSpec("images")))
+    spread = jax.device_put(
+        (images, targets), NamedSharding(mesh, PartitionSpec("images"))
+    )
     return _sharded_sums(*spread, origin, target_origin, task, mesh, "images")
 
 
@@ -174,7 +238,8 @@ def _is_on_host(images: jax.Array) -> bool:
 
 
 def _shards(images: jax.Array) -> tuple[Mesh | None, Any]:
-    """The mesh and its axes over which the first axis of an array, and no other, is split; None if it is not."""
+    """The mesh and its axes over which the first axis of an array, and no other, is
+    split; None if it is not."""
     sharding = images.sharding
     if not isinstance(sharding, NamedSharding):
         return None, None
@@ -185,14 +250,18 @@ def _shards(images: jax.Array) -> tuple[Mesh | None, Any]:
 
 
 def _batch_size(shape: tuple[int, ...], where: Window) -> int:
-    """Images of the host that are taken at a time: several chunks for each device or core."""
+    """Images of the host that are taken at a time: several chunks for each device or
+    core."""
     workers = _cores() if _on_cpu() else len(jax.local_devices())
     return _chunk_size(shape, where) * _CHUNKS_IN_BATCH * workers
 
 
 def _chunk_size(shape: tuple[int, ...], where: Window) -> int:
     entries = _CHUNK_ENTRIES_ON_CPU if _on_cpu() else _CHUNK_ENTRIES_ELSEWHERE
-    height, width = (length + sum(side) for length, side in zip(shape[1:3], where.padding, strict=True))
+    height, width = (
+        length + sum(side)
+        for length, side in zip(shape[1:3], where.padding, strict=True)
+    )
     return max(1, min(shape[0], entries // (height * width * shape[3])))
 
 
@@ -202,7 +271,11 @@ def _on_cpu() -> bool:
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
 
 
 @functools.cache
@@ -212,7 +285,11 @@ def _libraries() -> ThreadpoolController:
 
 
 def _sums_on_host(
-    images: np.ndarray, targets: np.ndarray, origin: np.ndarray, target_origin: np.ndarray, task: _Task
+    images: np.ndarray,
+    targets: np.ndarray,
+    origin: np.ndarray,
+    target_origin: np.ndarray,
+    task: _Task,
 ) -> Any:
     """The sums of a batch by NumPy, each chunk on one core."""
     statistic, settings, where, dtype = task
@@ -227,7 +304,10 @@ def _sums_on_host(
         return statistic.sums(np.subtract(x, origin, dtype=dtype), y, where, settings)
 
     # BLAS's own threads only wait for one another in products as narrow as these.
-    with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(_cores()) as pool:
+    with (
+        _libraries().limit(limits=1, user_api="blas"),
+        ThreadPoolExecutor(_cores()) as pool,
+    ):
         parts = pool.map(sums, range(0, images.shape[0], size))
         return functools.reduce(partial(jax.tree.map, np.add), parts)
 
@@ -237,11 +317,21 @@ def _pixel_mean(images: Any) -> Any:
     count, channels = images.shape[0], images.shape[-1]
     dtype = _at_least_float32(images.dtype)
     share = namespace(images).full((1, count), 1 / count, dtype)
-    return matmul(share, images.reshape(count, -1).astype(dtype)).reshape(-1, channels).mean(axis=0)
+    return (
+        matmul(share, images.reshape(count, -1).astype(dtype))
+        .reshape(-1, channels)
+        .mean(axis=0)
+    )
 
 
 @partial(jax.jit, static_argnames="task")
-def _sums(images: jax.Array, targets: jax.Array, origin: jax.Array, target_origin: jax.Array, task: _Task) -> Any:
+def _sums(
+    images: jax.Array,
+    targets: jax.Array,
+    origin: jax.Array,
+    target_origin: jax.Array,
+    task: _Task,
+) -> Any:
     """The sums of the images of one device, in chunks."""
     statistic, settings, where, dtype = task
     count = images.shape[0]
@@ -251,9 +341,16 @@ def _sums(images: jax.Array, targets: jax.Array, origin: jax.Array, target_origi
         # The last chunk overlaps the one before it: what was seen already becomes zero.
         start = jnp.minimum(number * size, count - size)
         new = start + jnp.arange(size) >= number * size
-        x, y = (lax.dynamic_slice_in_dim(values, start, size).astype(dtype) for values in (images, targets))
-        x = jnp.where(new[:, None, None, None], pad_images(x, where) - origin[None, None, None], 0)
-        return statistic.sums(x, jnp.where(new[:, None], y - target_origin[None], 0), where, settings)
+        x, y = (
+            lax.dynamic_slice_in_dim(values, start, size).astype(dtype)
+            for values in (images, targets)
+        )
+        x = jnp.where(
+            new[:, None, None, None], pad_images(x, where) - origin[None, None, None], 0
+        )
+        return statistic.sums(
+            x, jnp.where(new[:, None], y - target_origin[None], 0), where, settings
+        )
 
     chunks = -(-count // size)
     if chunks == 1:
@@ -262,7 +359,11 @@ def _sums(images: jax.Array, targets: jax.Array, origin: jax.Array, target_origi
         shapes = jax.eval_shape(sums, jnp.zeros((), int))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         add = partial(jax.tree.map, jnp.add)
-        result, _ = lax.scan(lambda total, number: (add(total, sums(number)), None), zeros, jnp.arange(chunks))
+        result, _ = lax.scan(
+            lambda total, number: (add(total, sums(number)), None),
+            zeros,
+            jnp.arange(chunks),
+        )
     return result
 
 
@@ -276,13 +377,20 @@ def _sharded_sums(
     mesh: Mesh,
     axes: Any,
 ) -> Any:
-    """The sums of images that are split over devices: each its own, then all by one collective."""
+    """The sums of images that are split over devices: each its own, then all by one
+    collective."""
 
     def local(images: jax.Array, targets: jax.Array) -> Any:
         return lax.psum(_sums(images, targets, origin, target_origin, task), axes)
 
     each = PartitionSpec(axes)
-    spread = jax.shard_map(local, mesh=mesh, in_specs=(each, each), out_specs=PartitionSpec(), check_vma=False)
+    spread = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(each, each),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
     return spread(images, targets)
 
 

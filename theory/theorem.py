@@ -1,37 +1,57 @@
-"""Theorems 4.2 and 4.3 of the paper, and the diagnostic that says whether their assumption holds."""
+"""Theorems 4.2 and 4.3 of the paper, and the diagnostic that says whether their
+assumption holds."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from theory._checks import check_head, check_iterations, check_kind, check_positive, check_stable, check_variance
-from theory._precision import as_floats, einsum, float64_outside_traces, matmul, square_root, without_rounding
+from theory._checks import (
+    check_head,
+    check_iterations,
+    check_kind,
+    check_positive,
+    check_stable,
+    check_variance,
+)
+from theory._precision import (
+    as_floats,
+    einsum,
+    float64_outside_traces,
+    matmul,
+    square_root,
+    without_rounding,
+)
 from theory.dynamics import GRADIENT_FACTOR
 from theory.geometric_sum import geometric_sum
 from theory.moments import MeanPatchMoments, PatchSpectrum
 
 
-def iteration_profile(variance: Any, iterations: Any, effective_learning_rate: Any) -> jax.Array:
-    r"""Energy profile of a linear CNN's first layer after t iterations, up to a constant factor.
+def iteration_profile(
+    variance: Any, iterations: Any, effective_learning_rate: Any
+) -> jax.Array:
+    r"""Energy profile of a linear CNN's first layer after t iterations, up to a
+    constant factor.
 
     .. math:: e_i(t) \propto \frac{|1 - (1 - \eta' \lambda_i^2)^t|}{\lambda_i}
 
-    Paper, Theorem 4.2 (equations 3 and 7). It assumes that different patches of an image are
-    uncorrelated; see `decorrelation_ratio`. All constants are in `theorem_profile`.
+    Paper, Theorem 4.2 (equations 3 and 7). It assumes that different patches of an
+    image are uncorrelated; see `decorrelation_ratio`. All constants are in
+    `theorem_profile`.
 
     Args:
       variance: lambda_i^2, (d,), e.g. `PatchSpectrum.variance`.
-      iterations: t, scalar or any shape, from 0 to infinity; integers, given as integers or in floating point and
-        then rounded.
-      effective_learning_rate: eta' > 0, scalar, in units of 1 / variance. Stable while eta' lambda^2 < 2.
+      iterations: t, scalar or any shape, from 0 to infinity; integers, given as
+        integers or in floating point and then rounded.
+      effective_learning_rate: eta' > 0, scalar, in units of 1 / variance. Stable while
+        eta' lambda^2 < 2.
 
     Returns:
       profile, iterations.shape + (d,), in units of 1 / lambda; 0 where lambda^2 = 0.
 
     Raises:
-      ValueError: negative variance or iterations, or a step size at or beyond the border of stability (the
-        message names it). Not checked under tracing.
+      ValueError: negative variance or iterations, or a step size at or beyond the
+        border of stability (the message names it). Not checked under tracing.
     """
     check_variance(variance, one_axis=True)
     check_iterations(iterations)
@@ -43,7 +63,8 @@ def iteration_profile(variance: Any, iterations: Any, effective_learning_rate: A
 
 
 def whitening_profile(variance: Any) -> jax.Array:
-    r"""The limit of `iteration_profile` at t = infinity: 1 / lambda_i, a whitening filter bank.
+    r"""The limit of `iteration_profile` at t = infinity: 1 / lambda_i, a whitening
+    filter bank.
 
     Paper, Theorem 4.3.
 
@@ -72,20 +93,23 @@ def theorem_profile(
     count: int,
     target_std: Any = 1.0,
 ) -> jax.Array:
-    r"""Root mean square energy profile of Theorem 4.2 with every constant, hence no free parameter.
+    r"""Root mean square energy profile of Theorem 4.2 with every constant, hence no
+    free parameter.
 
     .. math:: \operatorname{rms} e_i(t) = \tau \sqrt{\frac{J}{h K N}} \,
-       \frac{|1 - (1 - \eta' \lambda_i^2)^t|}{\lambda_i}, \qquad \eta' = \frac{2 \eta h}{J}, \quad h = |a|^2
+       \frac{|1 - (1 - \eta' \lambda_i^2)^t|}{\lambda_i}, \qquad \eta' = \frac{2 \eta
+       h}{J}, \quad h = |a|^2
 
-    Ours (docs/derivations.md, section 5, which has the sum over several outputs): the rms over random targets of
-    the kernel's change, for small initialisation, under the paper's assumptions that different
-    patches of an image are uncorrelated and of zero mean, and targets uncorrelated with the images.
+    Ours (docs/derivations.md, section 5, which has the sum over several outputs): the
+    rms over random targets of the kernel's change, for small initialisation, under the
+    paper's assumptions that different patches of an image are uncorrelated and of zero
+    mean, and targets uncorrelated with the images.
 
     Args:
       variance: lambda_i^2, (d,), of the patches.
       iterations: t as in `iteration_profile`.
-      learning_rate: eta, as `optax.sgd` means it, on the "mse" loss (mean over images of the squared error
-        summed over outputs).
+      learning_rate: eta, as `optax.sgd` means it, on the "mse" loss (mean over images
+        of the squared error summed over outputs).
       head: a, (K,) or (K, M).
       patches_per_image: J.
       count: N, the number of images.
@@ -95,7 +119,8 @@ def theorem_profile(
       profile, iterations.shape + (d,), in units of the filters.
 
     Raises:
-      ValueError: as `iteration_profile`; or a head of zeros or of the wrong rank, or a count that is not positive.
+      ValueError: as `iteration_profile`; or a head of zeros or of the wrong rank, or a
+        count that is not positive.
     """
     check_variance(variance, one_axis=True)
     check_iterations(iterations)
@@ -104,50 +129,76 @@ def theorem_profile(
     check_positive("patches_per_image", patches_per_image)
     check_positive("count", count)
     check_positive("target_std", target_std, or_zero=True)
-    variance, t, rate, a, tau = as_floats(variance, iterations, learning_rate, head, target_std)
+    variance, t, rate, a, tau = as_floats(
+        variance, iterations, learning_rate, head, target_std
+    )
     a = a.reshape(a.shape[0], -1)
     h = without_rounding(jnp.linalg.eigvalsh(matmul(a.T, a))[::-1])
     curvature = GRADIENT_FACTOR * variance[:, None] * h[None] / patches_per_image
     check_stable("learning_rate", rate, curvature)
     sums = _masked_geometric_sum(rate * curvature, t[..., None, None])
-    scale = GRADIENT_FACTOR * rate * tau * square_root(variance / (patches_per_image * a.shape[0] * count))
-    return einsum("i,...i->...i", scale, square_root(einsum("j,...ij->...i", h, sums**2)))
+    scale = (
+        GRADIENT_FACTOR
+        * rate
+        * tau
+        * square_root(variance / (patches_per_image * a.shape[0] * count))
+    )
+    return einsum(
+        "i,...i->...i", scale, square_root(einsum("j,...ij->...i", h, sums**2))
+    )
 
 
 @float64_outside_traces
-def decorrelation_ratio(moments: MeanPatchMoments, spectrum: PatchSpectrum) -> jax.Array:
-    r"""How far the data are from the assumption of Theorem 4.2 that patches of an image are uncorrelated.
+def decorrelation_ratio(
+    moments: MeanPatchMoments, spectrum: PatchSpectrum
+) -> jax.Array:
+    r"""How far the data are from the assumption of Theorem 4.2 that patches of an image
+    are uncorrelated.
 
     .. math:: \frac{J\, u_i^T A u_i}{\lambda_i^2}
 
-    Ours (docs/derivations.md, section 6). It is 1 if different patches of an image are uncorrelated, J if all are
-    equal, and below 1 where neighbours cancel. If the spectrum is centred then A is centred
-    here too (the covariance of the mean patch over images); otherwise both are about zero.
+    Ours (docs/derivations.md, section 6). It is 1 if different patches of an image are
+    uncorrelated, J if all are equal, and below 1 where neighbours cancel. If the
+    spectrum is centred then A is centred here too (the covariance of the mean patch
+    over images); otherwise both are about zero.
 
     Args:
       moments: of the images' mean patches.
-      spectrum: of the patches of the same images, with the same kernel, stride and padding.
+      spectrum: of the patches of the same images, with the same kernel, stride and
+        padding.
 
     Returns:
-      ratio, (d,), without unit; NaN where lambda_i^2 = 0. In float64 under the same rule as `patch_spectrum`.
+      ratio, (d,), without unit; NaN where lambda_i^2 = 0. In float64 under the same
+      rule as `patch_spectrum`.
 
     Raises:
-      TypeError: the two are not what they should be. ValueError: they were not taken from the same windows.
+      TypeError: the two are not what they should be. ValueError: they were not taken
+        from the same windows.
     """
     check_kind("moments", moments, MeanPatchMoments, "mean_patch_moments")
     check_kind("spectrum", spectrum, PatchSpectrum, "patch_spectrum")
     taken = [(m.kernel_shape, m.stride, m.padding) for m in (moments, spectrum)]
-    if taken[0] != taken[1] or spectrum.count != moments.count * moments.patches_per_image:
+    if (
+        taken[0] != taken[1]
+        or spectrum.count != moments.count * moments.patches_per_image
+    ):
         raise ValueError(
-            "moments and spectrum must come from the same images, kernel, stride and padding; got (kernel shape, "
-            f"stride, padding) {taken[0]} of {moments.count} x {moments.patches_per_image} patches "
-            f"and {taken[1]} of {spectrum.count} patches."
+            "moments and spectrum must come from the same images, kernel, stride and"
+            f" padding; got (kernel shape, stride, padding) {taken[0]} of"
+            f" {moments.count} x {moments.patches_per_image} patches and {taken[1]} of"
+            f" {spectrum.count} patches."
         )
-    second, mean, u, variance = as_floats(moments.second, moments.mean, spectrum.components, spectrum.variance)
+    second, mean, u, variance = as_floats(
+        moments.second, moments.mean, spectrum.components, spectrum.variance
+    )
     if spectrum.centered:
         second = second - jnp.outer(mean, mean)
     seen = variance > 0
-    ratio = moments.patches_per_image * einsum("di,de,ei->i", u, second, u) / jnp.where(seen, variance, 1)
+    ratio = (
+        moments.patches_per_image
+        * einsum("di,de,ei->i", u, second, u)
+        / jnp.where(seen, variance, 1)
+    )
     return jnp.where(seen, ratio, jnp.nan)
 
 

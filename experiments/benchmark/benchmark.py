@@ -1,12 +1,14 @@
-"""Speed and memory of this library against the usual ways to the same numbers, measured in one run.
+"""Speed and memory of this library against the usual ways to the same numbers, measured
+in one run.
 
     python -m experiments benchmark --dataset cifar10 --out results
 
-Each measurement is a fresh process on the CPU that loads the images, imports everything, and only then starts the
-clock: the first call (with JAX's compilation, of which no cache is used), the second call, and the peak of the resident
-memory during the first call above its level before. Peer and ours take turns. Peers that are not installed are left
-out, with a word on how to install them. Writes <out>/benchmark/summary.json, or with --only a file of its own beside
-it.
+Each measurement is a fresh process on the CPU that loads the images, imports
+everything, and only then starts the clock: the first call (with JAX's compilation, of
+which no cache is used), the second call, and the peak of the resident memory during the
+first call above its level before. Peer and ours take turns. Peers that are not
+installed are left out, with a word on how to install them. Writes
+<out>/benchmark/summary.json, or with --only a file of its own beside it.
 """
 
 import re
@@ -37,13 +39,16 @@ class Settings:
     out: Path = Path("results")
     """Folder for the results, in a subfolder of the experiment's name."""
     dataset: str = "photographs"
-    """Images: photographs, cifar10, or another name or path that linear_cnn.load_images takes."""
+    """Images: photographs, cifar10, or another name or path that linear_cnn.load_images
+    takes."""
     images: int | None = None
-    """Use only the first so many images; by default all, of which no more than 50,000."""
+    """Use only the first so many images; by default all, of which no more than
+    50,000."""
     repeats: int = 3
     """Fresh processes for each number; medians are compared."""
     only: str | None = None
-    """Only the rows in which this text occurs, e.g. theory.patch_spectrum or PyTorch."""
+    """Only the rows in which this text occurs, e.g. theory.patch_spectrum or
+    PyTorch."""
 
 
 def main(settings: Settings) -> None:
@@ -63,16 +68,27 @@ def main(settings: Settings) -> None:
             "machine": host,
             "python": environment["python"],
             "versions": environment["versions"],
-            "peers": {method.package: version(method.package) for method in METHODS.values() if method.package},
+            "peers": {
+                method.package: version(method.package)
+                for method in METHODS.values()
+                if method.package
+            },
         },
         "rows": results,
     }
     # Rows that were chosen must not take the place of all.
-    part = "" if settings.only is None else "_" + re.sub("[^A-Za-z0-9]+", "_", settings.only).strip("_")
+    part = (
+        ""
+        if settings.only is None
+        else "_" + re.sub("[^A-Za-z0-9]+", "_", settings.only).strip("_")
+    )
     disk.write_json(folder / f"summary{part}.json", summary)
     print(table(results))
     if host["load"] > host["cores"] / 4:
-        print(f"The machine was busy (load {host['load']:.1f} on {host['cores']} cores): the times are too long.")
+        print(
+            f"The machine was busy (load {host['load']:.1f} on {host['cores']} cores):"
+            " the times are too long."
+        )
     print(f"written to {folder}")
 
 
@@ -84,31 +100,48 @@ def load(settings: Settings) -> np.ndarray:
             raise ValueError(f"--{name} must be at least 1, got {value}.")
     images = linear_cnn.load_images(settings.dataset).images
     if settings.images is not None and settings.images > len(images):
-        raise ValueError(f"--images is {settings.images:,}, but {settings.dataset} has {len(images):,} images.")
+        raise ValueError(
+            f"--images is {settings.images:,}, but {settings.dataset} has"
+            f" {len(images):,} images."
+        )
     if min(images.shape[1:3]) < LARGEST_KERNEL:
         raise ValueError(
-            f"--dataset {settings.dataset} has images of {images.shape[1]}x{images.shape[2]} pixels; patches of "
-            f"{LARGEST_KERNEL}x{LARGEST_KERNEL} are measured, so choose larger images."
+            f"--dataset {settings.dataset} has images of"
+            f" {images.shape[1]}x{images.shape[2]} pixels; patches of"
+            f" {LARGEST_KERNEL}x{LARGEST_KERNEL} are measured, so choose larger images."
         )
     return linear_cnn.scale_pixels(images[: min(settings.images or MANY, MANY)])
 
 
-def save_images(images: np.ndarray, table_rows: list[Row], folder: Path) -> dict[int, Path]:
-    """Write the first so many images for each number that a row needs, and return the files."""
-    counts = {task.images for row in table_rows for task in (row.ours, row.peer) if task}
+def save_images(
+    images: np.ndarray, table_rows: list[Row], folder: Path
+) -> dict[int, Path]:
+    """Write the first so many images for each number that a row needs, and return the
+    files."""
+    counts = {
+        task.images for row in table_rows for task in (row.ours, row.peer) if task
+    }
     files = {count: folder / f"{count}.npy" for count in counts}
     try:
         for count, file in files.items():
             np.save(file, images[:count])
     except OSError as error:
-        raise OSError(f"cannot write the images to {folder}: {error}; choose another folder with TMPDIR.") from error
+        raise OSError(
+            f"cannot write the images to {folder}: {error}; choose another folder with"
+            " TMPDIR."
+        ) from error
     return files
 
 
-def run(table_rows: list[Row], files: Mapping[int, Path], repeats: int) -> list[dict[str, Any]]:
+def run(
+    table_rows: list[Row], files: Mapping[int, Path], repeats: int
+) -> list[dict[str, Any]]:
     """Measure row by row, peer and ours in turn, and compare."""
     results = []
-    plans = [[task for task in (row.peer, row.ours) if task and installed(task)] for row in table_rows]
+    plans = [
+        [task for task in (row.peer, row.ours) if task and installed(task)]
+        for row in table_rows
+    ]
     with tqdm(total=repeats * sum(map(len, plans)), unit="process") as bar:
         for row, tasks in zip(table_rows, plans, strict=True):
             measured: dict[Task, list[Measurement]] = {task: [] for task in tasks}
@@ -117,5 +150,11 @@ def run(table_rows: list[Row], files: Mapping[int, Path], repeats: int) -> list[
                     bar.set_description(f"{task.method}, {task.images:,} images")
                     measured[task].append(measure(task.method, files[task.images]))
                     bar.update()
-            results.append(compare(row, measured[row.ours], measured.get(row.peer) if row.peer else None))
+            results.append(
+                compare(
+                    row,
+                    measured[row.ours],
+                    measured.get(row.peer) if row.peer else None,
+                )
+            )
     return results

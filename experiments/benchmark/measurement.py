@@ -33,27 +33,41 @@ def measure(method: str, images: Path) -> Measurement:
       images: .npy file.
 
     Returns:
-      "seconds" of the first call and "seconds_again" of the second, "megabytes" of peak memory, whether the memory is
-      only a "lower_bound", and the "values" that were computed.
+      "seconds" of the first call and "seconds_again" of the second, "megabytes" of peak
+      memory, whether the memory is only a "lower_bound", and the "values" that were
+      computed.
 
     Raises:
       ChildProcessError: the process failed, with what it said.
     """
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # compilation is part of the first call
-    program = "import sys; from experiments.benchmark.measurement import report; report(*sys.argv[1:])"
+    # Compilation is part of the first call.
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    program = (
+        "import sys; from experiments.benchmark.measurement import report;"
+        " report(*sys.argv[1:])"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", program, method, str(images)], capture_output=True, text=True, env=environment
+        [sys.executable, "-c", program, method, str(images)],
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     if done.returncode == -signal.SIGKILL:
-        raise ChildProcessError(f"{method} was killed, probably for want of memory; use fewer with --images.")
+        raise ChildProcessError(
+            f"{method} was killed, probably for want of memory; use fewer with"
+            " --images."
+        )
     if done.returncode:
-        raise ChildProcessError(f"{method} failed with exit code {done.returncode}:\n{done.stderr.strip()}")
+        raise ChildProcessError(
+            f"{method} failed with exit code {done.returncode}:\n{done.stderr.strip()}"
+        )
     return json.loads(done.stdout.splitlines()[-1])  # libraries may print as well
 
 
 def report(method: str, file: str) -> None:
-    """Measure a method in this process, and print the measurement as one line of JSON."""
+    """Measure a method in this process, and print the measurement as one line of
+    JSON."""
     images = np.load(file)
     compute = METHODS[method].prepare(images)
     gc.collect()
@@ -66,12 +80,19 @@ def report(method: str, file: str) -> None:
     started = time.perf_counter()
     compute()
     again = time.perf_counter() - started
-    measurement = {"seconds": seconds, "seconds_again": again, "megabytes": (peak - level) / 1e6}
-    print(json.dumps(measurement | {"lower_bound": not exact, "values": values.tolist()}))
+    measurement = {
+        "seconds": seconds,
+        "seconds_again": again,
+        "megabytes": (peak - level) / 1e6,
+    }
+    print(
+        json.dumps(measurement | {"lower_bound": not exact, "values": values.tolist()})
+    )
 
 
 def forget_peak() -> bool:
-    """Let the peak of this process's memory start again from its present level; False where that cannot be done."""
+    """Let the peak of this process's memory start again from its present level; False
+    where that cannot be done."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -80,10 +101,15 @@ def forget_peak() -> bool:
 
 
 def peak_memory() -> int:
-    """Largest resident memory of this process, in bytes, since `forget_peak` succeeded or else since its start."""
+    """Largest resident memory of this process, in bytes, since `forget_peak` succeeded
+    or else since its start."""
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        line = next(
+            line
+            for line in status.read_text().splitlines()
+            if line.startswith("VmHWM:")
+        )
         return int(line.split()[1]) * 1024
     import resource  # not on every system, and only needed where there is no /proc
 
@@ -92,14 +118,21 @@ def peak_memory() -> int:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory, and the load: processes that have wanted to run in the last minute, on average."""
+    """Processor, cores, memory, and the load: processes that have wanted to run in the
+    last minute, on average."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    models = [
+        line.partition(":")[2].strip()
+        for line in lines
+        if line.startswith("model name")
+    ]
     return {
         "processor": models[0] if models else platform.processor(),
         "cores": os.cpu_count(),
-        "memory_gigabytes": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "memory_gigabytes": round(
+            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1
+        ),
         "system": platform.system(),
         "load": os.getloadavg()[0],
     }

@@ -29,13 +29,15 @@ def our_spectrum(images: np.ndarray, kernel_size: int = 3) -> Compute:
 
 
 def official_recipe(images: np.ndarray, kernel_size: int = 3) -> Compute:
-    """All patches in one float64 matrix, and its singular values by `torch.pca_lowrank`, as the paper's authors do."""
+    """All patches in one float64 matrix, and its singular values by
+    `torch.pca_lowrank`, as the paper's authors do."""
     import torch
 
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
     def compute() -> np.ndarray:
-        unfolded = torch.nn.functional.unfold(tensor, kernel_size)  # (N, d, patches in an image)
+        # (N, d, patches in an image).
+        unfolded = torch.nn.functional.unfold(tensor, kernel_size)
         patches = unfolded.transpose(1, 2).reshape(-1, unfolded.shape[1]).double()
         singular = torch.pca_lowrank(patches, q=patches.shape[1], center=True)[1]
         return (singular**2 / len(patches)).numpy()
@@ -44,12 +46,17 @@ def official_recipe(images: np.ndarray, kernel_size: int = 3) -> Compute:
 
 
 def scikit_learn(images: np.ndarray, kernel_size: int = 3) -> Compute:
-    """All patches in one float64 matrix, given to scikit-learn's PCA with its fastest solver for such a matrix."""
+    """All patches in one float64 matrix, given to scikit-learn's PCA with its fastest
+    solver for such a matrix."""
     from sklearn.decomposition import PCA
 
     def compute() -> np.ndarray:
         patches = unfold(images, kernel_size)
-        variance = PCA(svd_solver="covariance_eigh", copy=False).fit(patches).explained_variance_
+        variance = (
+            PCA(svd_solver="covariance_eigh", copy=False)
+            .fit(patches)
+            .explained_variance_
+        )
         return variance * (len(patches) - 1) / len(patches)
 
     return compute
@@ -72,7 +79,8 @@ def numpy_sum(images: np.ndarray, kernel_size: int = 3) -> Compute:
 
 
 def our_fit(images: np.ndarray, count: int = 1) -> Compute:
-    """`theory.fit_profile` of so many profiles at once; the correlation of the first."""
+    """`theory.fit_profile` of so many profiles at once; the correlation of the
+    first."""
     profiles, variance = noisy_profiles(images, count)
 
     def compute() -> np.ndarray:
@@ -83,13 +91,16 @@ def our_fit(images: np.ndarray, count: int = 1) -> Compute:
 
 
 def scan_of_times(images: np.ndarray) -> Compute:
-    """The formula and its correlation with a profile at each of many iterations, as the paper's authors do."""
+    """The formula and its correlation with a profile at each of many iterations, as the
+    paper's authors do."""
     profiles, variance = noisy_profiles(images, 1)
 
     def compute() -> np.ndarray:
         best = -1.0
         for t in ITERATIONS:
-            formula = np.abs(1 - (1 - LEARNING_RATE * variance) ** t) / np.sqrt(variance)
+            formula = np.abs(1 - (1 - LEARNING_RATE * variance) ** t) / np.sqrt(
+                variance
+            )
             best = max(best, np.corrcoef(profiles[0], formula)[0, 1])
         return np.array([best])
 
@@ -97,16 +108,24 @@ def scan_of_times(images: np.ndarray) -> Compute:
 
 
 def noisy_profiles(images: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Profiles (count, d) that the formula makes up to a tenth, as those of trained networks, and the variance (d,)."""
-    variance = np.asarray(theory.patch_spectrum(linear_cnn.normalize_channels(images), 3).variance)
-    profile = np.asarray(theory.iteration_profile(variance, ITERATIONS.stop // 5, LEARNING_RATE), np.float64)
+    """Profiles (count, d) that the formula makes up to a tenth, as those of trained
+    networks, and the variance (d,)."""
+    variance = np.asarray(
+        theory.patch_spectrum(linear_cnn.normalize_channels(images), 3).variance
+    )
+    profile = np.asarray(
+        theory.iteration_profile(variance, ITERATIONS.stop // 5, LEARNING_RATE),
+        np.float64,
+    )
     noise = np.random.default_rng(0).normal(size=(count, len(variance)))
     return profile * np.exp(0.1 * noise), variance
 
 
 def unfold(images: np.ndarray, kernel_size: int) -> np.ndarray:
     """All patches as rows, in float64: (N, H, W, C) -> (N * locations, d)."""
-    windows = np.lib.stride_tricks.sliding_window_view(images, (kernel_size, kernel_size), axis=(1, 2))
+    windows = np.lib.stride_tricks.sliding_window_view(
+        images, (kernel_size, kernel_size), axis=(1, 2)
+    )
     patches = np.ascontiguousarray(np.moveaxis(windows, 3, -1), np.float64)
     return patches.reshape(-1, images.shape[-1] * kernel_size**2)
 
@@ -115,8 +134,9 @@ class Method(NamedTuple):
     """A way to compute something from images.
 
     Attributes:
-      prepare: images (N, H, W, C), float32 in [0, 1] -> the function to measure, which returns the numbers that every
-        method of the same row must agree on. What `prepare` itself does is not measured: imports, the peer's layout.
+      prepare: images (N, H, W, C), float32 in [0, 1] -> the function to measure, which
+        returns the numbers that every method of the same row must agree on. What
+        `prepare` itself does is not measured: imports, the peer's layout.
       package: the peer that must be installed, by the name that pip knows.
     """
 
@@ -131,15 +151,23 @@ METHODS = {
     "scikit-learn PCA of all patches": Method(scikit_learn, "scikit-learn"),
     "NumPy sum over batches": Method(numpy_sum),
     "theory.fit_profile": Method(our_fit),
-    f"theory.fit_profile, {PROFILES} profiles": Method(partial(our_fit, count=PROFILES)),
+    f"theory.fit_profile, {PROFILES} profiles": Method(
+        partial(our_fit, count=PROFILES)
+    ),
     "scan of 19,961 times": Method(scan_of_times),
     **{
-        f"{name}, {filters} filters": Method(partial(prepare, width=filters / 64), package)
+        f"{name}, {filters} filters": Method(
+            partial(prepare, width=filters / 64), package
+        )
         for filters in (64, 16)
         for name, prepare, package in (
             ("linear_cnn.train, VGG11-BN", our_vgg, None),
             ("PyTorch, VGG11-BN", torch_vgg, "torch"),
-            ("XLA's convolution, VGG11-BN", partial(our_vgg, default_convolution=True), None),
+            (
+                "XLA's convolution, VGG11-BN",
+                partial(our_vgg, default_convolution=True),
+                None,
+            ),
         )
     },
     "linear_cnn.train_seeds, SmallCNN": Method(our_seeds),

@@ -1,11 +1,20 @@
-"""The rows of the table: what is measured on how many images, and what is asked of it."""
+"""The rows of the table: what is measured on how many images, and what is asked of
+it."""
 
 from typing import Literal, NamedTuple
 
 from experiments.benchmark.methods import PROFILES
-from experiments.benchmark.training import SEEDS, SEEDS_BATCH, SEEDS_STEPS, VGG_BATCH, VGG_STEPS
+from experiments.benchmark.training import (
+    SEEDS,
+    SEEDS_BATCH,
+    SEEDS_STEPS,
+    VGG_BATCH,
+    VGG_STEPS,
+)
 
-SOME, MANY = 10_000, 50_000  # images: what the official recipe can hold in memory, and all of CIFAR-10's training set
+# Images: what the official recipe can hold in memory, and all of CIFAR-10's training
+# set.
+SOME, MANY = 10_000, 50_000
 LARGEST_KERNEL = 7
 
 
@@ -34,13 +43,19 @@ class Row(NamedTuple):
 
 
 def rows(shape: tuple[int, ...]) -> list[Row]:
-    """All comparisons for images of shape (N, H, W, C); the targets are stated for CIFAR-10 alone."""
+    """All comparisons for images of shape (N, H, W, C); the targets are stated for
+    CIFAR-10 alone."""
     some, many = min(SOME, shape[0]), min(MANY, shape[0])
-    small, large = (f"{size}x{size}x{shape[3]} patch spectrum" for size in (3, LARGEST_KERNEL))
+    small, large = (
+        f"{size}x{size}x{shape[3]} patch spectrum" for size in (3, LARGEST_KERNEL)
+    )
     spectrum, large_spectrum = "theory.patch_spectrum", "theory.patch_spectrum, 7x7"
     cifar = shape[1:] == (32, 32, 3)
     some_of_cifar, all_of_cifar = cifar and some == SOME, cifar and many == MANY
-    against_recipe = (Target("faster", "at least", 50), Target("less_memory", "at least", 30))
+    against_recipe = (
+        Target("faster", "at least", 50),
+        Target("less_memory", "at least", 30),
+    )
     many_small = (Target("seconds", "at most", 3), Target("megabytes", "at most", 500))
     many_large = (Target("seconds", "at most", 20),)
     return [
@@ -53,15 +68,23 @@ def rows(shape: tuple[int, ...]) -> list[Row]:
         Row(small, Task(spectrum, some), Task("scikit-learn PCA of all patches", some)),
         Row(small, Task(spectrum, some), Task("NumPy sum over batches", some)),
         # Five times the images: the cost is linear in their number.
-        Row(small, Task(spectrum, many), Task(spectrum, max(1, many // 5)), many_small if all_of_cifar else ()),
-        Row(large, Task(large_spectrum, many), None, many_large if all_of_cifar else ()),
+        Row(
+            small,
+            Task(spectrum, many),
+            Task(spectrum, max(1, many // 5)),
+            many_small if all_of_cifar else (),
+        ),
+        Row(
+            large, Task(large_spectrum, many), None, many_large if all_of_cifar else ()
+        ),
         Row(
             "formula fitted to a profile",
             Task("theory.fit_profile", some),
             Task("scan of 19,961 times", some),
             (Target("faster_again", "at least", 100),) if some_of_cifar else (),
         ),
-        # The scan is of one profile here too: a ratio of 4 is one of 1,024 for each profile.
+        # The scan is of one profile here too: a ratio of 4 is one of 1,024 for each
+        # profile.
         Row(
             f"formula fitted to {PROFILES} profiles, by the peer to 1",
             Task(f"theory.fit_profile, {PROFILES} profiles", some),
@@ -73,7 +96,8 @@ def rows(shape: tuple[int, ...]) -> list[Row]:
 
 
 def training_rows(shape: tuple[int, ...], cifar: bool) -> list[Row]:
-    """The comparisons of training; the first calls compile, so that the second ones are to be compared.
+    """The comparisons of training; the first calls compile, so that the second ones are
+    to be compared.
 
     None for images that are too small, or too few, for VGG.
     """
@@ -102,9 +126,18 @@ def training_rows(shape: tuple[int, ...], cifar: bool) -> list[Row]:
 
 def chosen(table_rows: list[Row], only: str | None) -> list[Row]:
     """The rows whose title or methods contain a text; all without one."""
-    tasks = {row: [task.method for task in (row.ours, row.peer) if task] for row in table_rows}
-    found = [row for row in table_rows if only is None or any(only in name for name in (row.title, *tasks[row]))]
+    tasks = {
+        row: [task.method for task in (row.ours, row.peer) if task]
+        for row in table_rows
+    }
+    found = [
+        row
+        for row in table_rows
+        if only is None or any(only in name for name in (row.title, *tasks[row]))
+    ]
     if not found:
         names = sorted({name for names in tasks.values() for name in names})
-        raise ValueError(f"--only {only!r} occurs in no row; these are compared: {'; '.join(names)}.")
+        raise ValueError(
+            f"--only {only!r} occurs in no row; these are compared: {'; '.join(names)}."
+        )
     return found

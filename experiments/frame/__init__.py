@@ -2,7 +2,15 @@
 
 from experiments.frame import disk, figures, inputs
 from experiments.frame.checks import check, finite, number, result, spread
-from experiments.frame.experiment import Arrays, Table, finished, run, saved_arrays, text, write
+from experiments.frame.experiment import (
+    Arrays,
+    Table,
+    finished,
+    run,
+    saved_arrays,
+    text,
+    write,
+)
 from experiments.frame.settings import WHEREABOUTS, Settings, check_at_least
 
 __all__ = [

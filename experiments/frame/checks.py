@@ -1,4 +1,5 @@
-"""Checks: a number, its bound and the verdict; and numbers as JSON and tables take them."""
+"""Checks: a number, its bound and the verdict; and numbers as JSON and tables take
+them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,9 @@ def spread(values: Any) -> dict[str, Any]:
 
 def finite(values: Any) -> list[float | None]:
     """The values as JSON takes them, None for what is infinite."""
-    return [float(value) if np.isfinite(value) else None for value in np.asarray(values)]
+    return [
+        float(value) if np.isfinite(value) else None for value in np.asarray(values)
+    ]
 
 
 def check(
@@ -28,7 +31,8 @@ def check(
     below: float | None = None,
     paper: str | None = None,
 ) -> dict[str, Any]:
-    """One row: it passes if the value is within all bounds that are given (a NaN is not); what the paper says of it."""
+    """One row: it passes if the value is within all bounds that are given (a NaN is
+    not); what the paper says of it."""
     bounds = {">=": at_least, "<=": at_most, ">": above, "<": below}
     holds = {">=": np.greater_equal, "<=": np.less_equal, ">": np.greater, "<": np.less}
     given = {sign: bound for sign, bound in bounds.items() if bound is not None}
@@ -45,10 +49,23 @@ def number(values: Mapping[str, Any]) -> str:
 
 
 def result(
-    name: str, measured: Any, bound: float, *, moved: Any = None, wrong: dict[str, Any] | None = None, **more: Any
+    name: str,
+    measured: Any,
+    bound: float,
+    *,
+    moved: Any = None,
+    wrong: dict[str, Any] | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
-    """One row: it passes if the measured number is within the bound and every wrong formula's is not."""
+    """One row: it passes if the measured number is within the bound and every wrong
+    formula's is not."""
     wrong = {label: float(value) for label, value in (wrong or {}).items()}
     passed = bool(measured <= bound) and all(value > bound for value in wrong.values())
-    row = {"check": name, "moved": moved, "measured": float(measured), "bound": bound, "wrong_formulas": wrong}
+    row = {
+        "check": name,
+        "moved": moved,
+        "measured": float(measured),
+        "bound": bound,
+        "wrong_formulas": wrong,
+    }
     return row | {"passed": passed} | more

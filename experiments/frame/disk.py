@@ -1,4 +1,5 @@
-"""Results on disk: settings, arrays and summary of a run, each written whole or not at all."""
+"""Results on disk: settings, arrays and summary of a run, each written whole or not at
+all."""
 
 import hashlib
 import importlib.metadata
@@ -17,20 +18,26 @@ from linear_cnn._npz import NPZ_DAMAGE
 
 
 def prepare_folder(folder: Path, option: str = "--out") -> Path:
-    """Make a folder, and raise OSError with the remedy now rather than after the computation if it cannot be used."""
+    """Make a folder, and raise OSError with the remedy now rather than after the
+    computation if it cannot be used."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(f"cannot write to {folder}: {error}; choose another folder with {option}.") from error
+        raise OSError(
+            f"cannot write to {folder}: {error}; choose another folder with {option}."
+        ) from error
     return folder
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it, so that no interruption leaves half a file."""
+    """Let `write` fill a temporary file beside `path`, then rename it, so that no
+    interruption leaves half a file."""
     # The suffix stays the same, since writers choose the format by it.
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-", suffix=path.suffix)
+    descriptor, name = tempfile.mkstemp(
+        dir=path.parent, prefix=".unfinished-", suffix=path.suffix
+    )
     os.close(descriptor)
     unfinished = Path(name)
     try:
@@ -41,6 +48,11 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file of bytes."""
+    write_whole(path, lambda file: file.write_bytes(content))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -67,7 +79,9 @@ def read_json(path: Path, remedy: str) -> Any:
         raise ValueError(f"{path} is damaged ({error}); {remedy}.") from error
 
 
-def read_arrays(path: Path, remedy: str = "run the experiment again") -> dict[str, np.ndarray]:
+def read_arrays(
+    path: Path, remedy: str = "run the experiment again"
+) -> dict[str, np.ndarray]:
     """Read the arrays of a run.
 
     Raises:
@@ -85,7 +99,16 @@ def read_arrays(path: Path, remedy: str = "run the experiment again") -> dict[st
 
 def environment() -> dict[str, Any]:
     """What a run depends on besides its settings: versions and machine."""
-    packages = ("linear-cnn", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "matplotlib")
+    packages = (
+        "linear-cnn",
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "numpy",
+        "scipy",
+        "matplotlib",
+    )
     return {
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
@@ -115,9 +138,11 @@ def _plain(value: Any) -> Any:
 def folder(out: Path, experiment: str, dataset: str) -> Path:
     """Where the results of an experiment on a data set go.
 
-    A data set given as a path goes by its last part and a hash of the whole, lest another path write over its results.
+    A data set given as a path goes by its last part and a hash of the whole, lest
+    another path write over its results.
     """
     if dataset.isidentifier():
         return out / experiment / dataset
     path = Path(dataset).expanduser().resolve()
-    return out / experiment / f"{path.name.removesuffix('.npz')}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    return out / experiment / f"{path.name.removesuffix('.npz')}-{digest}"

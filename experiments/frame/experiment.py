@@ -1,4 +1,5 @@
-"""The one way from settings to arrays, summary, figure and table, which all experiments go."""
+"""The one way from settings to arrays, summary, figure and table, which all experiments
+go."""
 
 import json
 import textwrap
@@ -37,7 +38,8 @@ def run(
     draw: Callable[[Path, Arrays], None],
     table: Callable[[dict[str, Any]], Table],
 ) -> None:
-    """Compute, save, draw and print; with `settings.redraw` draw and print from what was saved."""
+    """Compute, save, draw and print; with `settings.redraw` draw and print from what
+    was saved."""
     folder = disk.folder(settings.out, name, settings.dataset)
     if settings.redraw:
         arrays = saved_arrays(folder)
@@ -57,12 +59,15 @@ def saved_arrays(folder: Path) -> Arrays:
     """The arrays of the results in a folder, for --redraw.
 
     Raises:
-      FileNotFoundError: there are none; it names the data sets of which there are. ValueError: they are damaged.
+      FileNotFoundError: there are none; it names the data sets of which there are.
+        ValueError: they are damaged.
     """
     remedy = "run the experiment again without --redraw"
     others = sorted(path.parent.name for path in folder.parent.glob("*/arrays.npz"))
     if others:
-        remedy += f", or name what there are results of with --dataset: {', '.join(others)}"
+        remedy += (
+            f", or name what there are results of with --dataset: {', '.join(others)}"
+        )
     return disk.read_arrays(folder / "arrays.npz", remedy)
 
 
@@ -74,23 +79,31 @@ def write(
     draw: Callable[[Path, Arrays], None],
     seconds: float,
 ) -> None:
-    """Save and draw the results of an experiment; config.json comes last, and says that they are finished."""
+    """Save and draw the results of an experiment; config.json comes last, and says that
+    they are finished."""
     (folder / "config.json").unlink(missing_ok=True)
     disk.write_arrays(folder / "arrays.npz", arrays)
     draw_in_style(draw, folder, arrays)
     disk.write_json(folder / "summary.json", summary)
-    config = {"settings": asdict(settings), "environment": disk.environment(), "seconds": seconds}
+    config = {
+        "settings": asdict(settings),
+        "environment": disk.environment(),
+        "seconds": seconds,
+    }
     disk.write_json(folder / "config.json", config)
 
 
-def draw_in_style(draw: Callable[[Path, Arrays], None], folder: Path, arrays: Arrays) -> None:
+def draw_in_style(
+    draw: Callable[[Path, Arrays], None], folder: Path, arrays: Arrays
+) -> None:
     """Draw the figures of an experiment in the style that all share."""
     with mpl.rc_context(figures.STYLE):
         draw(folder, arrays)
 
 
 def finished(folder: Path, settings: Any) -> bool:
-    """Whether a folder holds whole results of the same settings; where things lie does not matter."""
+    """Whether a folder holds whole results of the same settings; where things lie does
+    not matter."""
     if not (folder / "arrays.npz").exists() or not any(folder.glob("*.png")):
         return False
     try:
@@ -99,7 +112,9 @@ def finished(folder: Path, settings: Any) -> bool:
     except (OSError, ValueError):
         return False
     wanted = json.loads(disk.json_text(asdict(settings)))
-    return isinstance(found, dict) and _results_depend_on(found.get("settings")) == _results_depend_on(wanted)
+    return isinstance(found, dict) and _results_depend_on(
+        found.get("settings")
+    ) == _results_depend_on(wanted)
 
 
 def _results_depend_on(settings: Any) -> Any:
@@ -109,11 +124,19 @@ def _results_depend_on(settings: Any) -> Any:
 
 
 def text(table: Table, summary: Mapping[str, Any]) -> str:
-    """A table, and what else the summary holds: accuracies of the runs, checks, and differences from the paper."""
-    width = {name: max(map(len, (name, *cells))) for name, cells in table.columns.items()}
+    """A table, and what else the summary holds: accuracies of the runs, checks, and
+    differences from the paper."""
+    width = {
+        name: max(map(len, (name, *cells))) for name, cells in table.columns.items()
+    }
     lines = ["  ".join(name.ljust(width[name]) for name in table.columns).rstrip()]
     rows = zip(*table.columns.values(), strict=True)
-    lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, width.values(), strict=True)).rstrip() for row in rows]
+    lines += [
+        "  ".join(
+            cell.ljust(w) for cell, w in zip(row, width.values(), strict=True)
+        ).rstrip()
+        for row in rows
+    ]
     lines += textwrap.wrap(table.note, 120)
     for row in summary.get("runs", ()):
         accuracy = ", ".join(f"{value:.3f}" for value in row["training_accuracy"])
@@ -122,8 +145,14 @@ def text(table: Table, summary: Mapping[str, Any]) -> str:
     if summary["checks"]:
         lines += ["", f"{'':6}{'value':>8}  {'bound':<22}check"]
         for row in summary["checks"]:
-            lines.append(f"{'ok' if row['passed'] else 'FAIL':6}{row['value']:>8.3f}  {row['bound']:<22}{row['check']}")
+            lines.append(
+                f"{'ok' if row['passed'] else 'FAIL':6}{row['value']:>8.3f} "
+                f" {row['bound']:<22}{row['check']}"
+            )
         passed = sum(row["passed"] for row in summary["checks"])
         lines += [f"{passed} of {len(summary['checks'])} checks passed", ""]
-    lines += [f"differs from the paper: {difference}" for difference in summary.get("differs_from_paper", ())]
+    lines += [
+        f"differs from the paper: {difference}"
+        for difference in summary.get("differs_from_paper", ())
+    ]
     return "\n".join(lines)

@@ -1,7 +1,9 @@
-"""The style of all figures, and what several of them share; every experiment draws its own, from saved arrays."""
+"""The style of all figures, and what several of them share; every experiment draws its
+own, from saved arrays."""
 
 import itertools
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,8 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     for suffix in (".png", ".pdf"):
         # Without dates, the same arrays give the same file.
         metadata = {"CreationDate": None} if suffix == ".pdf" else None
-        disk.write_whole(folder / f"{name}{suffix}", lambda file: figure.savefig(file, metadata=metadata))  # noqa: B023
+        write = partial(figure.savefig, metadata=metadata)
+        disk.write_whole(folder / f"{name}{suffix}", write)
     plt.close(figure)
 
 
@@ -49,7 +52,9 @@ def component_axis(axis: Any, count: int) -> None:
 
 def epoch_axis(axis: Any, last: int) -> None:
     """Epochs, on a scale that shows the first ones too."""
-    ticks = [epoch for epoch in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500) if epoch <= last]
+    ticks = [
+        epoch for epoch in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500) if epoch <= last
+    ]
     axis.set_xscale("symlog", linthresh=1, linscale=0.3)
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
     axis.set_xticks([], minor=True)
@@ -61,34 +66,66 @@ def legend_below(axis: Any, distance: float = 0.14) -> None:
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -distance), fontsize=8)
 
 
-def band(axis: Any, x: np.ndarray, values: np.ndarray, colour: str, **line: Any) -> None:
-    """Mean and standard deviation of (networks, x); points where they are not defined are left out."""
+def band(
+    axis: Any, x: np.ndarray, values: np.ndarray, colour: str, **line: Any
+) -> None:
+    """Mean and standard deviation of (networks, x); points where they are not defined
+    are left out."""
     known = ~np.isnan(values).any(axis=0)
     x, values = x[known], values[:, known]
-    mean, deviation = values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else 0
-    axis.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
+    mean, deviation = (
+        values.mean(axis=0),
+        (values.std(axis=0, ddof=1) if len(values) > 1 else 0),
+    )
+    axis.fill_between(
+        x, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0
+    )
     axis.plot(x, mean, color=colour, **line)
 
 
-def profiles_and_initial(axis: Any, arrays: Mapping[str, np.ndarray], titles: Mapping[str, str]) -> None:
-    """Profiles of trained networks, each divided by its maximum, and of the first run's initial filters."""
+def profiles_and_initial(
+    axis: Any, arrays: Mapping[str, np.ndarray], titles: Mapping[str, str]
+) -> None:
+    """Profiles of trained networks, each divided by its maximum, and of the first run's
+    initial filters."""
     component = np.arange(1, len(arrays[f"{next(iter(titles))}/variance"]) + 1)
     for (name, title), colour in zip(titles.items(), itertools.cycle(COLOURS)):
         profile = arrays[f"{name}/change"][:, -1]
-        band(axis, component, profile / profile.max(axis=-1, keepdims=True), colour, label=title)
+        band(
+            axis,
+            component,
+            profile / profile.max(axis=-1, keepdims=True),
+            colour,
+            label=title,
+        )
     initial = arrays[f"{next(iter(titles))}/weights"][:, 0]
     initial = initial / initial.max(axis=-1, keepdims=True)
-    band(axis, component, initial, "grey", linestyle="--", label="initial filters, w(0)")
-    axis.set(title="First layer: change w(t) - w(0)", ylabel="energy profile, divided by its maximum", ylim=(0, None))
+    band(
+        axis, component, initial, "grey", linestyle="--", label="initial filters, w(0)"
+    )
+    axis.set(
+        title="First layer: change w(t) - w(0)",
+        ylabel="energy profile, divided by its maximum",
+        ylim=(0, None),
+    )
     component_axis(axis, len(component))
     legend_below(axis)
 
 
-def courses_of_training(axis: Any, courses: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+def courses_of_training(
+    axis: Any, courses: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> None:
     """Correlations over epochs: mean and standard deviation over pairs of networks."""
-    for (label, (epochs, correlations)), colour in zip(courses.items(), itertools.cycle(COLOURS)):
-        band(axis, epochs, correlations, colour, label=label, marker="o", markersize=2.5)
+    for (label, (epochs, correlations)), colour in zip(
+        courses.items(), itertools.cycle(COLOURS)
+    ):
+        band(
+            axis, epochs, correlations, colour, label=label, marker="o", markersize=2.5
+        )
     axis.axhline(0, color="black", linewidth=0.6)
-    axis.set(title="Correlation of the profiles (± s.d. over pairs)", ylabel="Pearson correlation")
+    axis.set(
+        title="Correlation of the profiles (± s.d. over pairs)",
+        ylabel="Pearson correlation",
+    )
     epoch_axis(axis, max(epochs[-1] for epochs, _ in courses.values()))
     legend_below(axis)

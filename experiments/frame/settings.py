@@ -14,13 +14,16 @@ class Settings:
     """What every experiment on a data set lets its user choose."""
 
     dataset: str = "photographs"
-    """photographs, cifar10, cifar100, fashion_mnist, a folder of class folders, or an .npz file; read into memory."""
+    """photographs, cifar10, cifar100, fashion_mnist, a folder of class folders, or an
+    .npz file; read into memory."""
     data_dir: Path | None = None
-    """Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by default."""
+    """Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by
+    default."""
     images: int | None = None
     """Use only so many images, evenly spaced; all by default."""
     out: Path = Path("results")
-    """Folder for the results, in a subfolder of the experiment's and the data set's names."""
+    """Folder for the results, in a subfolder of the experiment's and the data set's
+    names."""
     redraw: bool = False
     """Only draw the figures and print the table again, from the saved arrays."""
 
@@ -30,4 +33,6 @@ def check_at_least(settings: Any, smallest: Mapping[str, int]) -> None:
     for name, bound in smallest.items():
         value = getattr(settings, name)
         if value is not None and value < bound:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {bound}, got {value}.")
+            raise ValueError(
+                f"--{name.replace('_', '-')} must be at least {bound}, got {value}."
+            )

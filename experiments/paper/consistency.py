@@ -1,19 +1,23 @@
-"""Profiles of first layers across seeds, widths and architectures (paper, Fig. 1, 9-13, Table 1).
+"""Profiles of first layers across seeds, widths and architectures (paper, Fig. 1, 9-13,
+Table 1).
 
     python -m experiments consistency
     python -m experiments consistency --preset paper
 
-Trains VGG11 with several widths of its first layer, and ResNet18, and correlates the energy profiles of all pairs of
-networks: of the change of the first layer, w(t) - w(0), and of the weights w(t), in the principal components of
-the patches of the training images (3x3, normalised and centred), at every recorded epoch. Trained networks are kept
+Trains VGG11 with several widths of its first layer, and ResNet18, and correlates the
+energy profiles of all pairs of networks: of the change of the first layer, w(t) - w(0),
+and of the weights w(t), in the principal components of the patches of the training
+images (3x3, normalised and centred), at every recorded epoch. Trained networks are kept
 in <out>/runs and shared with the other experiments; a run that was killed continues.
 
-The cpu preset took 33 minutes on 2 cores, 13 of them for ResNet18, and 8 more for the base run if it comes first.
-Correlations, paper in brackets: across seeds 0.976 ± 0.010 (0.99), across widths of the first layer 0.967 ± 0.017
-(0.98), VGG11 against ResNet18 0.939 ± 0.022 (0.87), trained against initial filters -0.06 ± 0.20 (-0.13 ± 0.18); all
+The cpu preset took 33 minutes on 2 cores, 13 of them for ResNet18, and 8 more for the
+base run if it comes first. Correlations, paper in brackets: across seeds 0.976 ± 0.010
+(0.99), across widths of the first layer 0.967 ± 0.017 (0.98), VGG11 against ResNet18
+0.939 ± 0.022 (0.87), trained against initial filters -0.06 ± 0.20 (-0.13 ± 0.18); all
 networks reach a training accuracy of 0.9.
 
-Writes <out>/consistency/<dataset>/{config.json, arrays.npz, summary.json, consistency.png, consistency.pdf}.
+Writes <out>/consistency/<dataset>/{config.json, arrays.npz, summary.json,
+consistency.png, consistency.pdf}.
 """
 
 from dataclasses import dataclass
@@ -30,12 +34,18 @@ from experiments.frame import Arrays, figures
 NAME = "consistency"
 SEEDS, WIDTHS, ARCHITECTURES = 0.97, 0.95, 0.8  # smallest mean correlations
 # CIFAR-10: mean, and the spread where the paper gives it.
-PAPER = {"seeds": (0.99,), "widths": (0.98,), "architectures": (0.87,), "initial": (-0.13, 0.18)}
+PAPER = {
+    "seeds": (0.99,),
+    "widths": (0.98,),
+    "architectures": (0.87,),
+    "initial": (-0.13, 0.18),
+}
 
 
 @dataclass(frozen=True)
 class Settings(trained.SettingsOfSeveral):
-    """Profiles across seeds, widths and architectures (paper, Fig. 1, 9-13, Table 1)."""
+    """Profiles across seeds, widths and architectures (paper, Fig. 1, 9-13, Table
+    1)."""
 
 
 def main(settings: Settings) -> None:
@@ -51,7 +61,10 @@ def compute(settings: Any) -> Arrays:
 def pairs(arrays: Arrays, kind: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The rows of Table 1: epochs (E,), and correlations (pairs, E)."""
     bases = [name for name in trained.names(arrays) if name.startswith("base")]
-    between = [trained.correlations(arrays, one, other, kind) for one, other in combinations(bases, 2)]
+    between = [
+        trained.correlations(arrays, one, other, kind)
+        for one, other in combinations(bases, 2)
+    ]
     return {
         "seeds": trained.correlations(arrays, "base", "base", kind),
         "widths": (between[0][0], np.concatenate([values for _, values in between])),
@@ -63,8 +76,12 @@ def pairs(arrays: Arrays, kind: str) -> dict[str, tuple[np.ndarray, np.ndarray]]
 def comparisons(arrays: Arrays) -> dict[str, str]:
     """The rows of Table 1 in words."""
     bases = [name for name in trained.names(arrays) if name.startswith("base")]
-    widths = ", ".join(str(trained.filters(trained.config(arrays, name))) for name in bases)
-    base, other = (trained.network(trained.config(arrays, name)) for name in ("base", "other"))
+    widths = ", ".join(
+        str(trained.filters(trained.config(arrays, name))) for name in bases
+    )
+    base, other = (
+        trained.network(trained.config(arrays, name)) for name in ("base", "other")
+    )
     return {
         "seeds": "across seeds",
         "widths": f"across widths of the first layer ({widths} filters)",
@@ -75,7 +92,11 @@ def comparisons(arrays: Arrays) -> dict[str, str]:
 
 def summary(arrays: Arrays) -> dict[str, Any]:
     """Correlations at the end of training over pairs of networks, and the checks."""
-    words, change, weights = comparisons(arrays), pairs(arrays, "change"), pairs(arrays, "weights")
+    words, change, weights = (
+        comparisons(arrays),
+        pairs(arrays, "change"),
+        pairs(arrays, "weights"),
+    )
     cifar10 = trained.config(arrays, "base")["dataset"] == "cifar10"
     results: list[dict[str, Any]] = [
         {
@@ -86,19 +107,30 @@ def summary(arrays: Arrays) -> dict[str, Any]:
         }
         for row in PAPER
     ]
-    mean = {row: result["change"]["mean"] for row, result in zip(PAPER, results, strict=True)}
+    mean = {
+        row: result["change"]["mean"]
+        for row, result in zip(PAPER, results, strict=True)
+    }
     center, deviation = PAPER["initial"]
     checks = [
         frame.check(words["seeds"], mean["seeds"], at_least=SEEDS),
         frame.check(words["widths"], mean["widths"], at_least=WIDTHS),
-        frame.check(words["architectures"], mean["architectures"], at_least=ARCHITECTURES),
-        frame.check(words["initial"], mean["initial"], at_least=center - 2 * deviation, at_most=center + 2 * deviation),
+        frame.check(
+            words["architectures"], mean["architectures"], at_least=ARCHITECTURES
+        ),
+        frame.check(
+            words["initial"],
+            mean["initial"],
+            at_least=center - 2 * deviation,
+            at_most=center + 2 * deviation,
+        ),
     ]
     return trained.summarize(arrays, results, checks)
 
 
 def draw(folder: Path, arrays: Arrays) -> None:
-    """Left: the profiles of all networks, and of initial filters. Right: how their correlations develop."""
+    """Left: the profiles of all networks, and of initial filters. Right: how their
+    correlations develop."""
     words, titles = comparisons(arrays), trained.titles(arrays)
     courses = {words[row]: course for row, course in pairs(arrays, "change").items()}
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.8))

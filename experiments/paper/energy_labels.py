@@ -1,19 +1,25 @@
-"""Labels that the patches decide: then the first layer learns something else (paper, Fig. 8a, 17).
+"""Labels that the patches decide: then the first layer learns something else (paper,
+Fig. 8a, 17).
 
     python -m experiments energy_labels
     python -m experiments energy_labels --preset paper
 
-The images are sorted by the energy of one principal component of their patches and cut into ten equal classes, so that
-the labels are no longer unrelated to the patches, as Theorem 4.2 assumes. Networks trained on them are compared with
-networks trained on shuffled labels: of ten equal classes too, so that one shuffled run serves for all components.
-Validation images are cut into ten equal classes of their own.
-Trained networks are kept in <out>/runs and shared with the other experiments; a run that was killed continues.
+The images are sorted by the energy of one principal component of their patches and cut
+into ten equal classes, so that the labels are no longer unrelated to the patches, as
+Theorem 4.2 assumes. Networks trained on them are compared with networks trained on
+shuffled labels: of ten equal classes too, so that one shuffled run serves for all
+components. Validation images are cut into ten equal classes of their own. Trained
+networks are kept in <out>/runs and shared with the other experiments; a run that was
+killed continues.
 
-The cpu preset takes about an hour on 2 cores, after the run on shuffled labels (21 minutes). For the three components
-that shuffled labels leave weak the correlation is 0.37, 0.23 and 0.37, for the others it falls from 0.94 to 0.46. These
-labels are hard to learn: of the 18 networks 6 stay below a training accuracy of 0.9, so that six checks of it fail.
+The cpu preset takes about an hour on 2 cores, after the run on shuffled labels (21
+minutes). For the three components that shuffled labels leave weak the correlation is
+0.37, 0.23 and 0.37, for the others it falls from 0.94 to 0.46. These labels are hard to
+learn: of the 18 networks 6 stay below a training accuracy of 0.9, so that six checks of
+it fail.
 
-Writes <out>/energy_labels/<dataset>/{config.json, arrays.npz, summary.json, energy_labels.png, energy_labels.pdf}.
+Writes <out>/energy_labels/<dataset>/{config.json, arrays.npz, summary.json,
+energy_labels.png, energy_labels.pdf}.
 """
 
 from dataclasses import dataclass
@@ -33,10 +39,12 @@ WEAK = 0.2  # of the largest entry of the shuffled profile
 
 @dataclass(frozen=True)
 class Settings(trained.Settings):
-    """Labels by the energy of a component, against shuffled ones (paper, Fig. 8a, 17)."""
+    """Labels by the energy of a component, against shuffled ones (paper, Fig. 8a,
+    17)."""
 
     energy_components: tuple[int, ...] | None = None
-    """Principal components of the patches, from 1, that make labels, each for networks of its own."""
+    """Principal components of the patches, from 1, that make labels, each for networks
+    of its own."""
     energy_seeds: int | None = None
     """Networks for each component."""
     energy_epochs: int | None = None
@@ -49,15 +57,19 @@ def main(settings: Settings) -> None:
     """Fig. 8a of the paper: labels by the energy of a component."""
     given = trained.resolve(settings)
     frame.check_at_least(given, {"energy_seeds": 1, "energy_epochs": 1})
-    if not given.energy_components or len(set(given.energy_components)) < len(given.energy_components):
+    if not given.energy_components or len(set(given.energy_components)) < len(
+        given.energy_components
+    ):
         raise ValueError(
-            f"--energy-components must name one component or more, none twice, got {given.energy_components}."
+            "--energy-components must name one component or more, none twice, got"
+            f" {given.energy_components}."
         )
     for option in ("images", "validation"):
         count = getattr(given, option)
         if 0 < count < trained.ENERGY_CLASSES:
             raise ValueError(
-                f"--{option} must be at least {trained.ENERGY_CLASSES}, one a class of energies, got {count}."
+                f"--{option} must be at least {trained.ENERGY_CLASSES}, one a class of"
+                f" energies, got {count}."
             )
     frame.run(NAME, given, compute, summary, draw, table)
 
@@ -67,7 +79,10 @@ def compute(settings: Any) -> Arrays:
     named = {"shuffled": trained.shuffled_run(settings)}
     for component in settings.energy_components:
         named[str(component)] = trained.base_run(
-            settings, energy_component=component, seeds=settings.energy_seeds, epochs=settings.energy_epochs
+            settings,
+            energy_component=component,
+            seeds=settings.energy_seeds,
+            epochs=settings.energy_epochs,
         )
     return trained.measure(named, settings)
 
@@ -78,19 +93,23 @@ def components(arrays: Arrays) -> list[int]:
 
 
 def relative_energy(arrays: Arrays) -> np.ndarray:
-    """The profile that shuffled labels leave, divided by its maximum: mean over networks, (d,)."""
+    """The profile that shuffled labels leave, divided by its maximum: mean over
+    networks, (d,)."""
     profile = arrays["shuffled/change"][:, -1]
     mean: np.ndarray = (profile / profile.max(axis=-1, keepdims=True)).mean(axis=0)
     return mean
 
 
 def summary(arrays: Arrays) -> dict[str, Any]:
-    """For each component the correlation with the profile of shuffled labels, and whether these leave it weak."""
+    """For each component the correlation with the profile of shuffled labels, and
+    whether these leave it weak."""
     energy = relative_energy(arrays)
     results, checks = [], []
     for component in components(arrays):
         change, weights = (
-            frame.spread(trained.correlations(arrays, str(component), "shuffled", kind)[1][:, -1])
+            frame.spread(
+                trained.correlations(arrays, str(component), "shuffled", kind)[1][:, -1]
+            )
             for kind in trained.KINDS
         )
         profile = arrays[f"{component}/change"][:, -1].mean(axis=0)
@@ -99,19 +118,27 @@ def summary(arrays: Arrays) -> dict[str, Any]:
             {
                 "component": component,
                 "energy_with_shuffled_labels": share,
-                "energy_with_its_own_labels": float(profile[component - 1] / profile.max()),
+                "energy_with_its_own_labels": float(
+                    profile[component - 1] / profile.max()
+                ),
                 "change": change,
                 "weights": weights,
             }
         )
         if share < WEAK:
-            title = f"labels by component {component} against shuffled labels (weak there: {share:.2f} of the maximum)"
-            checks.append(frame.check(title, change["mean"], below=CORRELATION, paper="about 0"))
+            title = (
+                f"labels by component {component} against shuffled labels (weak there:"
+                f" {share:.2f} of the maximum)"
+            )
+            checks.append(
+                frame.check(title, change["mean"], below=CORRELATION, paper="about 0")
+            )
     return trained.summarize(arrays, results, checks)
 
 
 def draw(folder: Path, arrays: Arrays) -> None:
-    """Above, for each component the profile that its labels leave; below, the correlation with shuffled labels."""
+    """Above, for each component the profile that its labels leave; below, the
+    correlation with shuffled labels."""
     chosen = components(arrays)
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
@@ -126,34 +153,86 @@ def draw(folder: Path, arrays: Arrays) -> None:
     for axis, component in zip(panels.ravel(), chosen, strict=False):
         profile = arrays[f"{component}/change"][:, -1]
         profile = profile / profile.max(axis=-1, keepdims=True)
-        figures.band(axis, axis_of_components, shuffled, "grey", label="shuffled labels: mean ± s.d. over networks")
-        figures.band(axis, axis_of_components, profile, figures.COLOURS[0], label="labels by the component's energy")
-        axis.axvline(component, color=figures.COLOURS[1], linestyle=":", label="the component that makes the labels")
+        figures.band(
+            axis,
+            axis_of_components,
+            shuffled,
+            "grey",
+            label="shuffled labels: mean ± s.d. over networks",
+        )
+        figures.band(
+            axis,
+            axis_of_components,
+            profile,
+            figures.COLOURS[0],
+            label="labels by the component's energy",
+        )
+        axis.axvline(
+            component,
+            color=figures.COLOURS[1],
+            linestyle=":",
+            label="the component that makes the labels",
+        )
         axis.set(title=f"labels by component {component}", ylim=(0, 1.05))
         figures.component_axis(axis, len(axis_of_components))
         axis.set_xlabel("")
     for axis in panels[:, 0]:
         axis.set_ylabel("energy profile /\nits maximum")
     panels[-1, columns // 2].set_xlabel(figures.COMPONENTS)
-    parts[0].legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    parts[0].legend(
+        *panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3
+    )
     below = parts[1].subplots()
-    correlations = [trained.correlations(arrays, str(component), "shuffled")[1][:, -1] for component in chosen]
-    means, deviations = np.array([(values.mean(), values.std(ddof=1)) for values in correlations]).T
+    correlations = [
+        trained.correlations(arrays, str(component), "shuffled")[1][:, -1]
+        for component in chosen
+    ]
+    means, deviations = np.array(
+        [(values.mean(), values.std(ddof=1)) for values in correlations]
+    ).T
     below.errorbar(
-        chosen, means, deviations, marker="o", markersize=4, capsize=2, color=figures.COLOURS[0],
+        chosen,
+        means,
+        deviations,
+        marker="o",
+        markersize=4,
+        capsize=2,
+        color=figures.COLOURS[0],
         label="correlation of the two profiles: mean ± s.d. over pairs of networks",
-    )  # fmt: skip
-    figures.band(below, axis_of_components, shuffled, "grey", label="profile of shuffled labels / its maximum")
+    )
+    figures.band(
+        below,
+        axis_of_components,
+        shuffled,
+        "grey",
+        label="profile of shuffled labels / its maximum",
+    )
     below.axhline(CORRELATION, color="black", linestyle="--", linewidth=0.8)
     below.axhline(0, color="black", linewidth=0.6)
     weak = axis_of_components[relative_energy(arrays) < WEAK]
     below.plot(
-        weak, np.zeros(len(weak)), "v", color=figures.COLOURS[1], markersize=5, zorder=5,
-        label=f"left below {WEAK:.0%} of the maximum by shuffled labels: should lie below the dashed line",
-    )  # fmt: skip
+        weak,
+        np.zeros(len(weak)),
+        "v",
+        color=figures.COLOURS[1],
+        markersize=5,
+        zorder=5,
+        label=(
+            f"left below {WEAK:.0%} of the maximum by shuffled labels: should lie below"
+            " the dashed line"
+        ),
+    )
     figures.component_axis(below, len(axis_of_components))
-    below.set(ylabel="correlation, or profile", title="Labels by energy against shuffled labels")
-    parts[1].legend(*below.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    below.set(
+        ylabel="correlation, or profile",
+        title="Labels by energy against shuffled labels",
+    )
+    parts[1].legend(
+        *below.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2,
+        fontsize=8,
+    )
     figures.save(figure, folder, NAME)
 
 
@@ -162,13 +241,18 @@ def table(summary: dict[str, Any]) -> frame.Table:
     rows = summary["results"]
     columns = {
         "labels by component": [str(row["component"]) for row in rows],
-        "its energy with shuffled labels": [f"{row['energy_with_shuffled_labels']:.2f}" for row in rows],
-        "with its own labels": [f"{row['energy_with_its_own_labels']:.2f}" for row in rows],
+        "its energy with shuffled labels": [
+            f"{row['energy_with_shuffled_labels']:.2f}" for row in rows
+        ],
+        "with its own labels": [
+            f"{row['energy_with_its_own_labels']:.2f}" for row in rows
+        ],
         "correlation of the profiles": [frame.number(row["change"]) for row in rows],
         "of the weights": [frame.number(row["weights"]) for row in rows],
     }
     note = (
-        "energy: profile of the change w(t) - w(0) divided by its maximum; correlation of the profiles with those of "
-        "shuffled labels, ± standard deviation over pairs of networks; paper: about 0, component 15 shown"
+        "energy: profile of the change w(t) - w(0) divided by its maximum; correlation"
+        " of the profiles with those of shuffled labels, ± standard deviation over"
+        " pairs of networks; paper: about 0, component 15 shown"
     )
     return frame.Table(columns, note)

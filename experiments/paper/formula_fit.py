@@ -1,20 +1,25 @@
-"""The formula of Theorem 4.2 fitted to the first layer of trained networks (paper, Fig. 7, 14-16, Table 3).
+"""The formula of Theorem 4.2 fitted to the first layer of trained networks (paper, Fig.
+7, 14-16, Table 3).
 
     python -m experiments formula_fit
     python -m experiments formula_fit --preset paper
 
-Trains VGG11 on all classes and on pairs of them, projects the change of its first layer, w(t) - w(0), and the weights
-w(t) on the principal components of the patches of its training images (3x3, normalised and centred), and fits the one
-free number of the formula, the time, to every network at every recorded epoch. Beside the fit stand what the
-formula's two ends reach with nothing fitted, lambda (t -> 0) and 1 / lambda (t -> infinity), and the fit to random
-filters. Trained networks are kept in <out>/runs and shared with the other experiments; a run that was killed continues.
+Trains VGG11 on all classes and on pairs of them, projects the change of its first
+layer, w(t) - w(0), and the weights w(t) on the principal components of the patches of
+its training images (3x3, normalised and centred), and fits the one free number of the
+formula, the time, to every network at every recorded epoch. Beside the fit stand what
+the formula's two ends reach with nothing fitted, lambda (t -> 0) and 1 / lambda (t ->
+infinity), and the fit to random filters. Trained networks are kept in <out>/runs and
+shared with the other experiments; a run that was killed continues.
 
-The cpu preset took 16 minutes on 2 cores, once the runs on all classes were in the store (8 minutes). Correlation with
-the trained networks, paper in brackets: all classes 0.954 (0.94), automobile/truck 0.947 (0.93), dog/frog 0.926 (0.91),
-dog/cat 0.972 (0.95), bird/airplane 0.952 (0.96), ship/airplane 0.958 (0.96), random filters 0.28 ± 0.12 (0.1 ± 0.15);
-lambda alone reaches 0.50 to 0.71, 1/lambda alone -0.62 to -0.66.
+The cpu preset took 16 minutes on 2 cores, once the runs on all classes were in the
+store (8 minutes). Correlation with the trained networks, paper in brackets: all classes
+0.954 (0.94), automobile/truck 0.947 (0.93), dog/frog 0.926 (0.91), dog/cat 0.972
+(0.95), bird/airplane 0.952 (0.96), ship/airplane 0.958 (0.96), random filters 0.28 ±
+0.12 (0.1 ± 0.15); lambda alone reaches 0.50 to 0.71, 1/lambda alone -0.62 to -0.66.
 
-Writes <out>/formula_fit/<dataset>/{config.json, arrays.npz, summary.json, formula_fit.png, formula_fit.pdf}.
+Writes <out>/formula_fit/<dataset>/{config.json, arrays.npz, summary.json,
+formula_fit.png, formula_fit.pdf}.
 """
 
 import itertools
@@ -32,8 +37,11 @@ from experiments import frame, trained
 from experiments.frame import Arrays, figures
 
 NAME = "formula_fit"
-FIT = 0.93  # smallest correlation of the fitted formula with trained networks; the paper's own where that is less
-RANDOM = 0.35  # largest mean correlation with random filters, the best time chosen for each
+# Smallest correlation of the fitted formula with trained networks; the paper's own
+# where that is less.
+FIT = 0.93
+# Largest mean correlation with random filters, the best time chosen for each.
+RANDOM = 0.35
 RANDOM_BANKS = 20
 # Best-t correlation of the change of the first layer, CIFAR-10: mean and spread.
 PAPER = {
@@ -52,7 +60,8 @@ class Settings(trained.Settings):
     """The formula fitted to trained networks (paper, Fig. 7, 14-16, Table 3)."""
 
     pairs: tuple[str, ...] | None = None
-    """Pairs of classes to train on alone, each as first,second; none after --pairs: no pairs."""
+    """Pairs of classes to train on alone, each as first,second; none after --pairs: no
+    pairs."""
     pair_images: int | None = None
     """Training images of a pair."""
     pair_epochs: int | None = None
@@ -64,38 +73,55 @@ def main(settings: Settings) -> None:
     given = trained.resolve(settings)
     for pair in given.pairs:
         if len(pair.split(",")) != 2:
-            raise ValueError(f"--pairs must name two classes each, as dog,cat, got {pair!r}.")
+            raise ValueError(
+                f"--pairs must name two classes each, as dog,cat, got {pair!r}."
+            )
     frame.run(NAME, given, compute, summary, draw, table)
 
 
 def compute(settings: Any) -> Arrays:
-    """Runs with their profiles and fits, named "all" and by their pair, and the fits to random filters."""
+    """Runs with their profiles and fits, named "all" and by their pair, and the fits to
+    random filters."""
     named = {"all": trained.base_run(settings)}
     for pair in settings.pairs:
         classes = tuple(pair.split(","))
         named[pair] = trained.base_run(
-            settings, classes=classes, images=settings.pair_images, epochs=settings.pair_epochs
+            settings,
+            classes=classes,
+            images=settings.pair_images,
+            epochs=settings.pair_epochs,
         )
     arrays = trained.measure(named, settings)
     for name in named:
         arrays |= trained.fits(arrays, name)
     # The scale of the filters does not matter to a correlation.
     shape = (RANDOM_BANKS, *arrays["all/conv1"].shape[2:])
-    banks = np.asarray(jax.random.normal(jax.random.fold_in(jax.random.key(settings.seed), 1), shape), np.float64)
+    banks = np.asarray(
+        jax.random.normal(jax.random.fold_in(jax.random.key(settings.seed), 1), shape),
+        np.float64,
+    )
     profiles = theory.energy_profile(banks, arrays["all/components"])
     fit = theory.fit_profile(profiles, arrays["all/variance"])
-    random = {"random/profile": profiles, "random/correlation": fit.correlation, "random/time": fit.time}
+    random = {
+        "random/profile": profiles,
+        "random/correlation": fit.correlation,
+        "random/time": fit.time,
+    }
     return arrays | {name: np.asarray(value) for name, value in random.items()}
 
 
 def summary(arrays: Arrays) -> dict[str, Any]:
-    """For each run the fit at its end over seeds, the ends of the formula, the fitted time; checks; the control."""
+    """For each run the fit at its end over seeds, the ends of the formula, the fitted
+    time; checks; the control."""
     results, checks = [], []
     for name in trained.names(arrays):
         config = trained.config(arrays, name)
         title = trained.title(config)
         change, weights = (
-            {part: arrays[f"{name}/fit/{kind}/{part}"][:, -1] for part in ("correlation", "zero", "infinity", "time")}
+            {
+                part: arrays[f"{name}/fit/{kind}/{part}"][:, -1]
+                for part in ("correlation", "zero", "infinity", "time")
+            }
             for kind in trained.KINDS
         )
         low, high = theory.time_interval(change["time"])
@@ -114,7 +140,11 @@ def summary(arrays: Arrays) -> dict[str, Any]:
         )
         best_end = np.maximum(change["zero"], change["infinity"])
         checks += [
-            frame.check(f"fit, {title}", change["correlation"].mean(), at_least=min(FIT, paper[0]) if paper else FIT),
+            frame.check(
+                f"fit, {title}",
+                change["correlation"].mean(),
+                at_least=min(FIT, paper[0]) if paper else FIT,
+            ),
             frame.check(
                 f"fit above lambda and 1 / lambda alone, {title}, every network",
                 (change["correlation"] - best_end).min(),
@@ -122,13 +152,26 @@ def summary(arrays: Arrays) -> dict[str, Any]:
             ),
         ]
     random = frame.spread(arrays["random/correlation"])
-    results.append({"run": f"random filters, {RANDOM_BANKS} banks", "correlation": random, "paper": PAPER["random"]})
-    checks.append(frame.check(f"fit to {RANDOM_BANKS} banks of random filters, mean", random["mean"], at_most=RANDOM))
+    results.append(
+        {
+            "run": f"random filters, {RANDOM_BANKS} banks",
+            "correlation": random,
+            "paper": PAPER["random"],
+        }
+    )
+    checks.append(
+        frame.check(
+            f"fit to {RANDOM_BANKS} banks of random filters, mean",
+            random["mean"],
+            at_most=RANDOM,
+        )
+    )
     return trained.summarize(arrays, results, checks)
 
 
 def draw(folder: Path, arrays: Arrays) -> None:
-    """Above, for each run, the profile of its trained networks and the fitted formula; below, the fit's course."""
+    """Above, for each run, the profile of its trained networks and the fitted formula;
+    below, the fit's course."""
     titles = trained.titles(arrays)
     columns = min(3, len(titles))
     rows = -(-len(titles) // columns)
@@ -143,7 +186,14 @@ def draw(folder: Path, arrays: Arrays) -> None:
     ):
         largest = arrays[f"{name}/change"][:, -1].max(axis=-1, keepdims=True)
         profile = arrays[f"{name}/change"][:, -1] / largest
-        figures.band(axis, np.arange(1, profile.shape[-1] + 1), profile, colour, marker="o", markersize=2.5)
+        figures.band(
+            axis,
+            np.arange(1, profile.shape[-1] + 1),
+            profile,
+            colour,
+            marker="o",
+            markersize=2.5,
+        )
         fitted = (arrays[f"{name}/fit/change/profile"][:, -1] / largest).mean(axis=0)
         axis.plot(np.arange(1, len(fitted) + 1), fitted, "--", color="black")
         axis.set(title=title)
@@ -154,24 +204,63 @@ def draw(folder: Path, arrays: Arrays) -> None:
     for axis in panels[:, 0]:
         axis.set_ylabel("energy profile / its maximum")
     handles = [
-        mpl.lines.Line2D([], [], color="grey", marker="o", markersize=2.5, label="trained networks, w(t) - w(0): mean"),
-        mpl.patches.Patch(color="grey", alpha=0.25, label="± standard deviation over networks"),
-        mpl.lines.Line2D([], [], color="black", linestyle="--", label="formula at its best time, mean of the fits"),
+        mpl.lines.Line2D(
+            [],
+            [],
+            color="grey",
+            marker="o",
+            markersize=2.5,
+            label="trained networks, w(t) - w(0): mean",
+        ),
+        mpl.patches.Patch(
+            color="grey", alpha=0.25, label="± standard deviation over networks"
+        ),
+        mpl.lines.Line2D(
+            [],
+            [],
+            color="black",
+            linestyle="--",
+            label="formula at its best time, mean of the fits",
+        ),
     ]
     above.legend(handles=handles, loc="outside upper center", ncols=3)
     axes = below.subplots(1, 2, sharey=True)
-    for axis, kind, heading in zip(axes, ("change", "weights"), ("change w(t) - w(0)", "weights w(t)"), strict=True):
-        for (name, title), colour in zip(titles.items(), itertools.cycle(figures.COLOURS)):
+    for axis, kind, heading in zip(
+        axes, ("change", "weights"), ("change w(t) - w(0)", "weights w(t)"), strict=True
+    ):
+        for (name, title), colour in zip(
+            titles.items(), itertools.cycle(figures.COLOURS)
+        ):
             fit = f"{name}/fit/{kind}"
-            figures.band(axis, arrays[f"{name}/epochs"], arrays[f"{fit}/correlation"], colour, label=title)
+            figures.band(
+                axis,
+                arrays[f"{name}/epochs"],
+                arrays[f"{fit}/correlation"],
+                colour,
+                label=title,
+            )
         first = next(iter(titles))
-        for end, style, label in (("zero", ":", "λ alone"), ("infinity", "-.", "1/λ alone")):
+        for end, style, label in (
+            ("zero", ":", "λ alone"),
+            ("infinity", "-.", "1/λ alone"),
+        ):
             course = arrays[f"{first}/fit/{kind}/{end}"].mean(axis=0)
-            axis.plot(arrays[f"{first}/epochs"], course, style, color="grey", label=f"{label}, {titles[first]}")
+            axis.plot(
+                arrays[f"{first}/epochs"],
+                course,
+                style,
+                color="grey",
+                label=f"{label}, {titles[first]}",
+            )
         axis.set(title=f"Fit to the {heading}")
         figures.epoch_axis(axis, max(arrays[f"{name}/epochs"][-1] for name in titles))
     axes[0].set_ylabel("correlation with the formula")
-    below.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    below.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        fontsize=8,
+    )
     figures.save(figure, folder, NAME)
 
 
@@ -188,14 +277,20 @@ def table(summary: dict[str, Any]) -> frame.Table:
     columns = {
         "fit to": [row["run"] for row in rows],
         "correlation": column("correlation"),
-        "paper": [f"{row['paper'][0]} ± {row['paper'][1]}" if row["paper"] else "" for row in rows],
+        "paper": [
+            f"{row['paper'][0]} ± {row['paper'][1]}" if row["paper"] else ""
+            for row in rows
+        ],
         "lambda alone": column("lambda_alone"),
         "1/lambda alone": column("inverse_lambda_alone"),
         "weights": column("correlation_of_the_weights"),
-        "time, 95 %": [interval(*row["time_interval_95"]) if "time_interval_95" in row else "" for row in rows],
+        "time, 95 %": [
+            interval(*row["time_interval_95"]) if "time_interval_95" in row else ""
+            for row in rows
+        ],
     }
     note = (
-        "± standard deviation over networks; correlation: of the change w(t) - w(0), best time for each network; time: "
-        "learning rate x iterations of the formula"
+        "± standard deviation over networks; correlation: of the change w(t) - w(0),"
+        " best time for each network; time: learning rate x iterations of the formula"
     )
     return frame.Table(columns, note)

@@ -1,26 +1,34 @@
-"""Does it matter that the first layer learns? VGGs of growing depth, with it frozen and learnt (paper, Fig. 2, 20).
+"""Does it matter that the first layer learns? VGGs of growing depth, with it frozen and
+learnt (paper, Fig. 2, 20).
 
     python -m experiments frozen_first_layer
     python -m experiments frozen_first_layer --preset paper
 
-Trains VGGs twice from the same initial weights: all layers, and all but the first. The gap is the loss (or the
-accuracy) of the frozen network minus that of its twin; the paper finds that it closes as depth grows. Trained networks
-are kept in <out>/runs and shared with the other experiments; a run that was killed continues.
+Trains VGGs twice from the same initial weights: all layers, and all but the first. The
+gap is the loss (or the accuracy) of the frozen network minus that of its twin; the
+paper finds that it closes as depth grows. Trained networks are kept in <out>/runs and
+shared with the other experiments; a run that was killed continues.
 
-The cpu preset takes about 70 minutes on 2 cores: all of CIFAR-10 for 2 epochs, four filters in the first layer, and a
-learning rate that falls to 0. VGG11 pools right after that layer; what few frozen filters lose there no later layer
-can bring back, while deeper networks have another convolution first. With 16 filters and a constant rate of 0.01 the
-gaps of single networks differ by 0.05 nats around none, and no slope can be told from zero:
+The cpu preset takes about 70 minutes on 2 cores: all of CIFAR-10 for 2 epochs, four
+filters in the first layer, and a learning rate that falls to 0. VGG11 pools right after
+that layer; what few frozen filters lose there no later layer can bring back, while
+deeper networks have another convolution first. With 16 filters and a constant rate of
+0.01 the gaps of single networks differ by 0.05 nats around none, and no slope can be
+told from zero:
 
-    python -m experiments frozen_first_layer --first-features 16 --learning-rate 0.01 --schedule constant \\
-        --depth-epochs 3 --depth-seeds 6 2 1 2 --out results/constant_rate
+    python -m experiments frozen_first_layer --first-features 16 \\
+        --learning-rate 0.01 --schedule constant --depth-epochs 3 \\
+        --depth-seeds 6 2 1 2 --out results/constant_rate
 
-With 2,000 images the frozen networks of 11 and 13 layers are ahead, and deeper ones by hardly more than chance:
+With 2,000 images the frozen networks of 11 and 13 layers are ahead, and deeper ones by
+hardly more than chance:
 
-    python -m experiments frozen_first_layer --images 2000 --batch-size 16 --first-features 64 --learning-rate 0.01 \\
-        --schedule constant --depth-epochs 30 --depth-seeds 4 2 2 4 --out results/few_images
+    python -m experiments frozen_first_layer --images 2000 --batch-size 16 \\
+        --first-features 64 --learning-rate 0.01 --schedule constant \\
+        --depth-epochs 30 --depth-seeds 4 2 2 4 --out results/few_images
 
-Writes <out>/frozen_first_layer/<dataset>/{config.json, arrays.npz, summary.json, frozen_first_layer.png, .pdf}.
+Writes <out>/frozen_first_layer/<dataset>/{config.json, arrays.npz, summary.json,
+frozen_first_layer.png, .pdf}.
 """
 
 from dataclasses import dataclass
@@ -35,9 +43,10 @@ from experiments import frame, trained
 from experiments.frame import Arrays, figures
 
 NAME = "frozen_first_layer"
-# With few images the frozen networks are ahead, unlike in the paper; so all of them, for few epochs. Few filters and a
-# rate that is large at first make the first layer matter; that it ends at 0 keeps the loss from changing by the size of
-# a gap from step to step.
+# With few images the frozen networks are ahead, unlike in the paper; so all of them,
+# for few epochs. Few filters and a rate that is large at first make the first layer
+# matter; that it ends at 0 keeps the loss from changing by the size of a gap from step
+# to step.
 OWN_PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {
         "images": 50_000,
@@ -59,7 +68,8 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Settings(trained.Settings):
-    """VGGs of growing depth with the first layer frozen and learnt (paper, Fig. 2, 20)."""
+    """VGGs of growing depth with the first layer frozen and learnt (paper, Fig. 2,
+    20)."""
 
     depths: tuple[int, ...] | None = None
     """Layers with weights, of 11, 13, 16 and 19."""
@@ -81,22 +91,32 @@ def main(settings: Settings) -> None:
     given = resolve(settings)
     unknown = sorted(set(given.depths) - {11, 13, 16, 19})
     if unknown or len(set(given.depths)) < max(2, len(given.depths)):
-        raise ValueError(f"--depths must be two or more of 11, 13, 16 and 19, none twice, got {given.depths}.")
+        raise ValueError(
+            "--depths must be two or more of 11, 13, 16 and 19, none twice, got"
+            f" {given.depths}."
+        )
     if len(given.depth_seeds) != len(given.depths) or min(given.depth_seeds) < 1:
         raise ValueError(
-            f"--depth-seeds must have a number of networks, at least 1, for each of --depths = {given.depths}, got "
-            f"{given.depth_seeds}."
+            "--depth-seeds must have a number of networks, at least 1, for each of"
+            f" --depths = {given.depths}, got {given.depth_seeds}."
         )
     if sum(given.depth_seeds) < 3:
-        raise ValueError(f"--depth-seeds must be 3 or more in all, for a slope with a spread, got {given.depth_seeds}.")
+        raise ValueError(
+            "--depth-seeds must be 3 or more in all, for a slope with a spread, got"
+            f" {given.depth_seeds}."
+        )
     frame.check_at_least(given, {"depth_epochs": 1})
     if not given.validation:
-        raise ValueError("--validation must be at least 1, since validation losses are compared too, got 0.")
+        raise ValueError(
+            "--validation must be at least 1, since validation losses are compared too,"
+            " got 0."
+        )
     frame.run(NAME, given, compute, summary, draw, table)
 
 
 def compute(settings: Any) -> Arrays:
-    """Runs "learnt/<depth>" and "frozen/<depth>", whose networks of the same number start from the same weights."""
+    """Runs "learnt/<depth>" and "frozen/<depth>", whose networks of the same number
+    start from the same weights."""
     named = {}
     for depth, seeds in zip(settings.depths, settings.depth_seeds, strict=True):
         shared: dict[str, Any] = {
@@ -106,7 +126,9 @@ def compute(settings: Any) -> Arrays:
             "schedule": settings.schedule,
         }
         named[f"learnt/{depth}"] = trained.base_run(settings, **shared)
-        named[f"frozen/{depth}"] = trained.base_run(settings, **shared, frozen=("conv1",))
+        named[f"frozen/{depth}"] = trained.base_run(
+            settings, **shared, frozen=("conv1",)
+        )
     arrays = trained.measure(named, settings)
     return arrays | {"depths": np.array(settings.depths)}
 
@@ -114,20 +136,27 @@ def compute(settings: Any) -> Arrays:
 def gaps(arrays: Arrays, measure: str) -> dict[int, np.ndarray]:
     """Frozen minus learnt, by depth: (networks, records)."""
     return {
-        int(depth): arrays[f"frozen/{depth}/{measure}"] - arrays[f"learnt/{depth}/{measure}"]
+        int(depth): (
+            arrays[f"frozen/{depth}/{measure}"] - arrays[f"learnt/{depth}/{measure}"]
+        )
         for depth in arrays["depths"]
     }
 
 
 def slope(gap: dict[int, np.ndarray], record: int = -1) -> tuple[float, float]:
-    """Least squares slope of the gap at a record against depth, over all networks, and its standard error."""
-    points = [(depth, value) for depth, values in gap.items() for value in values[:, record]]
+    """Least squares slope of the gap at a record against depth, over all networks, and
+    its standard error."""
+    points = [
+        (depth, value) for depth, values in gap.items() for value in values[:, record]
+    ]
     fit = stats.linregress(*np.array(points, np.float64).T)
-    return float(fit.slope), float(np.nan_to_num(fit.stderr))  # NaN where all gaps are equal
+    # NaN where all gaps are equal.
+    return float(fit.slope), float(np.nan_to_num(fit.stderr))
 
 
 def course(arrays: Arrays, measure: str) -> tuple[np.ndarray, np.ndarray]:
-    """The slope at every record but the first, where there is no gap yet, and its standard error, each (R - 1,)."""
+    """The slope at every record but the first, where there is no gap yet, and its
+    standard error, each (R - 1,)."""
     gap = gaps(arrays, measure)
     records = range(1, next(iter(gap.values())).shape[1])
     slopes, errors = np.array([slope(gap, record) for record in records]).T
@@ -139,7 +168,8 @@ def _epochs(arrays: Arrays) -> np.ndarray:
 
 
 def summary(arrays: Arrays) -> dict[str, Any]:
-    """For each depth losses and accuracies at the end and their gaps; the slopes of the gaps against depth."""
+    """For each depth losses and accuracies at the end and their gaps; the slopes of the
+    gaps against depth."""
     results = []
     for depth in arrays["depths"]:
         row: dict[str, Any] = {"depth": int(depth)}
@@ -151,23 +181,38 @@ def summary(arrays: Arrays) -> dict[str, Any]:
             }
         results.append(row)
     courses = {measure: course(arrays, measure) for measure in MEASURES}
-    slopes = {measure: (float(values[-1]), float(errors[-1])) for measure, (values, errors) in courses.items()}
+    slopes = {
+        measure: (float(values[-1]), float(errors[-1]))
+        for measure, (values, errors) in courses.items()
+    }
     title = "slope of the gap in training loss at the end against depth"
     checks = [
-        frame.check(title, slopes["loss"][0], below=0, paper="the gap closes as depth grows"),
-        frame.check(f"{title}, plus its standard error", sum(slopes["loss"]), below=0),  # or it may be chance
+        frame.check(
+            title, slopes["loss"][0], below=0, paper="the gap closes as depth grows"
+        ),
+        # Or it may be chance.
+        frame.check(f"{title}, plus its standard error", sum(slopes["loss"]), below=0),
     ]
     found = trained.summarize(arrays, results, checks, trained_to_the_end=False)
-    errors = {measure: {"slope": value, "standard_error": error} for measure, (value, error) in slopes.items()}
+    errors = {
+        measure: {"slope": value, "standard_error": error}
+        for measure, (value, error) in slopes.items()
+    }
     over_training = {
         measure: {"slope": values.tolist(), "standard_error": deviations.tolist()}
         for measure, (values, deviations) in courses.items()
     }
-    return found | {"slopes": errors, "slopes_over_training": {"epochs": _epochs(arrays)[1:].tolist()} | over_training}
+    return found | {
+        "slopes": errors,
+        "slopes_over_training": (
+            {"epochs": _epochs(arrays)[1:].tolist()} | over_training
+        ),
+    }
 
 
 def draw(folder: Path, arrays: Arrays) -> None:
-    """Above, losses and accuracies of every depth over training; below, the gaps against depth, and their slope."""
+    """Above, losses and accuracies of every depth over training; below, the gaps
+    against depth, and their slope."""
     depths = arrays["depths"]
     figure = plt.figure(figsize=(2.6 * max(4, len(depths)), 8.4))
     parts: Any = figure.subfigures(2, 1, height_ratios=(5, 3))
@@ -177,15 +222,29 @@ def draw(folder: Path, arrays: Arrays) -> None:
         for axis, measure in zip(panels[:, column], ("loss", "accuracy"), strict=True):
             for kind, colour in kinds.items():
                 epochs = arrays[f"{kind}/{depth}/epochs"]
-                for part, line, label in (("", "-", "training"), ("validation_", "--", "validation")):
+                for part, line, label in (
+                    ("", "-", "training"),
+                    ("validation_", "--", "validation"),
+                ):
                     values = arrays[f"{kind}/{depth}/{part}{measure}"]
-                    figures.band(axis, epochs, values, colour, linestyle=line, label=f"first layer {kind}, {label}")
+                    figures.band(
+                        axis,
+                        epochs,
+                        values,
+                        colour,
+                        linestyle=line,
+                        label=f"first layer {kind}, {label}",
+                    )
             figures.epoch_axis(axis, epochs[-1])
         count = len(arrays[f"learnt/{depth}/loss"])
-        panels[0, column].set(title=f"VGG{depth} ({count} network{'s' * (count > 1)})", xlabel="")
+        panels[0, column].set(
+            title=f"VGG{depth} ({count} network{'s' * (count > 1)})", xlabel=""
+        )
     panels[0, 0].set_ylabel("cross-entropy (nats)")
     panels[1, 0].set_ylabel("accuracy")
-    parts[0].legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    parts[0].legend(
+        *panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4
+    )
     axes = parts[1].subplots(1, 3)
     for axis, measures, unit in (
         (axes[0], ("loss", "validation_loss"), "loss (nats)"),
@@ -194,22 +253,44 @@ def draw(folder: Path, arrays: Arrays) -> None:
         for measure, colour in zip(measures, figures.COLOURS[2:], strict=False):
             gap = gaps(arrays, measure)
             for depth, values in gap.items():
-                axis.plot(np.full(len(values), depth), values[:, -1], "o", markersize=3.5, color=colour, alpha=0.6)
+                axis.plot(
+                    np.full(len(values), depth),
+                    values[:, -1],
+                    "o",
+                    markersize=3.5,
+                    color=colour,
+                    alpha=0.6,
+                )
             means = [values[:, -1].mean() for values in gap.values()]
             value, error = slope(gap)
             axis.plot(
-                list(gap), means, color=colour, label=f"{MEASURES[measure]}: slope {value:+.2g} ± {error:.1g} a layer"
+                list(gap),
+                means,
+                color=colour,
+                label=f"{MEASURES[measure]}: slope {value:+.2g} ± {error:.1g} a layer",
             )
         axis.axhline(0, color="black", linewidth=0.6)
-        axis.set(xlabel="depth (layers with weights)", ylabel=f"gap in {unit}, frozen - learnt", title="At the end")
+        axis.set(
+            xlabel="depth (layers with weights)",
+            ylabel=f"gap in {unit}, frozen - learnt",
+            title="At the end",
+        )
         axis.set_xticks(depths)
         figures.legend_below(axis, 0.25)
-    for measure, colour in zip(("loss", "validation_loss"), figures.COLOURS[2:], strict=False):
+    for measure, colour in zip(
+        ("loss", "validation_loss"), figures.COLOURS[2:], strict=False
+    ):
         values, errors = course(arrays, measure)
         axes[2].errorbar(
-            _epochs(arrays)[1:], values, errors, color=colour, marker="o", markersize=3.5, capsize=2,
+            _epochs(arrays)[1:],
+            values,
+            errors,
+            color=colour,
+            marker="o",
+            markersize=3.5,
+            capsize=2,
             label=f"{MEASURES[measure]}, ± standard error",
-        )  # fmt: skip
+        )
     axes[2].axhline(0, color="black", linewidth=0.6)
     figures.epoch_axis(axes[2], _epochs(arrays)[-1])
     axes[2].set(ylabel="slope of the gap (nats a layer)", title="Slope over training")
@@ -224,14 +305,22 @@ def table(summary: dict[str, Any]) -> frame.Table:
     def cells(part: str, measure: str) -> list[str]:
         return [frame.number(row[measure][part]) for row in rows]
 
-    columns = {"network": [f"VGG{row['depth']}" for row in rows] + ["slope of the gap a layer"]}
+    columns = {
+        "network": [f"VGG{row['depth']}" for row in rows] + ["slope of the gap a layer"]
+    }
     columns["networks"] = [str(row["loss"]["gap"]["count"]) for row in rows] + [""]
     for measure, title in MEASURES.items():
         columns[f"{title}, learnt"] = [*cells("learnt", measure), ""]
-        last = f"{slopes[measure]['slope']:+.4f} ± {slopes[measure]['standard_error']:.4f}"
-        columns["gap" if measure == "loss" else f"gap in {title}"] = [*cells("gap", measure), last]
+        last = (
+            f"{slopes[measure]['slope']:+.4f} ± {slopes[measure]['standard_error']:.4f}"
+        )
+        columns["gap" if measure == "loss" else f"gap in {title}"] = [
+            *cells("gap", measure),
+            last,
+        ]
     note = (
-        "at the end of training; gap: first layer frozen minus learnt, from the same initial weights; ± standard "
-        "deviation over networks, standard error for the slope; paper: the gap closes as depth grows"
+        "at the end of training; gap: first layer frozen minus learnt, from the same"
+        " initial weights; ± standard deviation over networks, standard error for the"
+        " slope; paper: the gap closes as depth grows"
     )
     return frame.Table(columns, note)

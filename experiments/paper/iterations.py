@@ -1,11 +1,14 @@
-"""The closed form at growing t: which components are whitened, and which come next (paper, Fig. 4).
+"""The closed form at growing t: which components are whitened, and which come next
+(paper, Fig. 4).
 
     python -m experiments iterations --dataset cifar10
 
-Evaluates Theorem 4.2 on the patch spectrum, and beside it the exact expectation for a linear CNN on the same images,
-which does not assume that patches of an image are uncorrelated. Each form has the learning rate that its own largest
-curvature allows, so compare the order of the components, not the times. Channels are normalised. Takes seconds; writes
-<out>/iterations/<dataset>/{config.json, arrays.npz, summary.json, iterations.png, iterations.pdf}.
+Evaluates Theorem 4.2 on the patch spectrum, and beside it the exact expectation for a
+linear CNN on the same images, which does not assume that patches of an image are
+uncorrelated. Each form has the learning rate that its own largest curvature allows, so
+compare the order of the components, not the times. Channels are normalised. Takes
+seconds; writes <out>/iterations/<dataset>/{config.json, arrays.npz, summary.json,
+iterations.png, iterations.pdf}.
 """
 
 from dataclasses import dataclass, replace
@@ -22,8 +25,8 @@ from experiments import frame
 from experiments.frame import Arrays, figures, inputs
 
 NAME = "iterations"
-# Of the limit: where a component counts as whitened. After one step the first component is at --rate, so that --rate
-# must not be the same.
+# Of the limit: where a component counts as whitened. After one step the first component
+# is at --rate, so that --rate must not be the same.
 WHITENED = 0.9
 
 
@@ -36,32 +39,44 @@ class Settings(frame.Settings):
     decades: int = 7
     """The iterations are 1, 10, ... to this power of ten."""
     rate: float = 0.8
-    """Learning rate times the largest curvature, for each form its own; stable below 2."""
+    """Learning rate times the largest curvature, for each form its own; stable below
+    2."""
 
 
 def main(settings: Settings) -> None:
     """Fig. 4 of the paper: the closed form at growing t."""
     frame.check_at_least(settings, {"kernel_size": 1, "decades": 1, "images": 2})
     if not 0 < settings.rate < 2:
-        raise ValueError(f"--rate must lie between 0 and 2, the border of stability, got {settings.rate}.")
+        raise ValueError(
+            "--rate must lie between 0 and 2, the border of stability, got"
+            f" {settings.rate}."
+        )
     frame.run(NAME, settings, compute, summary, draw, table)
 
 
 def compute(settings: Settings) -> Arrays:
-    """Profiles at each number of iterations, (T, d), by the theorem and by the exact expectation."""
-    pixels, labels, _ = inputs.load(settings.dataset, settings.data_dir, settings.images)
+    """Profiles at each number of iterations, (T, d), by the theorem and by the exact
+    expectation."""
+    pixels, labels, _ = inputs.load(
+        settings.dataset, settings.data_dir, settings.images
+    )
     images = linear_cnn.normalize_channels(pixels)
     spectrum = theory.patch_spectrum(images, settings.kernel_size, center=False)
     iterations = 10 ** np.arange(settings.decades + 1)
     rate = settings.rate / float(spectrum.variance[0])
 
-    # Labels that know nothing of the images, of variance 1; the number of filters drops out with the scale.
+    # Labels that know nothing of the images, of variance 1; the number of filters drops
+    # out with the scale.
     moments = theory.mean_patch_moments(images, labels, settings.kernel_size)
     moments = replace(moments, target_covariance=jnp.ones(()))
     head = np.ones(1)
-    learning_rate = settings.rate / 2 * float(theory.largest_stable_learning_rate(moments, head))
+    learning_rate = (
+        settings.rate / 2 * float(theory.largest_stable_learning_rate(moments, head))
+    )
     dynamics = theory.gradient_descent(moments, head, learning_rate)
-    exact = dynamics.expected_profile(iterations, init_std=0.0, targets="drawn", components=spectrum.components)
+    exact = dynamics.expected_profile(
+        iterations, init_std=0.0, targets="drawn", components=spectrum.components
+    )
     arrays = {
         "variance": spectrum.variance,
         "iterations": iterations,
@@ -75,7 +90,8 @@ def compute(settings: Settings) -> Arrays:
 
 
 def summary(arrays: Arrays) -> dict[str, Any]:
-    """For each t the component of largest energy, and how many components are whitened, by the theorem."""
+    """For each t the component of largest energy, and how many components are whitened,
+    by the theorem."""
     relative = arrays["theorem"] / arrays["limit"]
     results = [
         {
@@ -85,14 +101,19 @@ def summary(arrays: Arrays) -> dict[str, Any]:
             "largest_component_exact": int(np.argmax(exact)) + 1,
         }
         for t, profile, share, exact in zip(
-            arrays["iterations"], arrays["theorem"], relative, arrays["exact"], strict=True
+            arrays["iterations"],
+            arrays["theorem"],
+            relative,
+            arrays["exact"],
+            strict=True,
         )
     ]
     return {"results": results, "checks": []}
 
 
 def draw(folder: Path, arrays: Arrays) -> None:
-    """Energy profile against component at growing t, each panel scaled to its own largest value."""
+    """Energy profile against component at growing t, each panel scaled to its own
+    largest value."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True)
     component = np.arange(1, len(arrays["variance"]) + 1)
     iterations = arrays["iterations"]
@@ -103,11 +124,22 @@ def draw(folder: Path, arrays: Arrays) -> None:
         (axes[1], "exact", "Exact expectation, linear CNN on these images"),
     ):
         for profile, t, shade in zip(arrays[form], iterations, shades, strict=True):
-            axis.plot(component, profile / scale[form], color=shade, marker="o", markersize=2.5, label=f"t = {t:,}")
+            axis.plot(
+                component,
+                profile / scale[form],
+                color=shade,
+                marker="o",
+                markersize=2.5,
+                label=f"t = {t:,}",
+            )
         axis.set(yscale="log", title=title)
         figures.component_axis(axis, len(component))
     axes[0].plot(
-        component, arrays["limit"] / scale["theorem"], "--", color="black", label="whitening limit, Theorem 4.3"
+        component,
+        arrays["limit"] / scale["theorem"],
+        "--",
+        color="black",
+        label="whitening limit, Theorem 4.3",
     )
     axes[0].set_ylabel("energy profile, each panel scaled to its largest")
     axes[0].set_ylim(bottom=arrays["theorem"][0].min() / scale["theorem"] / 2)
@@ -123,6 +155,11 @@ def table(summary: dict[str, Any]) -> frame.Table:
         "iteration": [f"{row['iterations']:,}" for row in rows],
         "largest component": [str(row["largest_component"]) for row in rows],
         "whitened": [str(row["whitened_components"]) for row in rows],
-        "largest, exact expectation": [str(row["largest_component_exact"]) for row in rows],
+        "largest, exact expectation": [
+            str(row["largest_component_exact"]) for row in rows
+        ],
     }
-    return frame.Table(columns, f"whitened: components above {WHITENED:.0%} of their limit, by the theorem")
+    return frame.Table(
+        columns,
+        f"whitened: components above {WHITENED:.0%} of their limit, by the theorem",
+    )

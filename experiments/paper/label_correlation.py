@@ -2,10 +2,11 @@
 
     python -m experiments label_correlation --dataset cifar10
 
-Theorem 4.2 assumes that there is none. Shown for single patches, as in the paper, and for the mean patch of an image,
-which is what a linear CNN sees, each with what shuffled labels give by chance. Channels are normalised, patches
-centred. Takes seconds; writes
-<out>/label_correlation/<dataset>/{config.json, arrays.npz, summary.json, label_correlation.png, label_correlation.pdf}.
+Theorem 4.2 assumes that there is none. Shown for single patches, as in the paper, and
+for the mean patch of an image, which is what a linear CNN sees, each with what shuffled
+labels give by chance. Channels are normalised, patches centred. Takes seconds; writes
+<out>/label_correlation/<dataset>/{config.json, arrays.npz, summary.json,
+label_correlation.png, label_correlation.pdf}.
 """
 
 from dataclasses import dataclass
@@ -42,14 +43,22 @@ def main(settings: Settings) -> None:
 
 def compute(settings: Settings) -> Arrays:
     """Correlations, (classes, d), of true and of shuffled labels, with their noise."""
-    pixels, labels, class_names = inputs.load(settings.dataset, settings.data_dir, settings.images)
+    pixels, labels, class_names = inputs.load(
+        settings.dataset, settings.data_dir, settings.images
+    )
     images = linear_cnn.normalize_channels(pixels)
     spectrum = theory.patch_spectrum(images, settings.kernel_size)
     shuffled = linear_cnn.shuffle_labels(labels, jax.random.key(settings.seed))
-    arrays: dict[str, Any] = {"class_names": np.array(class_names), "variance": spectrum.variance}
+    arrays: dict[str, Any] = {
+        "class_names": np.array(class_names),
+        "variance": spectrum.variance,
+    }
     for kind, given in (("true", labels), ("shuffled", shuffled)):
         result = theory.label_correlation(images, given, spectrum)
-        arrays |= {f"{kind}/patch": result.patch, f"{kind}/mean_patch": result.mean_patch}
+        arrays |= {
+            f"{kind}/patch": result.patch,
+            f"{kind}/mean_patch": result.mean_patch,
+        }
     arrays |= {
         "patch_noise": result.patch_noise,
         "mean_patch_noise": np.full(len(spectrum.variance), result.mean_patch_noise),
@@ -58,7 +67,8 @@ def compute(settings: Settings) -> Arrays:
 
 
 def summary(arrays: Arrays) -> dict[str, Any]:
-    """Largest correlation over classes and components, and its size in units of the noise."""
+    """Largest correlation over classes and components, and its size in units of the
+    noise."""
     rows = []
     for labels in ("true", "shuffled"):
         for kind in ("patch", "mean_patch"):
@@ -80,21 +90,40 @@ def summary(arrays: Arrays) -> dict[str, Any]:
 
 
 def draw(folder: Path, arrays: Arrays) -> None:
-    """Correlation against component, a line for each class, for single patches and for the mean patch."""
+    """Correlation against component, a line for each class, for single patches and for
+    the mean patch."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.8), sharey=True)
     component = np.arange(1, len(arrays["variance"]) + 1)
     names = [str(name) for name in arrays["class_names"]]
     few = len(names) <= 10
-    shades = plt.colormaps["tab10" if few else "viridis"](np.arange(10) if few else np.linspace(0, 1, len(names)))
+    shades = plt.colormaps["tab10" if few else "viridis"](
+        np.arange(10) if few else np.linspace(0, 1, len(names))
+    )
     for axis, kind, title in (
         (axes[0], "patch", "Single patches"),
         (axes[1], "mean_patch", "Mean patch of each image"),
     ):
-        for values, name, shade in zip(arrays[f"true/{kind}"], names, shades, strict=False):
-            axis.plot(component, values, color=shade, marker="o", markersize=2.5, linewidth=1, label=name)
+        for values, name, shade in zip(
+            arrays[f"true/{kind}"], names, shades, strict=False
+        ):
+            axis.plot(
+                component,
+                values,
+                color=shade,
+                marker="o",
+                markersize=2.5,
+                linewidth=1,
+                label=name,
+            )
         noise = 2 * arrays[f"{kind}_noise"]
         axis.fill_between(
-            component, -noise, noise, color="black", alpha=0.2, linewidth=0, label="95 % of shuffled labels"
+            component,
+            -noise,
+            noise,
+            color="black",
+            alpha=0.2,
+            linewidth=0,
+            label="95 % of shuffled labels",
         )
         axis.axhline(0, color="black", linewidth=0.6)
         axis.set(title=title)
@@ -102,7 +131,9 @@ def draw(folder: Path, arrays: Arrays) -> None:
     axes[0].set_ylabel("correlation with the label (class against rest)")
     handles, labels = axes[0].get_legend_handles_labels()
     shown = slice(None) if few else slice(-1, None)
-    figure.legend(handles[shown], labels[shown], loc="outside lower center", ncols=6, fontsize=8)
+    figure.legend(
+        handles[shown], labels[shown], loc="outside lower center", ncols=6, fontsize=8
+    )
     figures.save(figure, folder, NAME)
 
 
@@ -112,14 +143,21 @@ def table(summary: dict[str, Any]) -> frame.Table:
     columns = {
         "labels": [f"{row['labels']} labels" for row in rows],
         "coefficients": [row["coefficients"] for row in rows],
-        "max |r|": [f"{row['largest_of_the_least_correlated_component']:.3f} to {row['largest']:.3f}" for row in rows],
-        "paper, max |r|": ["about 0" if row["labels"] == "true" else "" for row in rows],
+        "max |r|": [
+            f"{row['largest_of_the_least_correlated_component']:.3f} to"
+            f" {row['largest']:.3f}"
+            for row in rows
+        ],
+        "paper, max |r|": [
+            "about 0" if row["labels"] == "true" else "" for row in rows
+        ],
         "rms r": [f"{row['rms']:.4f}" for row in rows],
         "noise": [f"{row['noise_rms']:.4f}" for row in rows],
         "rms(r / noise)": [f"{row['rms_in_noise']:.2f}" for row in rows],
     }
     note = (
-        "max |r|: over classes, from the least to the most correlated component; noise differs by component, and "
-        "r / noise is the same for patches and mean patches, whose covariance with the labels is the same"
+        "max |r|: over classes, from the least to the most correlated component; noise"
+        " differs by component, and r / noise is the same for patches and mean patches,"
+        " whose covariance with the labels is the same"
     )
     return frame.Table(columns, note)

@@ -1,18 +1,23 @@
-"""The first layer learns the same from true and from shuffled labels (paper, Fig. 3, Table 2).
+"""The first layer learns the same from true and from shuffled labels (paper, Fig. 3,
+Table 2).
 
     python -m experiments random_labels
     python -m experiments random_labels --preset paper
 
-Trains VGG11 on true labels and on labels that were permuted once, and compares the energy profiles of the change of the
-first layer, w(t) - w(0), and of the weights w(t), in the principal components of the patches of the training images
-(3x3, normalised and centred), at every recorded epoch; fits the formula of Theorem 4.2 to both. Trained networks are
-kept in <out>/runs and shared with the other experiments; a run that was killed continues.
+Trains VGG11 on true labels and on labels that were permuted once, and compares the
+energy profiles of the change of the first layer, w(t) - w(0), and of the weights w(t),
+in the principal components of the patches of the training images (3x3, normalised and
+centred), at every recorded epoch; fits the formula of Theorem 4.2 to both. Trained
+networks are kept in <out>/runs and shared with the other experiments; a run that was
+killed continues.
 
-The cpu preset took 30 minutes on 2 cores shared with other work. True against shuffled labels: 0.980 ± 0.007 (paper:
-0.90 ± 0.02), with training accuracies of 0.98 to 0.995 and 0.96 to 0.99; shuffled labels against their own initial
-filters: -0.06 ± 0.24 (paper: 0.03 ± 0.22).
+The cpu preset took 30 minutes on 2 cores shared with other work. True against shuffled
+labels: 0.980 ± 0.007 (paper: 0.90 ± 0.02), with training accuracies of 0.98 to 0.995
+and 0.96 to 0.99; shuffled labels against their own initial filters: -0.06 ± 0.24
+(paper: 0.03 ± 0.22).
 
-Writes <out>/random_labels/<dataset>/{config.json, arrays.npz, summary.json, random_labels.png, random_labels.pdf}.
+Writes <out>/random_labels/<dataset>/{config.json, arrays.npz, summary.json,
+random_labels.png, random_labels.pdf}.
 """
 
 from dataclasses import dataclass
@@ -52,7 +57,10 @@ def main(settings: Settings) -> None:
 
 def compute(settings: Any) -> Arrays:
     """Runs with their profiles and fits: "true" and "shuffled"."""
-    named = {"true": trained.base_run(settings), "shuffled": trained.shuffled_run(settings)}
+    named = {
+        "true": trained.base_run(settings),
+        "shuffled": trained.shuffled_run(settings),
+    }
     arrays = trained.measure(named, settings)
     return arrays | trained.fits(arrays, "true") | trained.fits(arrays, "shuffled")
 
@@ -63,12 +71,16 @@ def pairs(arrays: Arrays, kind: str) -> dict[str, tuple[np.ndarray, np.ndarray]]
         "labels": trained.correlations(arrays, "true", "shuffled", kind),
         "true seeds": trained.correlations(arrays, "true", "true", kind),
         "shuffled seeds": trained.correlations(arrays, "shuffled", "shuffled", kind),
-        "initial": (arrays["shuffled/epochs"], trained.to_initial(arrays, "shuffled", kind)),
+        "initial": (
+            arrays["shuffled/epochs"],
+            trained.to_initial(arrays, "shuffled", kind),
+        ),
     }
 
 
 def summary(arrays: Arrays) -> dict[str, Any]:
-    """Correlations at the end of training over pairs of networks, fits of the formula over networks, and the checks."""
+    """Correlations at the end of training over pairs of networks, fits of the formula
+    over networks, and the checks."""
     change, weights = pairs(arrays, "change"), pairs(arrays, "weights")
     cifar10 = trained.config(arrays, "true")["dataset"] == "cifar10"
     results = [
@@ -81,30 +93,53 @@ def summary(arrays: Arrays) -> dict[str, Any]:
         for row, title in COMPARISONS.items()
     ]
     for name in ("true", "shuffled"):
-        fit = {kind: arrays[f"{name}/fit/{kind}/correlation"][:, -1] for kind in trained.KINDS}
+        fit = {
+            kind: arrays[f"{name}/fit/{kind}/correlation"][:, -1]
+            for kind in trained.KINDS
+        }
         spreads = {kind: frame.spread(values) for kind, values in fit.items()}
-        results.append({"comparison": f"{name} labels against the fitted formula"} | spreads | {"paper": None})
+        results.append(
+            {"comparison": f"{name} labels against the fitted formula"}
+            | spreads
+            | {"paper": None}
+        )
     mean = {row: change[row][1][:, -1].mean() for row in PAPER}
     center, deviation = PAPER["initial"]
     checks = [
-        frame.check(COMPARISONS["labels"], mean["labels"], at_least=TRUE_AGAINST_SHUFFLED),
         frame.check(
-            COMPARISONS["initial"], mean["initial"], at_least=center - 2 * deviation, at_most=center + 2 * deviation
+            COMPARISONS["labels"], mean["labels"], at_least=TRUE_AGAINST_SHUFFLED
+        ),
+        frame.check(
+            COMPARISONS["initial"],
+            mean["initial"],
+            at_least=center - 2 * deviation,
+            at_most=center + 2 * deviation,
         ),
     ]
     return trained.summarize(arrays, results, checks)
 
 
 def draw(folder: Path, arrays: Arrays) -> None:
-    """Left: the profiles of both labels. Middle: how their correlations develop. Right: training accuracy."""
-    courses = {COMPARISONS[row]: course for row, course in pairs(arrays, "change").items()}
+    """Left: the profiles of both labels. Middle: how their correlations develop. Right:
+    training accuracy."""
+    courses = {
+        COMPARISONS[row]: course for row, course in pairs(arrays, "change").items()
+    }
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 4.8))
     labels = {"true": "true labels", "shuffled": "shuffled labels"}
     figures.profiles_and_initial(left, arrays, labels)
     figures.courses_of_training(middle, courses)
     for (name, label), colour in zip(labels.items(), figures.COLOURS, strict=False):
-        figures.band(right, arrays[f"{name}/epochs"], arrays[f"{name}/accuracy"], colour, label=label)
-    right.set(title="Training accuracy", ylabel="share of training images", ylim=(0, 1.02))
+        figures.band(
+            right,
+            arrays[f"{name}/epochs"],
+            arrays[f"{name}/accuracy"],
+            colour,
+            label=label,
+        )
+    right.set(
+        title="Training accuracy", ylabel="share of training images", ylim=(0, 1.02)
+    )
     figures.epoch_axis(right, max(arrays[f"{name}/epochs"][-1] for name in labels))
     figures.legend_below(right)
     figures.save(figure, folder, NAME)

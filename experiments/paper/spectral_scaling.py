@@ -3,15 +3,19 @@
     python -m experiments spectral_scaling
     python -m experiments spectral_scaling --preset paper
 
-The images are cut into patches that do not overlap, one principal component of all patches is scaled by a factor alpha,
-and networks whose first layer has a stride of its kernel's size are trained on them. No label changes, so that labels
-remain as unrelated to the patches as they were; in the formula of Theorem 4.2 only lambda_i becomes alpha lambda_i.
-Trained networks are kept in <out>/runs and shared with the other experiments; a run that was killed continues.
+The images are cut into patches that do not overlap, one principal component of all
+patches is scaled by a factor alpha, and networks whose first layer has a stride of its
+kernel's size are trained on them. No label changes, so that labels remain as unrelated
+to the patches as they were; in the formula of Theorem 4.2 only lambda_i becomes alpha
+lambda_i. Trained networks are kept in <out>/runs and shared with the other experiments;
+a run that was killed continues.
 
-The cpu preset took 8 minutes on 2 cores. The formula with alpha lambda_i fits the trained profiles with correlations of
-0.974 to 0.989, but for component 3 at alpha = 10 with 0.914, where the formula with the unscaled lambda_i fits better.
+The cpu preset took 8 minutes on 2 cores. The formula with alpha lambda_i fits the
+trained profiles with correlations of 0.974 to 0.989, but for component 3 at alpha = 10
+with 0.914, where the formula with the unscaled lambda_i fits better.
 
-Writes <out>/spectral_scaling/<dataset>/{config.json, arrays.npz, summary.json, spectral_scaling.png, .pdf}.
+Writes <out>/spectral_scaling/<dataset>/{config.json, arrays.npz, summary.json,
+spectral_scaling.png, .pdf}.
 """
 
 from dataclasses import dataclass
@@ -33,10 +37,12 @@ UNSCALED = "unscaled"
 
 @dataclass(frozen=True)
 class Settings(trained.Settings):
-    """One component of all patches scaled, and the formula with it (paper, Fig. 8b, 18)."""
+    """One component of all patches scaled, and the formula with it (paper, Fig. 8b,
+    18)."""
 
     stride_network: trained.NetworkName | None = None
-    """What is trained, its first layer with a stride of 3; VGG's five pools leave too few pixels for that."""
+    """What is trained, its first layer with a stride of 3; VGG's five pools leave too
+    few pixels for that."""
     scaled_components: tuple[int, ...] | None = None
     """Principal components of the patches, from 1."""
     factors: tuple[float, ...] | None = None
@@ -53,24 +59,35 @@ def main(settings: Settings) -> None:
     frame.check_at_least(given, {"scaling_seeds": 1, "scaling_epochs": 1})
     if given.stride_network.startswith("VGG"):
         raise ValueError(
-            f"--stride-network {given.stride_network} needs larger images: with a stride of {trained.KERNEL_SIZE} its "
-            "five pools leave nothing of 32x32 pixels; choose ResNet18, ResNet20 or SmallCNN."
+            f"--stride-network {given.stride_network} needs larger images: with a"
+            f" stride of {trained.KERNEL_SIZE} its five pools leave nothing of 32x32"
+            " pixels; choose ResNet18, ResNet20 or SmallCNN."
         )
-    for option, values in (("scaled-components", given.scaled_components), ("factors", given.factors)):
-        if not values or len({f"{value:g}" for value in values}) < len(values):  # runs are named by these
-            raise ValueError(f"--{option} must be one number or more, none twice, got {values}.")
+    for option, values in (
+        ("scaled-components", given.scaled_components),
+        ("factors", given.factors),
+    ):
+        # Runs are named by these.
+        if not values or len({f"{value:g}" for value in values}) < len(values):
+            raise ValueError(
+                f"--{option} must be one number or more, none twice, got {values}."
+            )
     if not all(0 < factor < np.inf and factor != 1 for factor in given.factors):
-        raise ValueError(f"--factors must be positive and finite, and not 1, got {given.factors}.")
+        raise ValueError(
+            f"--factors must be positive and finite, and not 1, got {given.factors}."
+        )
     frame.run(NAME, given, compute, summary, draw, table)
 
 
 def compute(settings: Any) -> Arrays:
-    """Runs with their profiles in the basis of the unscaled patches, and the formula fitted with alpha lambda_i.
+    """Runs with their profiles in the basis of the unscaled patches, and the formula
+    fitted with alpha lambda_i.
 
-    Beside what `trained.measure` gives for "unscaled" and "<component> x <alpha>", each run has "<name>/" and:
-    "profile" (S, d) of the change at the end; "scaled_variance" (d,); "fit" and "fit_unscaled", the correlations (S,)
-    of the formula with and without alpha, "formula" (S, d), its best fit; "labels" (classes, d), correlation of the
-    labels with the components.
+    Beside what `trained.measure` gives for "unscaled" and "<component> x <alpha>", each
+    run has "<name>/" and: "profile" (S, d) of the change at the end; "scaled_variance"
+    (d,); "fit" and "fit_unscaled", the correlations (S,) of the formula with and
+    without alpha, "formula" (S, d), its best fit; "labels" (classes, d), correlation of
+    the labels with the components.
     """
     common: dict[str, Any] = {
         "network": settings.stride_network,
@@ -82,7 +99,9 @@ def compute(settings: Any) -> Arrays:
     for component in settings.scaled_components:
         for factor in settings.factors:
             scaled = (component, float(factor))
-            named[f"{component} x {factor:g}"] = trained.base_run(settings, scaled_component=scaled, **common)
+            named[f"{component} x {factor:g}"] = trained.base_run(
+                settings, scaled_component=scaled, **common
+            )
     arrays = trained.measure(named, settings)
     variance, basis = arrays[f"{UNSCALED}/variance"], arrays[f"{UNSCALED}/components"]
     for name, run in named.items():
@@ -94,21 +113,26 @@ def compute(settings: Any) -> Arrays:
         profile = np.asarray(theory.energy_profile(conv1[:, -1] - conv1[:, 0], basis))
         fit = theory.fit_profile(profile, scaled_variance)
         data = trained.load(run, settings.data_dir)
-        spectrum = theory.patch_spectrum(data.images, trained.KERNEL_SIZE, stride=trained.KERNEL_SIZE)
+        spectrum = theory.patch_spectrum(
+            data.images, trained.KERNEL_SIZE, stride=trained.KERNEL_SIZE
+        )
         found = {
             "profile": profile,
             "scaled_variance": scaled_variance,
             "fit": fit.correlation,
             "formula": fit.profile,
             "fit_unscaled": theory.fit_profile(profile, variance).correlation,
-            "labels": theory.label_correlation(data.images, data.labels, spectrum).patch,
+            "labels": (
+                theory.label_correlation(data.images, data.labels, spectrum).patch
+            ),
         }
         arrays |= {f"{name}/{key}": np.asarray(value) for key, value in found.items()}
     return arrays
 
 
 def summary(arrays: Arrays) -> dict[str, Any]:
-    """For each component and factor the fit of the formula with and without the factor, and how labels correlate."""
+    """For each component and factor the fit of the formula with and without the factor,
+    and how labels correlate."""
     results, checks = [], []
     for name in trained.names(arrays):
         fit = frame.spread(arrays[f"{name}/fit"])
@@ -119,22 +143,44 @@ def summary(arrays: Arrays) -> dict[str, Any]:
                 "component": component,
                 "factor": factor,
                 "fit": fit,
-                "fit_of_the_unscaled_formula": frame.spread(arrays[f"{name}/fit_unscaled"]),
-                "largest_label_correlation": float(np.abs(arrays[f"{name}/labels"]).max()),
+                "fit_of_the_unscaled_formula": frame.spread(
+                    arrays[f"{name}/fit_unscaled"]
+                ),
+                "largest_label_correlation": float(
+                    np.abs(arrays[f"{name}/labels"]).max()
+                ),
             }
         )
-        title = "no component scaled" if name == UNSCALED else f"component {component} x {factor:g}"
-        checks.append(frame.check(f"fit of the formula, {title}", fit["mean"], at_least=FIT, paper="still fits"))
+        title = (
+            "no component scaled"
+            if name == UNSCALED
+            else f"component {component} x {factor:g}"
+        )
+        checks.append(
+            frame.check(
+                f"fit of the formula, {title}",
+                fit["mean"],
+                at_least=FIT,
+                paper="still fits",
+            )
+        )
     return trained.summarize(arrays, results, checks)
 
 
 def draw(folder: Path, arrays: Arrays) -> None:
-    """The trained profile and the formula, with the factor in its variance, for each component and factor."""
+    """The trained profile and the formula, with the factor in its variance, for each
+    component and factor."""
     names = trained.names(arrays)
-    factors = len({trained.config(arrays, name)["scaled_component"][1] for name in names} - {1.0})
+    factors = len(
+        {trained.config(arrays, name)["scaled_component"][1] for name in names} - {1.0}
+    )
     rows = (len(names) - 1) // factors
-    figure, panels = plt.subplots(rows, factors + 1, figsize=(10, 2.5 * rows + 0.6), sharex=True, squeeze=False)
-    places = dict(zip(names[1:], panels[:, 1:].ravel(), strict=True)) | {UNSCALED: panels[0, 0]}
+    figure, panels = plt.subplots(
+        rows, factors + 1, figsize=(10, 2.5 * rows + 0.6), sharex=True, squeeze=False
+    )
+    places = dict(zip(names[1:], panels[:, 1:].ravel(), strict=True)) | {
+        UNSCALED: panels[0, 0]
+    }
     for axis in panels[1:, 0]:
         axis.set_visible(False)
     for name, axis in places.items():
@@ -142,12 +188,21 @@ def draw(folder: Path, arrays: Arrays) -> None:
         largest = arrays[f"{name}/profile"].max(axis=-1, keepdims=True)
         profile = arrays[f"{name}/profile"] / largest
         number = np.arange(1, profile.shape[-1] + 1)
-        figures.band(axis, number, profile, figures.COLOURS[0], marker="o", markersize=2.5)
-        axis.plot(number, (arrays[f"{name}/formula"] / largest).mean(axis=0), "--", color="black")
+        figures.band(
+            axis, number, profile, figures.COLOURS[0], marker="o", markersize=2.5
+        )
+        axis.plot(
+            number,
+            (arrays[f"{name}/formula"] / largest).mean(axis=0),
+            "--",
+            color="black",
+        )
         if name != UNSCALED:
             axis.axvline(component, color=figures.COLOURS[1], linestyle=":")
         fit = arrays[f"{name}/fit"].mean()
-        title = "unscaled" if name == UNSCALED else f"component {component}, α = {factor:g}"
+        title = (
+            "unscaled" if name == UNSCALED else f"component {component}, α = {factor:g}"
+        )
         axis.set(title=f"{title}: r = {fit:.3f}", ylim=(0, None))
         figures.component_axis(axis, profile.shape[-1])
         last = name == UNSCALED or axis in panels[-1]
@@ -157,12 +212,29 @@ def draw(folder: Path, arrays: Arrays) -> None:
     for axis in panels[1:, min(1, factors)]:
         axis.set_ylabel("energy profile / its maximum")
     handles = [
-        mpl.lines.Line2D([], [], color=figures.COLOURS[0], marker="o", markersize=2.5,
-                         label="trained networks, w(t) - w(0): mean ± s.d."),
-        mpl.lines.Line2D([], [], color="black", linestyle="--",
-                         label="formula with α λᵢ at its best time; r: correlation"),
-        mpl.lines.Line2D([], [], color=figures.COLOURS[1], linestyle=":", label="the component that is scaled"),
-    ]  # fmt: skip
+        mpl.lines.Line2D(
+            [],
+            [],
+            color=figures.COLOURS[0],
+            marker="o",
+            markersize=2.5,
+            label="trained networks, w(t) - w(0): mean ± s.d.",
+        ),
+        mpl.lines.Line2D(
+            [],
+            [],
+            color="black",
+            linestyle="--",
+            label="formula with α λᵢ at its best time; r: correlation",
+        ),
+        mpl.lines.Line2D(
+            [],
+            [],
+            color=figures.COLOURS[1],
+            linestyle=":",
+            label="the component that is scaled",
+        ),
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     figures.save(figure, folder, NAME)
 
@@ -173,11 +245,16 @@ def table(summary: dict[str, Any]) -> frame.Table:
     columns = {
         "component x alpha": [row["scaled"] for row in rows],
         "fit with alpha lambda_i": [frame.number(row["fit"]) for row in rows],
-        "without alpha": [frame.number(row["fit_of_the_unscaled_formula"]) for row in rows],
-        "largest |r| of labels": [f"{row['largest_label_correlation']:.3f}" for row in rows],
+        "without alpha": [
+            frame.number(row["fit_of_the_unscaled_formula"]) for row in rows
+        ],
+        "largest |r| of labels": [
+            f"{row['largest_label_correlation']:.3f}" for row in rows
+        ],
     }
     note = (
-        "fit: correlation of the change w(t) - w(0) with the formula at its best time, ± standard deviation over "
-        "networks; r: of one-vs-all labels with the components of the scaled patches; paper: the formula still fits"
+        "fit: correlation of the change w(t) - w(0) with the formula at its best time,"
+        " ± standard deviation over networks; r: of one-vs-all labels with the"
+        " components of the scaled patches; paper: the formula still fits"
     )
     return frame.Table(columns, note)

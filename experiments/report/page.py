@@ -3,9 +3,11 @@
     python -m experiments report
     python -m experiments report --out /tmp/results
 
-Reads what the experiments have left in <out>/<experiment>/<data set>/ and computes nothing. Writes <out>/report.html,
-one file with its figures inside, which needs neither a network nor JavaScript, and <out>/report.md. The same results
-give the same files. Results that are missing, unfinished or damaged are named, with the command that makes them.
+Reads what the experiments have left in <out>/<experiment>/<data set>/ and computes
+nothing. Writes <out>/report.html, one file with its figures inside, which needs neither
+a network nor JavaScript, and <out>/report.md. The same results give the same files.
+Results that are missing, unfinished or damaged are named, with the command that makes
+them.
 """
 
 import re
@@ -26,10 +28,19 @@ def main(out: Path = Path("results")) -> None:
         out: Folder of the results.
     """
     if not out.is_dir():
-        raise FileNotFoundError(f"--out {out} is no folder; name the one of the results, or make them first: {ALL}")
+        raise FileNotFoundError(
+            f"--out {out} is no folder; name the one of the results, or make them"
+            f" first: {ALL}"
+        )
     results = read(out)
-    disk.write_whole(out / "report.html", lambda file: file.write_text(html(results, out), encoding="utf-8"))
-    disk.write_whole(out / "report.md", lambda file: file.write_text(markdown(results), encoding="utf-8"))
+    disk.write_whole(
+        out / "report.html",
+        lambda file: file.write_text(html(results, out), encoding="utf-8"),
+    )
+    disk.write_whole(
+        out / "report.md",
+        lambda file: file.write_text(markdown(results), encoding="utf-8"),
+    )
     for result in results:
         if result.problem:
             print(f"{result.name} ({result.data_set}): {result.problem}")
@@ -49,13 +60,20 @@ def html(results: Sequence[Result], out: Path) -> str:
     )
     template = environment.get_template("report.html.jinja")
     return template.render(
-        results=results, missing=missing(results, out), catalogue=CATALOGUE, all_command=ALL, zip=zip
+        results=results,
+        missing=missing(results, out),
+        catalogue=CATALOGUE,
+        all_command=ALL,
+        zip=zip,
     )
 
 
 def markdown(results: Sequence[Result]) -> str:
     """The table: experiment | what | paper | ours | bound | verdict."""
-    lines = [_line("experiment", "what", "paper", "ours", "bound", "verdict"), "|---|---|---|---|---|---|"]
+    lines = [
+        _line("experiment", "what", "paper", "ours", "bound", "verdict"),
+        "|---|---|---|---|---|---|",
+    ]
     for result in results:
         title = f"{result.name} ({CATALOGUE[result.name].paper}), {result.data_set}"
         title += ", smoke preset" if result.preset == "smoke" else ""
@@ -66,4 +84,11 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def _line(*cells: str) -> str:
-    return "| " + " | ".join(re.sub(r"([\\|<>`*_\[\]])", r"\\\1", cell).replace("\n", " ") for cell in cells) + " |"
+    return (
+        "| "
+        + " | ".join(
+            re.sub(r"([\\|<>`*_\[\]])", r"\\\1", cell).replace("\n", " ")
+            for cell in cells
+        )
+        + " |"
+    )

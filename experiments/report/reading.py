@@ -21,7 +21,8 @@ ALL = "python -m experiments all --preset cpu"
 
 
 class Figure(NamedTuple):
-    """A picture as a data URI, with its size in pixels of a screen of 96 to the inch; a problem where it is damaged."""
+    """A picture as a data URI, with its size in pixels of a screen of 96 to the inch; a
+    problem where it is damaged."""
 
     file: str
     caption: str
@@ -33,7 +34,8 @@ class Figure(NamedTuple):
 
 
 class Check(NamedTuple):
-    """One check in words; the bound was written into the experiment's code before its results were known."""
+    """One check in words; the bound was written into the experiment's code before its
+    results were known."""
 
     what: str
     paper: str
@@ -54,7 +56,8 @@ class Row(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What is shown of an experiment on a data set; all but the first fields are empty where there is a problem."""
+    """What is shown of an experiment on a data set; all but the first fields are empty
+    where there is a problem."""
 
     name: str
     anchor: str
@@ -80,18 +83,28 @@ class Result(NamedTuple):
 
 
 def read(out: Path) -> list[Result]:
-    """The results in a folder, in the order of the catalogue, those that are unfinished or damaged among them."""
+    """The results in a folder, in the order of the catalogue, those that are unfinished
+    or damaged among them."""
     found = []
     for name in CATALOGUE:
-        folders = sorted(path for path in (out / name).glob("*") if path.is_dir() and not path.name.startswith("."))
-        found += [_read(name, number, folder, out) for number, folder in enumerate(folders, start=1)]
+        folders = sorted(
+            path
+            for path in (out / name).glob("*")
+            if path.is_dir() and not path.name.startswith(".")
+        )
+        found += [
+            _read(name, number, folder, out)
+            for number, folder in enumerate(folders, start=1)
+        ]
     return found
 
 
 def missing(results: Sequence[Result], out: Path) -> dict[str, str]:
     """The experiments without any results, and the command that makes them."""
     there = {result.name for result in results}
-    return {name: _default_command(name, out) for name in CATALOGUE if name not in there}
+    return {
+        name: _default_command(name, out) for name in CATALOGUE if name not in there
+    }
 
 
 def _default_command(name: str, out: Path) -> str:
@@ -106,7 +119,10 @@ def _read(name: str, number: int, folder: Path, out: Path) -> Result:
         for file in ("config.json", "summary.json"):
             if not (folder / file).exists():
                 return known._replace(problem=f"unfinished: {folder / file} is missing")
-        config, summary = (disk.read_json(folder / file, again) for file in ("config.json", "summary.json"))
+        config, summary = (
+            disk.read_json(folder / file, again)
+            for file in ("config.json", "summary.json")
+        )
         settings = config["settings"]
         known = known._replace(
             data_set=str(settings["dataset"]),
@@ -120,20 +136,33 @@ def _read(name: str, number: int, folder: Path, out: Path) -> Result:
             checks=checks,
             rows=_rows(checks, table),
             accuracies=_accuracies(summary),
-            differences=[str(difference) for difference in summary.get("differs_from_paper", ())],
+            differences=[
+                str(difference) for difference in summary.get("differs_from_paper", ())
+            ],
             figures=_figures(name, folder, known),
-            settings={key: _text(value) for key, value in settings.items() if key not in WHEREABOUTS},
+            settings={
+                key: _text(value)
+                for key, value in settings.items()
+                if key not in WHEREABOUTS
+            },
             environment=_environment(config["environment"]),
             time=_time(config.get("seconds")),
         )
     # A file may hold anything. Whatever it is, the other results can still be shown.
     except Exception as error:
-        reason = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+        reason = (
+            str(error)
+            if isinstance(error, ValueError | OSError)
+            else f"{type(error).__name__}: {error}"
+        )
         return known._replace(problem=f"damaged: {folder}: {reason}")
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in settings.items()
+    }
 
 
 def _checks(summary: Mapping[str, Any], table: Table | None) -> list[Check]:
@@ -143,14 +172,23 @@ def _checks(summary: Mapping[str, Any], table: Table | None) -> list[Check]:
 
 def _check(row: Mapping[str, Any], papers: Sequence[tuple[float, str]]) -> Check:
     value = float(row["value"] if "value" in row else row["measured"])
-    paper = row.get("paper") or next((text for mean, text in papers if math.isclose(value, mean, rel_tol=1e-9)), "")
+    paper = row.get("paper") or next(
+        (text for mean, text in papers if math.isclose(value, mean, rel_tol=1e-9)), ""
+    )
     bound = row["bound"] if isinstance(row["bound"], str) else f"<= {row['bound']:.2g}"
-    wrong = ", ".join(f"{name}: {number:.2g}" for name, number in row.get("wrong_formulas", {}).items())
+    wrong = ", ".join(
+        f"{name}: {number:.2g}"
+        for name, number in row.get("wrong_formulas", {}).items()
+    )
     moved = row.get("moved")
-    note = "; ".join(filter(None, (moved and f"moved: {moved}", wrong and f"wrong formula {wrong}")))
+    note = "; ".join(
+        filter(None, (moved and f"moved: {moved}", wrong and f"wrong formula {wrong}"))
+    )
     if not isinstance(row["passed"], bool):
         raise ValueError(f"the check {row['check']!r} has no verdict")
-    return Check(str(row["check"]), str(paper), _number(value), bound, row["passed"], note)
+    return Check(
+        str(row["check"]), str(paper), _number(value), bound, row["passed"], note
+    )
 
 
 def _number(value: float) -> str:
@@ -159,26 +197,41 @@ def _number(value: float) -> str:
 
 
 def _papers(summary: Mapping[str, Any], table: Table | None) -> list[tuple[float, str]]:
-    """Our means that have a number of the paper beside them, with it: a check of the same mean gets it too."""
+    """Our means that have a number of the paper beside them, with it: a check of the
+    same mean gets it too."""
     place = _paper_column(table)
     rows = summary.get("results", ())
     if table is None or place is None or len(rows) != len(table.columns[place[1]]):
         return []
     means = [
-        next((cell["mean"] for cell in row.values() if isinstance(cell, dict) and "mean" in cell), None) for row in rows
+        next(
+            (
+                cell["mean"]
+                for cell in row.values()
+                if isinstance(cell, dict) and "mean" in cell
+            ),
+            None,
+        )
+        for row in rows
     ]
     return [
-        (mean, cell) for mean, cell in zip(means, table.columns[place[1]], strict=True) if cell and mean is not None
+        (mean, cell)
+        for mean, cell in zip(means, table.columns[place[1]], strict=True)
+        if cell and mean is not None
     ]
 
 
 def _paper_column(table: Table | None) -> tuple[str, str] | None:
-    """The columns of our numbers and of the paper's: "paper" is right of ours, "paper, <ours>" wherever it may be."""
+    """The columns of our numbers and of the paper's: "paper" is right of ours, "paper,
+    <ours>" wherever it may be."""
     headings = list(table.columns) if table else []
     for left, heading in itertools.pairwise(headings):
         if heading == "paper":
             return left, heading
-        if heading.startswith("paper, ") and heading.removeprefix("paper, ") in headings:
+        if (
+            heading.startswith("paper, ")
+            and heading.removeprefix("paper, ") in headings
+        ):
             return heading.removeprefix("paper, "), heading
     return None
 
@@ -193,20 +246,34 @@ def _rows(checks: Sequence[Check], table: Table | None) -> list[Row]:
     unjudged = [
         Row(", ".join(label), paper[number], ours[number], "", "")
         for number, label in enumerate(zip(*_labels(table), strict=True))
-        if paper[number] and not any(_is_judged_by(check, paper[number], ours[number]) for check in checks)
+        if paper[number]
+        and not any(
+            _is_judged_by(check, paper[number], ours[number]) for check in checks
+        )
     ]
     return [*unjudged, *rows]
 
 
 def _grouped(checks: Sequence[Check]) -> list[Row]:
-    """A row for each check; those of one bound and one number of the paper that begin alike share one."""
+    """A row for each check; those of one bound and one number of the paper that begin
+    alike share one."""
     groups: dict[tuple[str, str, str], list[Check]] = {}
     for check in checks:
-        groups.setdefault((check.what.partition(", ")[0], check.bound, check.paper), []).append(check)
+        groups.setdefault(
+            (check.what.partition(", ")[0], check.bound, check.paper), []
+        ).append(check)
     return [
-        Row(alike[0].what, paper, alike[0].ours, bound, _verdict(alike[0]))
-        if len(alike) == 1
-        else Row(f"{beginning} ({len(alike)} cases)", paper, _range(alike), bound, _verdict(*alike))
+        (
+            Row(alike[0].what, paper, alike[0].ours, bound, _verdict(alike[0]))
+            if len(alike) == 1
+            else Row(
+                f"{beginning} ({len(alike)} cases)",
+                paper,
+                _range(alike),
+                bound,
+                _verdict(*alike),
+            )
+        )
         for (beginning, bound, paper), alike in groups.items()
     ]
 
@@ -217,25 +284,36 @@ def _range(checks: Sequence[Check]) -> str:
 
 
 def _is_judged_by(check: Check, paper: str, ours: str) -> bool:
-    """Whether a check has the number of a cell of the table, which is rounded otherwise."""
+    """Whether a check has the number of a cell of the table, which is rounded
+    otherwise."""
     try:
         value, shown = float(check.ours), float(ours.split(" ")[0])
     except ValueError:
         return False
-    return check.paper == paper and math.isclose(value, shown, rel_tol=0.01, abs_tol=0.001)
+    return check.paper == paper and math.isclose(
+        value, shown, rel_tol=0.01, abs_tol=0.001
+    )
 
 
 def _labels(table: Table) -> list[list[str]]:
-    """The columns that say what a row is about: those left of the first with numbers alone."""
+    """The columns that say what a row is about: those left of the first with numbers
+    alone."""
     words = itertools.takewhile(
-        lambda cells: not all(re.match(r"[-+]?[\d.]", cell) for cell in cells), table.columns.values()
+        lambda cells: not all(re.match(r"[-+]?[\d.]", cell) for cell in cells),
+        table.columns.values(),
     )
     return list(words) or [next(iter(table.columns.values()))]
 
 
 def _verdict(*checks: Check) -> str:
     failed = sum(not check.passed for check in checks)
-    return "met" if not failed else "not met" if failed == len(checks) else f"{failed} not met"
+    return (
+        "met"
+        if not failed
+        else "not met"
+        if failed == len(checks)
+        else f"{failed} not met"
+    )
 
 
 def _accuracies(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -255,9 +333,16 @@ def _accuracies(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _figures(name: str, folder: Path, result: Result) -> list[Figure]:
     captions = CATALOGUE[name].captions
-    general = (inspect.getdoc(catalogue.module(name).draw) or CATALOGUE[name].shows).split("\n\n")[0].replace("\n", " ")
+    general = (
+        (inspect.getdoc(catalogue.module(name).draw) or CATALOGUE[name].shows)
+        .split("\n\n")[0]
+        .replace("\n", " ")
+    )
     order = list(captions)
-    files = sorted(folder.glob("*.png"), key=lambda file: (order.index(file.stem) if file.stem in order else -1, file))
+    files = sorted(
+        folder.glob("*.png"),
+        key=lambda file: (order.index(file.stem) if file.stem in order else -1, file),
+    )
     return [_figure(file, captions.get(file.stem, general), result) for file in files]
 
 
@@ -267,16 +352,26 @@ def _figure(file: Path, caption: str, result: Result) -> Figure:
     try:
         with Image.open(io.BytesIO(content)) as picture:
             picture.load()
-            width, height = (round(pixels * 96 / figures.STYLE["savefig.dpi"]) for pixels in picture.size)
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for a broken PNG
-        problem = f"{file} is damaged ({error}); draw it again: {result.command} --redraw"
+            width, height = (
+                round(pixels * 96 / figures.STYLE["savefig.dpi"])
+                for pixels in picture.size
+            )
+    except (OSError, SyntaxError, ValueError) as error:
+        # Pillow raises SyntaxError for a broken PNG
+        problem = (
+            f"{file} is damaged ({error}); draw it again: {result.command} --redraw"
+        )
         return Figure(file.name, caption, alt, problem=problem)
     source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     return Figure(file.name, caption, alt, source, width, height)
 
 
 def _environment(environment: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items() if version)
+    versions = ", ".join(
+        f"{name} {version}"
+        for name, version in environment["versions"].items()
+        if version
+    )
     devices = environment["devices"]
     precision = "float64" if environment["float64"] else "float32"
     machine = f"{environment['machine']}, {len(devices)} x {devices[0]}, {precision}"

@@ -1,10 +1,26 @@
-"""Networks that are trained once, or that others have trained, and read by all experiments."""
+"""Networks that are trained once, or that others have trained, and read by all
+experiments."""
 
 from experiments.trained.against_paper import summarize
 from experiments.trained.comparisons import comparison_table, correlations, to_initial
-from experiments.trained.data import ENERGY_CLASSES, KERNEL_SIZE, PAPER_CHANNELS, Data, load
+from experiments.trained.data import (
+    ENERGY_CLASSES,
+    KERNEL_SIZE,
+    PAPER_CHANNELS,
+    Data,
+    load,
+)
 from experiments.trained.elsewhere import COMMAND, dead, norms, present
-from experiments.trained.measurements import FITS, KINDS, Criterion, config, fits, measure, names, titles
+from experiments.trained.measurements import (
+    FITS,
+    KINDS,
+    Criterion,
+    config,
+    fits,
+    measure,
+    names,
+    titles,
+)
 from experiments.trained.run import Network, NetworkName, Run, filters, network, title
 from experiments.trained.settings import (
     Settings,

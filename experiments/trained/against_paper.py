@@ -9,7 +9,8 @@ from experiments.frame.checks import check
 from experiments.trained.measurements import config, names
 from experiments.trained.run import network, title
 
-# What the paper did, as far as it says so; `differences` compares runs with it. Images are so many a class.
+# What the paper did, as far as it says so; `differences` compares runs with it. Images
+# are so many a class.
 PAPER = {
     "width": 1.0,
     "dropout": 0.5,
@@ -22,11 +23,14 @@ PAPER = {
 PAPER_IMAGES_A_CLASS = 5_000
 PAPER_NETWORKS = ("VGG11", "VGG13", "VGG16", "VGG19", "ResNet18")
 PAPER_EPOCHS = {"true": 30, "shuffled": 100}
-JUDGED_ACCURACY = 0.9  # of every network on its training images: a young profile is just lambda, and fits too well
+# Of every network on its training images: a young profile is just lambda, and fits too
+# well.
+JUDGED_ACCURACY = 0.9
 
 
 def accuracies(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """For each run the accuracy at its end on training and validation images, and whether it can be judged."""
+    """For each run the accuracy at its end on training and validation images, and
+    whether it can be judged."""
     rows = []
     for name in names(arrays):
         accuracy = arrays[f"{name}/accuracy"][:, -1]
@@ -36,7 +40,9 @@ def accuracies(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
             "judged": bool(accuracy.min() >= JUDGED_ACCURACY),
         }
         if f"{name}/validation_accuracy" in arrays:
-            row["validation_accuracy"] = [float(value) for value in arrays[f"{name}/validation_accuracy"][:, -1]]
+            row["validation_accuracy"] = [
+                float(value) for value in arrays[f"{name}/validation_accuracy"][:, -1]
+            ]
         rows.append(row)
     return rows
 
@@ -48,13 +54,19 @@ def summarize(
     *,
     trained_to_the_end: bool = True,
 ) -> dict[str, Any]:
-    """What every experiment's summary holds: its results and checks, the runs, and how they differ from the paper's.
+    """What every experiment's summary holds: its results and checks, the runs, and how
+    they differ from the paper's.
 
-    Unless it is about the course of training, among the checks is that every network has learnt its training images.
+    Unless it is about the course of training, among the checks is that every network
+    has learnt its training images.
     """
     rows = accuracies(arrays)
     trained = [
-        check(f"lowest training accuracy, {row['run']}", min(row["training_accuracy"]), at_least=JUDGED_ACCURACY)
+        check(
+            f"lowest training accuracy, {row['run']}",
+            min(row["training_accuracy"]),
+            at_least=JUDGED_ACCURACY,
+        )
         for row in rows
         if trained_to_the_end
     ]
@@ -68,22 +80,44 @@ def summarize(
 
 
 def differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the runs do otherwise than the paper, each with the runs of which it is true."""
+    """What the runs do otherwise than the paper, each with the runs of which it is
+    true."""
     found: dict[str, list[str]] = {}
     for content in configs:
         values = {"schedule": "constant"} | content["network"] | content
         expected: dict[str, Any] = PAPER | {"dataset": "cifar10"}
         if values["dataset"] == "cifar10":
-            expected["images"] = PAPER_IMAGES_A_CLASS * len(values["classes"] or range(10))
-        expected["epochs"] = PAPER_EPOCHS["true" if values["shuffled_labels"] is None else "shuffled"]
+            expected["images"] = PAPER_IMAGES_A_CLASS * len(
+                values["classes"] or range(10)
+            )
+        expected["epochs"] = PAPER_EPOCHS[
+            "true" if values["shuffled_labels"] is None else "shuffled"
+        ]
         values["network"] = network(content)
-        expected["network"] = values["network"] if values["network"] in PAPER_NETWORKS else PAPER_NETWORKS[0]
+        expected["network"] = (
+            values["network"]
+            if values["network"] in PAPER_NETWORKS
+            else PAPER_NETWORKS[0]
+        )
         for field, paper in expected.items():
-            if values[field] not in (paper, None):  # None: the network has nothing of the kind
-                text = f"{field.replace('_', ' ')} {_text(values[field])} (paper: {_text(paper)})"
+            # None: the network has nothing of the kind.
+            if values[field] not in (paper, None):
+                text = (
+                    f"{field.replace('_', ' ')} {_text(values[field])} (paper:"
+                    f" {_text(paper)})"
+                )
                 found.setdefault(text, []).append(title(content))
-    return [text + ("" if len(where) == len(configs) else f": {'; '.join(where)}") for text, where in found.items()]
+    return [
+        text + ("" if len(where) == len(configs) else f": {'; '.join(where)}")
+        for text, where in found.items()
+    ]
 
 
 def _text(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )

@@ -13,19 +13,24 @@ from experiments.frame.checks import number
 def correlations(
     arrays: Mapping[str, np.ndarray], one: str, other: str, kind: str = "change"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Correlations of the profiles of all pairs of networks, of one run or of two, over the course of training.
+    """Correlations of the profiles of all pairs of networks, of one run or of two, over
+    the course of training.
 
-    Networks are compared at the same epoch; where one run is over, by its last record. So the last column compares
-    trained networks.
+    Networks are compared at the same epoch; where one run is over, by its last record.
+    So the last column compares trained networks.
 
     Args:
-      one, other: names of runs; the same one twice for the pairs of different seeds in it.
+      one, other: names of runs; the same one twice for the pairs of different seeds in
+        it.
 
     Returns:
       epochs (E,), and correlations (pairs, E); NaN where nothing has changed yet.
     """
     epochs, columns = _matched(arrays[f"{one}/epochs"], arrays[f"{other}/epochs"])
-    a, b = (arrays[f"{name}/{kind}"][:, column] for name, column in zip((one, other), columns, strict=True))
+    a, b = (
+        arrays[f"{name}/{kind}"][:, column]
+        for name, column in zip((one, other), columns, strict=True)
+    )
     if one == other:
         first, second = np.triu_indices(len(a), 1)
     else:
@@ -33,17 +38,33 @@ def correlations(
     return epochs, np.asarray(theory.profile_correlation(a[first], b[second]))
 
 
-def _matched(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, tuple[list[int], list[int]]]:
+def _matched(
+    one: np.ndarray, other: np.ndarray
+) -> tuple[np.ndarray, tuple[list[int], list[int]]]:
     """The epochs at which two runs can be compared, and the records of each there."""
     both = (one, other)
-    epochs = [epoch for epoch in np.union1d(one, other) if all(epoch in mine or epoch > mine[-1] for mine in both)]
-    first, second = ([int(np.searchsorted(mine, min(epoch, mine[-1]))) for epoch in epochs] for mine in both)
+    epochs = [
+        epoch
+        for epoch in np.union1d(one, other)
+        if all(epoch in mine or epoch > mine[-1] for mine in both)
+    ]
+    first, second = (
+        [int(np.searchsorted(mine, min(epoch, mine[-1]))) for epoch in epochs]
+        for mine in both
+    )
     return np.array(epochs), (first, second)
 
 
-def to_initial(arrays: Mapping[str, np.ndarray], name: str, kind: str = "change") -> np.ndarray:
-    """Correlation of each network's profile with that of its own initial weights, (S, R)."""
-    return np.asarray(theory.profile_correlation(arrays[f"{name}/{kind}"], arrays[f"{name}/weights"][:, :1]))
+def to_initial(
+    arrays: Mapping[str, np.ndarray], name: str, kind: str = "change"
+) -> np.ndarray:
+    """Correlation of each network's profile with that of its own initial weights, (S,
+    R)."""
+    return np.asarray(
+        theory.profile_correlation(
+            arrays[f"{name}/{kind}"], arrays[f"{name}/weights"][:, :1]
+        )
+    )
 
 
 def comparison_table(summary: Mapping[str, Any]) -> frame.Table:
@@ -52,12 +73,15 @@ def comparison_table(summary: Mapping[str, Any]) -> frame.Table:
     columns = {
         "correlation of profiles": [row["comparison"] for row in rows],
         "change": [number(row["change"]) for row in rows],
-        "paper": [" ± ".join(map(str, row["paper"])) if row["paper"] else "" for row in rows],
+        "paper": [
+            " ± ".join(map(str, row["paper"])) if row["paper"] else "" for row in rows
+        ],
         "weights": [number(row["weights"]) for row in rows],
         "count": [str(row["change"]["count"]) for row in rows],
     }
     note = (
-        "± standard deviation over so many pairs of networks (over networks where each is compared with something "
-        "else); change: w(t) - w(0) at the end of training, as in the paper; weights: w(t)"
+        "± standard deviation over so many pairs of networks (over networks where each"
+        " is compared with something else); change: w(t) - w(0) at the end of training,"
+        " as in the paper; weights: w(t)"
     )
     return frame.Table(columns, note)

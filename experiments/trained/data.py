@@ -16,7 +16,8 @@ from experiments.trained.run import Run
 
 # Mean and standard deviation of the channels that the paper uses.
 PAPER_CHANNELS = {"cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))}
-KERNEL_SIZE = 3  # of the first layer, and so of the patches that labels and images are changed by
+# Of the first layer, and so of the patches that labels and images are changed by.
+KERNEL_SIZE = 3
 ENERGY_CLASSES = 10
 
 
@@ -42,22 +43,31 @@ class Data(NamedTuple):
 
 
 def load(run: Run, data_dir: Path | None = None) -> Data:
-    """The data of a run. Channels are normalised as in the paper (CIFAR-10), else by the training images' statistics.
+    """The data of a run. Channels are normalised as in the paper (CIFAR-10), else by
+    the training images' statistics.
 
     Raises:
-      FileNotFoundError: the data set is not there. ValueError: it is unknown, or has no such classes, too few images,
-        or no images to validate on.
+      FileNotFoundError: the data set is not there. ValueError: it is unknown, or has no
+        such classes, too few images, or no images to validate on.
     """
     training = _image_set(run.dataset, "train", data_dir)
-    candidates = training._replace(images=np.arange(len(training.labels)))  # by their place, until they are chosen
+    # By their place, until they are chosen.
+    candidates = training._replace(images=np.arange(len(training.labels)))
     held_out = None
     if run.hold_out:
         held = candidates.images % run.hold_out == run.hold_out - 1
-        candidates, held_out = (candidates._replace(images=candidates.images[part], labels=candidates.labels[part])
-                                for part in (~held, held))  # fmt: skip
+        candidates, held_out = (
+            candidates._replace(
+                images=candidates.images[part], labels=candidates.labels[part]
+            )
+            for part in (~held, held)
+        )
     pixels, labels, class_names = _chosen(training, candidates, run.classes, run.images)
     if run.batch_size > len(labels):
-        raise ValueError(f"the batch of {run.batch_size} is more than the {len(labels)} training images; make it less.")
+        raise ValueError(
+            f"the batch of {run.batch_size} is more than the {len(labels)} training"
+            " images; make it less."
+        )
     mean, std = PAPER_CHANNELS.get(run.dataset) or _channels(pixels)
     images = linear_cnn.normalize_channels(pixels, mean, std)
     transform = _transformation(run, images)
@@ -71,12 +81,27 @@ def load(run: Run, data_dir: Path | None = None) -> Data:
     if run.validation:
         if held_out is None:
             test = _test_set(run.dataset, data_dir)
-            chosen = _chosen(test, test._replace(images=np.arange(len(test.labels))), run.classes, run.validation)
+            chosen = _chosen(
+                test,
+                test._replace(images=np.arange(len(test.labels))),
+                run.classes,
+                run.validation,
+            )
         else:
             chosen = _chosen(training, held_out, run.classes, run.validation)
         arrays += chosen[:2]
-        validation = transform(linear_cnn.normalize_channels(chosen[0], mean, std), chosen[1])
-    return Data(images, labels, validation, class_names, _checksum(arrays), np.asarray(mean), np.asarray(std))
+        validation = transform(
+            linear_cnn.normalize_channels(chosen[0], mean, std), chosen[1]
+        )
+    return Data(
+        images,
+        labels,
+        validation,
+        class_names,
+        _checksum(arrays),
+        np.asarray(mean),
+        np.asarray(std),
+    )
 
 
 @lru_cache(maxsize=2)
@@ -89,47 +114,73 @@ def _test_set(dataset: str, data_dir: Path | None) -> linear_cnn.ImageSet:
         return _image_set(dataset, "test", data_dir)
     except ValueError as error:
         raise ValueError(
-            f"no images to validate on: {error} Hold images of the training set out with --hold-out 5 (every fifth), "
-            "or do without, with --validation 0."
+            f"no images to validate on: {error} Hold images of the training set out"
+            " with --hold-out 5 (every fifth), or do without, with --validation 0."
         ) from error
 
 
 def _chosen(
-    source: linear_cnn.ImageSet, candidates: linear_cnn.ImageSet, classes: tuple[str, ...] | None, count: int | None
+    source: linear_cnn.ImageSet,
+    candidates: linear_cnn.ImageSet,
+    classes: tuple[str, ...] | None,
+    count: int | None,
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Pixels as float32 in [0, 1], labels and names of `count` of the candidates, given by their place in `source`."""
+    """Pixels as float32 in [0, 1], labels and names of `count` of the candidates, given
+    by their place in `source`."""
     if classes is not None:
         candidates = linear_cnn.select_classes(candidates, classes)
     places, labels, names = candidates
     if count is not None:
         spaced = inputs.evenly_spaced(labels, names, count)
         places, labels = places[spaced], labels[spaced]
-    return linear_cnn.scale_pixels(source.images[places]), labels.astype(np.int32), names
+    return (
+        linear_cnn.scale_pixels(source.images[places]),
+        labels.astype(np.int32),
+        names,
+    )
 
 
 def _transformation(
     run: Run, training: np.ndarray
 ) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """What a run does to normalised images and to their labels, by the principal components of the training images.
+    """What a run does to normalised images and to their labels, by the principal
+    components of the training images.
 
     Raises:
       ValueError: patches have no such component.
     """
 
     def direction(component: int, stride: int) -> np.ndarray:
-        components = np.asarray(theory.patch_spectrum(training, KERNEL_SIZE, stride=stride).components)
+        components = np.asarray(
+            theory.patch_spectrum(training, KERNEL_SIZE, stride=stride).components
+        )
         if not 1 <= component <= components.shape[1]:
-            raise ValueError(f"patches have the components 1 to {components.shape[1]}, got {component}.")
+            raise ValueError(
+                f"patches have the components 1 to {components.shape[1]}, got"
+                f" {component}."
+            )
         return components[:, component - 1]
 
-    energy = None if run.energy_component is None else direction(run.energy_component, 1)
-    scaled = None if run.scaled_component is None else direction(run.scaled_component[0], KERNEL_SIZE)
+    energy = (
+        None if run.energy_component is None else direction(run.energy_component, 1)
+    )
+    scaled = (
+        None
+        if run.scaled_component is None
+        else direction(run.scaled_component[0], KERNEL_SIZE)
+    )
 
-    def transform(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def transform(
+        images: np.ndarray, labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         if energy is not None:
-            labels = linear_cnn.label_by_energy(images, energy, KERNEL_SIZE, ENERGY_CLASSES)
+            labels = linear_cnn.label_by_energy(
+                images, energy, KERNEL_SIZE, ENERGY_CLASSES
+            )
         if scaled is not None and run.scaled_component is not None:
-            images = linear_cnn.scale_component(images, scaled, KERNEL_SIZE, run.scaled_component[1])
+            images = linear_cnn.scale_component(
+                images, scaled, KERNEL_SIZE, run.scaled_component[1]
+            )
         return images, labels
 
     return transform

@@ -1,4 +1,5 @@
-"""Runs that are trained or read, their first layers measured, and the formula fitted to them."""
+"""Runs that are trained or read, their first layers measured, and the formula fitted to
+them."""
 
 import json
 from collections.abc import Mapping
@@ -12,41 +13,57 @@ from experiments.trained.data import load
 from experiments.trained.run import Run, title
 from experiments.trained.store import configuration, trained
 
-KINDS = ("change", "weights")  # of conv1 whose profiles are looked at: w(t) - w(0), as in the paper, and w(t)
+# Of conv1 whose profiles are looked at: w(t) - w(0), as in the paper, and w(t).
+KINDS = ("change", "weights")
 Criterion = Literal["correlation", "likelihood"]  # of `theory.fit_profile`
-FITS: dict[Criterion, str] = {"correlation": "fit", "likelihood": "likely"}  # what `fits` calls them in its arrays
+# What `fits` calls them in its arrays.
+FITS: dict[Criterion, str] = {"correlation": "fit", "likelihood": "likely"}
 
 
 def measure(named: Mapping[str, Run], settings: Any) -> Arrays:
-    """Train every run that is not in the store, and measure its first layer in the basis of its own patches.
+    """Train every run that is not in the store, and measure its first layer in the
+    basis of its own patches.
 
-    The patches are those of the run's training images, normalised and centred, as the paper's authors do.
+    The patches are those of the run's training images, normalised and centred, as the
+    paper's authors do.
 
     Args:
       named: runs by the names that their arrays get.
       settings: resolved.
 
     Returns:
-      For each run "<name>/" and: "config" (JSON); "epochs", "conv1", "loss", "accuracy" and so on of `store.trained`;
-      "variance" (d,) and "components" (d, d) of the patches; and the profiles (S, R, d) "change" and "weights".
+      For each run "<name>/" and: "config" (JSON); "epochs", "conv1", "loss", "accuracy"
+      and so on of `store.trained`; "variance" (d,) and "components" (d, d) of the
+      patches; and the profiles (S, R, d) "change" and "weights".
     """
     for run in named.values():
-        load(run, settings.data_dir)  # so that every fault of the data shows before the first network is trained
+        # So that every fault of the data shows before the first network is trained.
+        load(run, settings.data_dir)
     arrays: Arrays = {}
     for name, run in named.items():
         data = load(run, settings.data_dir)
-        print(f"{title(configuration(run, data))}: {run.seeds} networks, {run.epochs} epochs", flush=True)
+        print(
+            f"{title(configuration(run, data))}: {run.seeds} networks, {run.epochs}"
+            " epochs",
+            flush=True,
+        )
         recorded = trained(run, data, settings.store, fresh=settings.fresh)
         conv1 = recorded["conv1"].astype(np.float64)
-        spectrum = theory.patch_spectrum(data.images, conv1.shape[2:4], stride=run.network.first_strides or 1)
+        spectrum = theory.patch_spectrum(
+            data.images, conv1.shape[2:4], stride=run.network.first_strides or 1
+        )
         profiles = {
             "change": theory.energy_profile(conv1 - conv1[:, :1], spectrum.components),
             "weights": theory.energy_profile(conv1, spectrum.components),
         }
-        measured = {"variance": spectrum.variance, "components": spectrum.components} | profiles
+        measured = {
+            "variance": spectrum.variance,
+            "components": spectrum.components,
+        } | profiles
         config = np.array(json.dumps(configuration(run, data)))
         arrays |= {
-            f"{name}/{key}": np.asarray(value) for key, value in ({"config": config} | recorded | measured).items()
+            f"{name}/{key}": np.asarray(value)
+            for key, value in ({"config": config} | recorded | measured).items()
         }
     return arrays
 
@@ -67,19 +84,24 @@ def titles(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     return {name: title(config(arrays, name)) for name in names(arrays)}
 
 
-def fits(arrays: Mapping[str, np.ndarray], name: str, criterion: Criterion = "correlation") -> Arrays:
+def fits(
+    arrays: Mapping[str, np.ndarray], name: str, criterion: Criterion = "correlation"
+) -> Arrays:
     """The formula of Theorem 4.2 fitted to every network of a run at every record.
 
     Returns:
-      For "change" and "weights", "<name>/fit/<kind>/", by the likelihood "<name>/likely/<kind>/", and: "correlation",
-      "time", "zero" and "infinity" (what lambda and 1 / lambda alone reach), each (S, R), and "profile", (S, R, d). NaN
+      For "change" and "weights", "<name>/fit/<kind>/", by the likelihood
+      "<name>/likely/<kind>/", and: "correlation", "time", "zero" and "infinity" (what
+      lambda and 1 / lambda alone reach), each (S, R), and "profile", (S, R, d). NaN
       where nothing has changed yet.
     """
     result: Arrays = {}
     for kind in KINDS:
         profile = arrays[f"{name}/{kind}"]
         first = 1 if kind == "change" else 0
-        fit = theory.fit_profile(profile[:, first:], arrays[f"{name}/variance"], criterion=criterion)
+        fit = theory.fit_profile(
+            profile[:, first:], arrays[f"{name}/variance"], criterion=criterion
+        )
         parts = {
             "correlation": fit.correlation,
             "time": fit.time,

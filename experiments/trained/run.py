@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Network:
-    """A network of `linear_cnn` by its name, and its arguments; None leaves one at its default or out."""
+    """A network of `linear_cnn` by its name, and its arguments; None leaves one at its
+    default or out."""
 
     name: Literal["VGG", "ResNet", "SmallCNN"]
     depth: int | None = None
@@ -20,18 +21,21 @@ class Network:
 
 @dataclass(frozen=True)
 class Run:
-    """One group of seeds: all that the arrays depend on, the content of the data set aside."""
+    """One group of seeds: all that the arrays depend on, the content of the data set
+    aside."""
 
     network: Network
     dataset: str
     """As `linear_cnn.load_images` takes it."""
     images: int | None
-    """Training images, evenly spaced over each class and of every class as many; None: all."""
+    """Training images, evenly spaced over each class and of every class as many; None:
+    all."""
     validation: int
-    """Images that are only evaluated, chosen likewise from the test set or the images held out."""
+    """Images that are only evaluated, chosen likewise from the test set or the images
+    held out."""
     hold_out: int | None
-    """Every so-manyth image of the training set is kept from training and serves for validation, in the place of a
-    test set; None: none."""
+    """Every so-manyth image of the training set is kept from training and serves for
+    validation, in the place of a test set; None: none."""
     epochs: int
     record_epochs: tuple[int, ...]
     """Increasing; the state before training is recorded too."""
@@ -43,31 +47,44 @@ class Run:
     seed: int = 0
     """Root of their random numbers."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Of the learning rate; cosine: it falls along half a period to 0 at the end of training."""
+    """Of the learning rate; cosine: it falls along half a period to 0 at the end of
+    training."""
     momentum: float = 0.0
     weight_decay: float = 0.0
     classes: tuple[str, ...] | None = None
     """Those kept, in the order of their labels; None: all."""
     shuffled_labels: int | None = None
-    """Seed of the one permutation of the training labels, before training, that all networks share; None: true
-    labels. Labels of validation images are always true."""
+    """Seed of the one permutation of the training labels, before training, that all
+    networks share; None: true labels. Labels of validation images are always true."""
     energy_component: int | None = None
-    """Labels made of the images, ten equal classes by the energy of this principal component (from 1) of their patches;
-    validation images are cut into ten equal classes of their own. None: the labels of the data set."""
+    """Labels made of the images, ten equal classes by the energy of this principal
+    component (from 1) of their patches; validation images are cut into ten equal
+    classes of their own. None: the labels of the data set."""
     scaled_component: tuple[int, float] | None = None
-    """Principal component (from 1) of the non-overlapping patches, and the factor by which it is scaled in all images;
-    None: images as they are."""
+    """Principal component (from 1) of the non-overlapping patches, and the factor by
+    which it is scaled in all images; None: images as they are."""
     frozen: tuple[str, ...] = ()
     """Layers that keep their initial weights."""
 
 
-NetworkName = Literal["VGG11", "VGG13", "VGG16", "VGG19", "ResNet18", "ResNet20", "SmallCNN"]
+NetworkName = Literal[
+    "VGG11", "VGG13", "VGG16", "VGG19", "ResNet18", "ResNet20", "SmallCNN"
+]
 
 
-def _network(name: NetworkName, width: float, first_features: int, dropout: float) -> Network:
+def _network(
+    name: NetworkName, width: float, first_features: int, dropout: float
+) -> Network:
     width = float(width)
     if name == "SmallCNN":  # as wide as the first stages of VGG
-        return Network("SmallCNN", features=(first_features, max(1, round(128 * width)), max(1, round(256 * width))))
+        return Network(
+            "SmallCNN",
+            features=(
+                first_features,
+                max(1, round(128 * width)),
+                max(1, round(256 * width)),
+            ),
+        )
     family, depth = name[:-2], int(name[-2:])
     if family == "VGG":
         return Network("VGG", depth, width, first_features, float(dropout))
@@ -92,7 +109,11 @@ def title(config: Mapping[str, Any]) -> str:
         words.append(f"labels by component {config['energy_component']}")
     if config["scaled_component"] is not None:
         component, factor = config["scaled_component"]
-        words.append(f"component {component} x {factor:g}" if factor != 1 else "no component scaled")
+        words.append(
+            f"component {component} x {factor:g}"
+            if factor != 1
+            else "no component scaled"
+        )
     words += ["shuffled labels"] if config["shuffled_labels"] is not None else []
     words += ["first layer frozen"] if config["frozen"] else []
     return ", ".join(words)

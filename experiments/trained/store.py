@@ -1,14 +1,19 @@
-"""The one store of finished training runs: what was trained once is read from then on, by every experiment.
+"""The one store of finished training runs: what was trained once is read from then on,
+by every experiment.
 
-A run is a group of seeds of one network on one set of images. It lies in a folder of its own, named by a hash of
-its whole configuration, a checksum of the images and labels included:
+A run is a group of seeds of one network on one set of images. It lies in a folder of
+its own, named by a hash of its whole configuration, a checksum of the images and labels
+included:
 
-    <store>/<hash>/config.json    the configuration, what the run depends on besides, and the time it took
+    <store>/<hash>/config.json    the configuration, what the run depends on besides,
+                                  and the time it took
     <store>/<hash>/arrays.npz     what was recorded
-    <store>/<hash>/checkpoints/   only until the run is finished: killed at any moment, it continues from there
+    <store>/<hash>/checkpoints/   only until the run is finished: killed at any moment,
+                                  it continues from there
 
-Finished runs that differ in nothing but the number of seeds have networks in common: of a larger one the first are
-read, and those of a smaller one are taken over, so that only the others are trained.
+Finished runs that differ in nothing but the number of seeds have networks in common: of
+a larger one the first are read, and those of a smaller one are taken over, so that only
+the others are trained.
 """
 
 import hashlib
@@ -32,17 +37,33 @@ from experiments.frame import Arrays, disk
 from experiments.trained.data import Data
 from experiments.trained.run import Network, Run
 
-FORMAT = 1  # to be raised by a change of the code after which the same configuration gives other arrays
-RECORDED = ("steps", "conv1", "loss", "accuracy", "validation_loss", "validation_accuracy")
-SHARED = ("steps", "epochs")  # by all networks of a run; all other arrays begin with a seed axis
+# To be raised by a change of the code after which the same configuration gives other
+# arrays.
+FORMAT = 1
+RECORDED = (
+    "steps",
+    "conv1",
+    "loss",
+    "accuracy",
+    "validation_loss",
+    "validation_accuracy",
+)
+# By all networks of a run; all other arrays begin with a seed axis.
+SHARED = ("steps", "epochs")
 
 
 def configuration(run: Run, data: Data) -> dict[str, Any]:
     """All that the arrays depend on, as plain values of JSON."""
-    fixed = {"format": FORMAT, "optimizer": "sgd", "loss": "cross_entropy", "checksum": data.checksum}
+    fixed = {
+        "format": FORMAT,
+        "optimizer": "sgd",
+        "loss": "cross_entropy",
+        "checksum": data.checksum,
+    }
     plain: dict[str, Any] = json.loads(json.dumps(asdict(run) | fixed))
     if run.schedule == "constant":
-        del plain["schedule"]  # so that runs are found that were stored when there was no other
+        # So that runs are found that were stored when there was no other.
+        del plain["schedule"]
     return plain
 
 
@@ -53,25 +74,29 @@ def identifier(config: dict[str, Any]) -> str:
 
 
 def trained(run: Run, data: Data, folder: Path, *, fresh: bool = False) -> Arrays:
-    """What a run recorded: read from the store `folder` if it is there, trained (or trained on) if not.
+    """What a run recorded: read from the store `folder` if it is there, trained (or
+    trained on) if not.
 
     Args:
       run, data: the run, and `load` of it.
       folder: the store.
-      fresh: throw away what the store has of this run, finished or not, and train all networks from the start.
+      fresh: throw away what the store has of this run, finished or not, and train all
+        networks from the start.
 
     Returns:
-      "epochs" (R,) and the fields of `linear_cnn.Trajectory` that were recorded, with a leading seed axis.
+      "epochs" (R,) and the fields of `linear_cnn.Trajectory` that were recorded, with a
+      leading seed axis.
 
     Raises:
-      ValueError, FileNotFoundError: the finished run in the store, or one of other seeds whose networks are used, is
-        damaged, or another one than its folder says.
+      ValueError, FileNotFoundError: the finished run in the store, or one of other
+        seeds whose networks are used, is damaged, or another one than its folder says.
       linear_cnn.TrainingDiverged: a loss is not finite.
     """
     config = configuration(run, data)
     place = folder / identifier(config)
     if fresh:
-        (place / "config.json").unlink(missing_ok=True)  # first: without it, what is left counts as unfinished
+        # First: without it, what is left counts as unfinished.
+        (place / "config.json").unlink(missing_ok=True)
         shutil.rmtree(place, ignore_errors=True)
     if not (place / "config.json").exists():
         others = [] if fresh else _seeds_of_others(config, folder)
@@ -80,7 +105,10 @@ def trained(run: Run, data: Data, folder: Path, *, fresh: bool = False) -> Array
         larger = [seeds for seeds in others if seeds > run.seeds]
         if larger and not begun:
             arrays = _finished(config | {"seeds": min(larger)}, folder)
-            return {name: array if name in SHARED else array[: run.seeds] for name, array in arrays.items()}
+            return {
+                name: array if name in SHARED else array[: run.seeds]
+                for name, array in arrays.items()
+            }
         smaller = [seeds for seeds in others if seeds < run.seeds]
         _train(run, data, config, folder, max(begun or smaller, default=0))
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
@@ -93,7 +121,10 @@ def _seeds_of_others(config: dict[str, Any], folder: Path) -> list[int]:
     for file in folder.glob("*/config.json"):
         try:
             other = json.loads(file.read_text())["run"]
-            if other | {"seeds": config["seeds"]} == config != other and identifier(other) == file.parent.name:
+            if (
+                other | {"seeds": config["seeds"]} == config != other
+                and identifier(other) == file.parent.name
+            ):
                 found.append(int(other["seeds"]))
         except (OSError, ValueError, TypeError, KeyError):
             continue  # damaged: who asks for that run is told
@@ -105,8 +136,11 @@ def _checkpoints(place: Path, first: int) -> Path:
     return place / "checkpoints" / f"from_{first}"
 
 
-def _train(run: Run, data: Data, config: dict[str, Any], folder: Path, first: int) -> None:
-    """Train, or continue, and write what was recorded; config.json comes last and says that the run is finished.
+def _train(
+    run: Run, data: Data, config: dict[str, Any], folder: Path, first: int
+) -> None:
+    """Train, or continue, and write what was recorded; config.json comes last and says
+    that the run is finished.
 
     Args:
       first: so many networks come from the finished run that has them; 0: none.
@@ -124,7 +158,9 @@ def _train(run: Run, data: Data, config: dict[str, Any], folder: Path, first: in
             _init(run.network, data.images.shape[-1], len(data.class_names)),
             data.images,
             data.labels,
-            optimizer=_optimizer(run.learning_rate, run.momentum, run.weight_decay, decay_steps),
+            optimizer=_optimizer(
+                run.learning_rate, run.momentum, run.weight_decay, decay_steps
+            ),
             keys=_keys(run)[first:],
             epochs=run.epochs,
             batch_size=run.batch_size,
@@ -136,10 +172,18 @@ def _train(run: Run, data: Data, config: dict[str, Any], folder: Path, first: in
             progress=True,
         )
     values = {name: getattr(trajectory, name) for name in RECORDED}
-    arrays = {name: np.asarray(value) for name, value in values.items() if value is not None}
+    arrays = {
+        name: np.asarray(value) for name, value in values.items() if value is not None
+    }
     if known:
-        arrays |= {name: np.concatenate([known[name], new]) for name, new in arrays.items() if name not in SHARED}
-    disk.write_arrays(place / "arrays.npz", arrays | {"epochs": arrays["steps"] // per_epoch})
+        arrays |= {
+            name: np.concatenate([known[name], new])
+            for name, new in arrays.items()
+            if name not in SHARED
+        }
+    disk.write_arrays(
+        place / "arrays.npz", arrays | {"epochs": arrays["steps"] // per_epoch}
+    )
     content = {
         "run": config,
         "environment": disk.environment(),
@@ -158,7 +202,10 @@ def _counted_from(first: int) -> Iterator[None]:
     except linear_cnn.TrainingDiverged as error:
         if not first:
             raise
-        message = f"{error} Seeds are counted after the first {first} networks, which another run had."
+        message = (
+            f"{error} Seeds are counted after the first {first} networks, which another"
+            " run had."
+        )
         raise linear_cnn.TrainingDiverged(message, error.trajectory) from error
 
 
@@ -170,36 +217,60 @@ def _keys(run: Run) -> jax.Array:
 
 # Cached, so that runs which differ in their data alone share a compiled program.
 @lru_cache
-def _init(network: Network, channels: int, classes: int) -> Callable[[jax.Array], nnx.Module]:
-    arguments = {name: value for name, value in asdict(network).items() if value is not None}
+def _init(
+    network: Network, channels: int, classes: int
+) -> Callable[[jax.Array], nnx.Module]:
+    arguments = {
+        name: value for name, value in asdict(network).items() if value is not None
+    }
     make = getattr(linear_cnn, arguments.pop("name"))
-    return lambda key: make(classes=classes, in_features=channels, rngs=nnx.Rngs(key), **arguments)
+    return lambda key: make(
+        classes=classes, in_features=channels, rngs=nnx.Rngs(key), **arguments
+    )
 
 
 @lru_cache
 def _optimizer(
-    learning_rate: float, momentum: float, weight_decay: float, decay_steps: int | None = None
+    learning_rate: float,
+    momentum: float,
+    weight_decay: float,
+    decay_steps: int | None = None,
 ) -> optax.GradientTransformation:
-    rate = optax.cosine_decay_schedule(learning_rate, decay_steps) if decay_steps else learning_rate
+    rate = (
+        optax.cosine_decay_schedule(learning_rate, decay_steps)
+        if decay_steps
+        else learning_rate
+    )
     sgd = optax.sgd(rate, momentum=momentum or None)
-    return optax.chain(optax.add_decayed_weights(weight_decay), sgd) if weight_decay else sgd
+    return (
+        optax.chain(optax.add_decayed_weights(weight_decay), sgd)
+        if weight_decay
+        else sgd
+    )
 
 
 def _finished(config: dict[str, Any], folder: Path) -> Arrays:
-    """The arrays of the finished run of this configuration, after comparing it with the one that is stored."""
+    """The arrays of the finished run of this configuration, after comparing it with the
+    one that is stored."""
     place = folder / identifier(config)
     remedy = f"train the run again with --fresh, or remove {place}"
     content = disk.read_json(place / "config.json", remedy)
     found = content.get("run") if isinstance(content, dict) else None
     if found != config:
-        raise ValueError(f"{place / 'config.json'} is of another run, {found}, than the one asked for; {remedy}.")
+        raise ValueError(
+            f"{place / 'config.json'} is of another run, {found}, than the one asked"
+            f" for; {remedy}."
+        )
     arrays = disk.read_arrays(place / "arrays.npz", remedy)
     records = (config["seeds"], 1 + len(config["record_epochs"]))
     recorded = RECORDED if config["validation"] else RECORDED[:4]
     if any(name not in arrays for name in ("epochs", *recorded)) or any(
-        array.shape[:2] != records for name, array in arrays.items() if name not in SHARED
+        array.shape[:2] != records
+        for name, array in arrays.items()
+        if name not in SHARED
     ):
         raise ValueError(
-            f"{place / 'arrays.npz'} is damaged: arrays of {config['seeds']} networks are missing; {remedy}."
+            f"{place / 'arrays.npz'} is damaged: arrays of {config['seeds']} networks"
+            f" are missing; {remedy}."
         )
     return arrays

@@ -1,4 +1,5 @@
-"""Images to train on: standard data sets, folders and arrays of one's own, photographs, and random textures."""
+"""Images to train on: standard data sets, folders and arrays of one's own, photographs,
+and random textures."""
 
 from linear_cnn.datasets._built_in import gaussian_images, photographs
 from linear_cnn.datasets._image_files import ImageFiles

@@ -1,4 +1,5 @@
-"""Image files as an array that is read where it is indexed, so that data larger than memory goes through in batches."""
+"""Image files as an array that is read where it is indexed, so that data larger than
+memory goes through in batches."""
 
 import struct
 import warnings
@@ -17,37 +18,54 @@ Result = TypeVar("Result")
 # Everything that 8-bit RGB holds without loss, transparency aside.
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"}
 # What Pillow's decoders raise on damaged files.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
 
 
 class ImageFiles:
-    """Image files as an array of 8-bit RGB images, (N, H, W, 3), that reads a file whenever it is indexed.
+    """Image files as an array of 8-bit RGB images, (N, H, W, 3), that reads a file
+    whenever it is indexed.
 
-    It has the part of NumPy's interface that batches need: `shape`, `dtype`, `len`, indexing along the first axis by
-    whatever indexes a NumPy array of one axis (an integer, a slice, an array of integers or booleans), and
-    `numpy.asarray`, which reads everything.
+    It has the part of NumPy's interface that batches need: `shape`, `dtype`, `len`,
+    indexing along the first axis by whatever indexes a NumPy array of one axis (an
+    integer, a slice, an array of integers or booleans), and `numpy.asarray`, which
+    reads everything.
 
-    Grey, palette and 1-bit images become RGB. Transparency is dropped: a pixel has the colour that the file stores
-    for it, however transparent. Pixels stay as they are stored: an EXIF orientation or a colour profile is not applied.
+    Grey, palette and 1-bit images become RGB. Transparency is dropped: a pixel has the
+    colour that the file stores for it, however transparent. Pixels stay as they are
+    stored: an EXIF orientation or a colour profile is not applied.
 
     Args:
       files: one image each, in this order.
-      size: None if all images have one size; else (height, width), or one integer for both: each image is scaled, up or
-        down, until it just covers that size (Pillow's bilinear filter, which averages when it shrinks), and what
-        protrudes on the longer side is cut off equally at both ends.
+      size: None if all images have one size; else (height, width), or one integer for
+        both: each image is scaled, up or down, until it just covers that size (Pillow's
+        bilinear filter, which averages when it shrinks), and what protrudes on the
+        longer side is cut off equally at both ends.
 
     Raises:
       FileNotFoundError: a file is missing.
-      TypeError, ValueError: a malformed size; no files; different sizes where `size` is None; a file that is no
-        image, or one that 8-bit RGB cannot hold (16 bits, CMYK, ...), of several frames, or of so many pixels that
-        Pillow takes it for a decompression bomb. For this every file's header is read at once, but no pixels: a
-        truncated file is refused, by the same error, when it is indexed.
+      TypeError, ValueError: a malformed size; no files; different sizes where `size` is
+        None; a file that is no image, or one that 8-bit RGB cannot hold (16 bits, CMYK,
+        ...), of several frames, or of so many pixels that Pillow takes it for a
+        decompression bomb. For this every file's header is read at once, but no pixels:
+        a truncated file is refused, by the same error, when it is indexed.
     """
 
     dtype = np.dtype(np.uint8)
     ndim = 4
 
-    def __init__(self, files: Sequence[str | Path], size: int | Sequence[int] | None = None) -> None:
+    def __init__(
+        self, files: Sequence[str | Path], size: int | Sequence[int] | None = None
+    ) -> None:
         self._files = [Path(file) for file in files]
         self._size = None if size is None else pair("size", size)
         if not self._files:
@@ -58,9 +76,10 @@ class ImageFiles:
             for file, other in zip(self._files, sizes, strict=True):
                 if other != sizes[0]:
                     raise ValueError(
-                        f"images must have one size, but {self._files[0]} has {height}x{width} pixels and {file} "
-                        f"{other[0]}x{other[1]}; image_folder and labelled_folder scale and crop them with "
-                        "size=(height, width)."
+                        f"images must have one size, but {self._files[0]} has"
+                        f" {height}x{width} pixels and {file} {other[0]}x{other[1]};"
+                        " image_folder and labelled_folder scale and crop them with"
+                        " size=(height, width)."
                     )
         self.shape = (len(self._files), height, width, 3)
 
@@ -76,12 +95,15 @@ class ImageFiles:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
-            raise ValueError("image files are read into new memory; leave out copy=False.")
+            raise ValueError(
+                "image files are read into new memory; leave out copy=False."
+            )
         return self[:].astype(dtype or np.uint8, copy=False)
 
     def _pixels(self, picture: Image.Image) -> np.ndarray:
         if picture.mode in ("P", "PA"):
-            picture = picture.convert("RGBA")  # or Pillow warns of some palettes with transparency
+            # Or Pillow warns of some palettes with transparency.
+            picture = picture.convert("RGBA")
         picture = picture.convert("RGB")
         if self._size is not None:
             picture = ImageOps.fit(picture, self._size[::-1], Image.Resampling.BILINEAR)
@@ -93,7 +115,8 @@ def _size_of(picture: Image.Image) -> tuple[int, int]:
 
 
 def _use(file: Path, use: Callable[[Image.Image], Result]) -> Result:
-    """What `use` makes of an image; ValueError naming the file, what is wrong, and the remedy if it cannot be used."""
+    """What `use` makes of an image; ValueError naming the file, what is wrong, and the
+    remedy if it cannot be used."""
 
     def refuse(fault: str, cause: Exception | None = None) -> NoReturn:
         raise ValueError(f"{file} {fault}.") from cause
@@ -105,10 +128,15 @@ def _use(file: Path, use: Callable[[Image.Image], Result]) -> Result:
                 fault = _fault(picture)
                 result = None if fault else use(picture)
         except UnidentifiedImageError as error:
-            refuse("is not an image that Pillow can read; remove it, or convert it to PNG", error)
+            refuse(
+                "is not an image that Pillow can read; remove it, or convert it to PNG",
+                error,
+            )
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             refuse(
-                f"may be a decompression bomb ({error}); shrink it first, or raise PIL.Image.MAX_IMAGE_PIXELS", error
+                f"may be a decompression bomb ({error}); shrink it first, or raise"
+                " PIL.Image.MAX_IMAGE_PIXELS",
+                error,
             )
         except _DAMAGE as error:
             refuse(f"is damaged ({error}); replace or remove it", error)
@@ -121,17 +149,23 @@ def _fault(picture: ImageFile.ImageFile) -> str:
     """Why the image cannot be used, with the remedy; empty if it can."""
     if getattr(picture, "is_animated", False):
         return (
-            f"holds {getattr(picture, 'n_frames', 'several')} frames; save the one that is meant as a file of its own"
+            f"holds {getattr(picture, 'n_frames', 'several')} frames; save the one that"
+            " is meant as a file of its own"
         )
-    # Pillow quietly drops the lower bytes of 16-bit colours; only the layout of the file still tells: as ";16", or, of
-    # PPM files, by the largest value.
+    # Pillow quietly drops the lower bytes of 16-bit colours; only the layout of the
+    # file still tells: as ";16", or, of PPM files, by the largest value.
     tiles: list[Any] = picture.tile
-    largest = [tile[3][1] for tile in tiles if tile[0] in ("ppm", "ppm_plain") and isinstance(tile[3], tuple)]
+    largest = [
+        tile[3][1]
+        for tile in tiles
+        if tile[0] in ("ppm", "ppm_plain") and isinstance(tile[3], tuple)
+    ]
     deep = any(";16" in str(tile[3]) for tile in tiles) or max(largest, default=0) > 255
     if deep or picture.mode not in _MODES:
         mode = f"{picture.mode};16" if deep and picture.mode in _MODES else picture.mode
         return (
-            f"has pixels of Pillow's mode {mode}, but images must fit 8-bit RGB ({', '.join(sorted(_MODES))}); "
-            "convert it first, e.g. to an 8-bit RGB PNG"
+            f"has pixels of Pillow's mode {mode}, but images must fit 8-bit RGB"
+            f" ({', '.join(sorted(_MODES))}); convert it first, e.g. to an 8-bit"
+            " RGB PNG"
         )
     return ""

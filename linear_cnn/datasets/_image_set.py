@@ -12,8 +12,9 @@ class ImageSet(NamedTuple):
     """Labelled images.
 
     Attributes:
-      images: uint8 in 0 ... 255 or float32 in [0, 1], (N, H, W, C): an array, or `ImageFiles`, which are read where
-        they are indexed. `scale_pixels` and `image_batches` make float32 in [0, 1] of them all.
+      images: uint8 in 0 ... 255 or float32 in [0, 1], (N, H, W, C): an array, or
+        `ImageFiles`, which are read where they are indexed. `scale_pixels` and
+        `image_batches` make float32 in [0, 1] of them all.
       labels: int32, (N,), indices into `class_names`.
       class_names: one name a class.
     """
@@ -34,11 +35,15 @@ def scale_pixels(images: Any) -> np.ndarray:
         return np.divide(pixels, np.float32(255), dtype=np.float32)
     if np.issubdtype(pixels.dtype, np.floating):
         return pixels.astype(np.float32, copy=False)
-    raise TypeError(f"images must be uint8 or floating point, got {pixels.dtype}; convert them first.")
+    raise TypeError(
+        f"images must be uint8 or floating point, got {pixels.dtype}; convert them"
+        " first."
+    )
 
 
 def image_batches(images: Any, size: int = 1024) -> Iterator[np.ndarray]:
-    """All images in order, as float32 batches by `scale_pixels`; only one batch is in memory at a time.
+    """All images in order, as float32 batches by `scale_pixels`; only one batch is in
+    memory at a time.
 
     An iterator, to be used once.
 
@@ -50,4 +55,7 @@ def image_batches(images: Any, size: int = 1024) -> Iterator[np.ndarray]:
       TypeError, ValueError: a malformed size.
     """
     size = integer("size", size, minimum=1)
-    return (scale_pixels(images[start : start + size]) for start in range(0, len(images), size))
+    return (
+        scale_pixels(images[start : start + size])
+        for start in range(0, len(images), size)
+    )

@@ -13,34 +13,53 @@ from linear_cnn._npz import NPZ_DAMAGE
 from linear_cnn.datasets._image_files import ImageFiles
 from linear_cnn.datasets._image_set import ImageSet
 
-_MOST_CLASSES = 65_536  # that go by their numbers: more are a mistake, and would fill the memory with names
+# That go by their numbers: more are a mistake, and would fill the memory with names.
+_MOST_CLASSES = 65_536
 
 
-def image_folder(folder: str | Path, size: int | Sequence[int] | None = None) -> ImageSet:
+def image_folder(
+    folder: str | Path, size: int | Sequence[int] | None = None
+) -> ImageSet:
     """The images in a folder with one subfolder a class, read where they are indexed.
 
-    Classes and, within each, files are in the order of their names. Subfolders of a class are searched too. Names that
-    begin with a dot, and files beside the class folders, are left out.
+    Classes and, within each, files are in the order of their names. Subfolders of a
+    class are searched too. Names that begin with a dot, and files beside the class
+    folders, are left out.
 
     Args:
       folder: with the class folders.
       size: as in `ImageFiles`, whose errors apply too.
 
     Raises:
-      FileNotFoundError: no such folder. ValueError: no class folders, or one without images.
+      FileNotFoundError: no such folder. ValueError: no class folders, or one without
+        images.
     """
     folder = _existing_folder(folder)
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_dir() and not path.name.startswith(".")
+    )
     if not classes:
         raise ValueError(
-            f"{folder} has no subfolders; put the images of each class into one, or use labelled_folder and a table."
+            f"{folder} has no subfolders; put the images of each class into one, or use"
+            " labelled_folder and a table."
         )
     contents = [_files_below(path) for path in classes]
     for path, files in zip(classes, contents, strict=True):
         if not files:
-            raise ValueError(f"{path} holds no images; every subfolder is a class, so fill or remove it.")
-    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(files) for files in contents])
-    return ImageSet(ImageFiles(list(chain.from_iterable(contents)), size), labels, tuple(path.name for path in classes))
+            raise ValueError(
+                f"{path} holds no images; every subfolder is a class, so fill or"
+                " remove it."
+            )
+    labels = np.repeat(
+        np.arange(len(classes), dtype=np.int32), [len(files) for files in contents]
+    )
+    return ImageSet(
+        ImageFiles(list(chain.from_iterable(contents)), size),
+        labels,
+        tuple(path.name for path in classes),
+    )
 
 
 def labelled_folder(
@@ -51,96 +70,142 @@ def labelled_folder(
     file_column: str = "image_id",
     size: int | Sequence[int] | None = None,
 ) -> ImageSet:
-    """The images that a table lists, with labels from one of its columns, read where they are indexed.
+    """The images that a table lists, with labels from one of its columns, read where
+    they are indexed.
 
-    This is how CelebA comes: `labelled_folder("img_align_celeba", "list_attr_celeba.csv", label_column="Smiling")`.
+    This is how CelebA comes: `labelled_folder("img_align_celeba",
+    "list_attr_celeba.csv", label_column="Smiling")`.
 
     Args:
       folder: that the table's file names start from. Its other files are left out.
-      table: CSV with a header, or CelebA's own list_attr_celeba.txt (a count, the columns' names but the first, which
-        is taken as "image_id", and rows; all separated by blanks).
-      label_column: one class for every different text in it, in the order of the numbers if all are integers, else
-        of the alphabet: -1 and 1 become the labels 0 and 1.
+      table: CSV with a header, or CelebA's own list_attr_celeba.txt (a count, the
+        columns' names but the first, which is taken as "image_id", and rows; all
+        separated by blanks).
+      label_column: one class for every different text in it, in the order of the
+        numbers if all are integers, else of the alphabet: -1 and 1 become the labels 0
+        and 1.
       file_column: with the names of the files.
       size: as in `ImageFiles`, whose errors apply too.
 
     Raises:
-      FileNotFoundError: no such folder, table, or file in the folder. ValueError: no such column, no rows, an empty
-        cell in one of the two columns, a file listed twice, or a table that is no text.
+      FileNotFoundError: no such folder, table, or file in the folder. ValueError: no
+        such column, no rows, an empty cell in one of the two columns, a file listed
+        twice, or a table that is no text.
     """
     folder, table = _existing_folder(folder), Path(table).expanduser()
     rows = _table_rows(table)
     if not rows:
-        raise ValueError(f"{table} lists no images; it needs a line of column names and one line an image.")
+        raise ValueError(
+            f"{table} lists no images; it needs a line of column names and one line an"
+            " image."
+        )
     for column in (file_column, label_column):
         if column not in rows[0]:
-            raise ValueError(f"{table} has no column {column!r}; it has {', '.join(map(str, rows[0]))}.")
-        empty = next((number for number, row in enumerate(rows, 1) if not row[column]), None)
+            raise ValueError(
+                f"{table} has no column {column!r}; it has"
+                f" {', '.join(map(str, rows[0]))}."
+            )
+        empty = next(
+            (number for number, row in enumerate(rows, 1) if not row[column]), None
+        )
         if empty is not None:
-            raise ValueError(f"{table} has no {column!r} in row {empty}; fill it in, or remove the row.")
-    names, values = [row[file_column] for row in rows], [row[label_column] for row in rows]
+            raise ValueError(
+                f"{table} has no {column!r} in row {empty}; fill it in, or remove the"
+                " row."
+            )
+    names, values = (
+        [row[file_column] for row in rows],
+        [row[label_column] for row in rows],
+    )
     [(name, times)] = Counter(names).most_common(1)
     if times > 1:
         raise ValueError(f"{table} lists {name} {times} times; leave one of the rows.")
     files = [folder / name for name in names]
     for file in files:
         if not file.is_file():
-            raise FileNotFoundError(f"{file} does not exist, but {table} lists it; add it, or remove its row.")
+            raise FileNotFoundError(
+                f"{file} does not exist, but {table} lists it; add it, or remove its"
+                " row."
+            )
     integers = all(value.removeprefix("-").isdecimal() for value in values)
-    classes = tuple(sorted(set(values), key=lambda value: (int(value) if integers else 0, value)))
+    classes = tuple(
+        sorted(set(values), key=lambda value: (int(value) if integers else 0, value))
+    )
     numbers = {value: number for number, value in enumerate(classes)}
-    return ImageSet(ImageFiles(files, size), np.array([numbers[value] for value in values], np.int32), classes)
+    return ImageSet(
+        ImageFiles(files, size),
+        np.array([numbers[value] for value in values], np.int32),
+        classes,
+    )
 
 
 def npz_images(path: str | Path) -> ImageSet:
     """Images and labels from the arrays of an .npz file, as `numpy.savez` writes it.
 
     Args:
-      path: of a file with `images`, uint8 or floating point in [0, 1], (N, H, W, C); `labels`, integers from 0 on,
-        (N,); and, if the classes have names, `class_names`, texts, one a class. Else a class is named by its number.
+      path: of a file with `images`, uint8 or floating point in [0, 1], (N, H, W, C);
+        `labels`, integers from 0 on, (N,); and, if the classes have names,
+        `class_names`, texts, one a class. Else a class is named by its number.
 
     Raises:
-      FileNotFoundError: no such file. ValueError: a damaged file; one with arrays missing, or of other kinds or shapes.
+      FileNotFoundError: no such file. ValueError: a damaged file; one with arrays
+        missing, or of other kinds or shapes.
     """
     path = Path(path).expanduser()
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in ("images", "labels", "class_names") if name in stored}
+            arrays = {
+                name: stored[name]
+                for name in ("images", "labels", "class_names")
+                if name in stored
+            }
     except FileNotFoundError:
         raise
     except NPZ_DAMAGE as error:
-        raise ValueError(f"{path} cannot be read as an .npz file ({error}); write it with numpy.savez.") from error
+        raise ValueError(
+            f"{path} cannot be read as an .npz file ({error}); write it with"
+            " numpy.savez."
+        ) from error
     for name in ("images", "labels"):
         if name not in arrays:
-            raise ValueError(f"{path} has no array {name!r}; write it with numpy.savez(path, images=..., labels=...).")
+            raise ValueError(
+                f"{path} has no array {name!r}; write it with numpy.savez(path,"
+                " images=..., labels=...)."
+            )
     images, labels = arrays["images"], arrays["labels"]
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(
-            f"images in {path} must have shape (N, H, W, C), no axis empty, got {images.shape}; grey images are "
-            "images[..., None]."
+            f"images in {path} must have shape (N, H, W, C), no axis empty, got"
+            f" {images.shape}; grey images are images[..., None]."
         )
     if images.dtype != np.uint8:
         if not np.issubdtype(images.dtype, np.floating):
-            raise ValueError(f"images in {path} must be uint8 or floating point, got {images.dtype}; convert them.")
+            raise ValueError(
+                f"images in {path} must be uint8 or floating point, got {images.dtype};"
+                " convert them."
+            )
         if not (images.min() >= 0 and images.max() <= 1):
             raise ValueError(
-                f"images in {path} must lie in [0, 1], but lie in [{images.min()}, {images.max()}]; scale them, or "
-                "store them as uint8."
+                f"images in {path} must lie in [0, 1], but lie in [{images.min()},"
+                f" {images.max()}]; scale them, or store them as uint8."
             )
         images = images.astype(np.float32, copy=False)
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"labels in {path} must be integers of shape {images.shape[:1]}, one an image, got {labels.dtype} of shape "
-            f"{labels.shape}."
+            f"labels in {path} must be integers of shape {images.shape[:1]}, one an"
+            f" image, got {labels.dtype} of shape {labels.shape}."
         )
     names = arrays.get("class_names")
     if names is not None and (names.ndim != 1 or names.dtype.kind != "U"):
-        raise ValueError(f"class_names in {path} must be texts, one a class, got {names.dtype} of shape {names.shape}.")
+        raise ValueError(
+            f"class_names in {path} must be texts, one a class, got {names.dtype} of"
+            f" shape {names.shape}."
+        )
     most = _MOST_CLASSES if names is None else len(names)
     if labels.min() < 0 or labels.max() >= most:
         raise ValueError(
-            f"labels in {path} must lie between 0 and {most - 1}, but lie between {labels.min()} and {labels.max()}; "
-            "number the classes from 0 on."
+            f"labels in {path} must lie between 0 and {most - 1}, but lie between"
+            f" {labels.min()} and {labels.max()}; number the classes from 0 on."
         )
     classes = map(str, range(labels.max() + 1)) if names is None else names.tolist()
     return ImageSet(images, labels.astype(np.int32), tuple(classes))
@@ -154,9 +219,14 @@ def _existing_folder(folder: str | Path) -> Path:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """All files in a folder and its subfolders, in the order of their names, hidden ones left out."""
+    """All files in a folder and its subfolders, in the order of their names, hidden
+    ones left out."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    return [
+        path
+        for path in paths
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
 
 
 def _table_rows(table: Path) -> list[dict[str, str]]:
@@ -169,4 +239,6 @@ def _table_rows(table: Path) -> list[dict[str, str]]:
             return [dict(zip(columns, line.split(), strict=True)) for line in lines[2:]]
         return list(csv.DictReader(io.StringIO(text, newline="")))
     except (ValueError, csv.Error) as error:
-        raise ValueError(f"{table} cannot be read as a table ({error}); save it as CSV in UTF-8.") from error
+        raise ValueError(
+            f"{table} cannot be read as a table ({error}); save it as CSV in UTF-8."
+        ) from error

@@ -1,8 +1,10 @@
-"""Convolution as products of matrices, and pooling, both fast to differentiate on a CPU.
+"""Convolution as products of matrices, and pooling, both fast to differentiate on a
+CPU.
 
-XLA's own convolution is slow where it matters here: on a CPU its gradients run as plain loops inside a compiled
-training loop; and under `jax.vmap` over kernels (training many seeds at once) it becomes, on every backend, a grouped
-convolution. Products of matrices suffer neither.
+XLA's own convolution is slow where it matters here: on a CPU its gradients run as plain
+loops inside a compiled training loop; and under `jax.vmap` over kernels (training many
+seeds at once) it becomes, on every backend, a grouped convolution. Products of matrices
+suffer neither.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +19,8 @@ from linear_cnn._checks import check_fits, integer
 
 NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
-# With fewer channels or filters, transforming them takes longer than the multiplications it saves.
+# With fewer channels or filters, transforming them takes longer than the
+# multiplications it saves.
 _WINOGRAD_WIDTH = 16
 
 _Grid = Sequence[Sequence[jax.Array]]
@@ -42,17 +45,26 @@ def convolution(
     padding: str | Sequence[tuple[int, int]],
     **options: Any,
 ) -> jax.Array:
-    """Whichever convolution is fast on JAX's default backend: `patch_convolution` on a CPU, XLA's own elsewhere.
+    """Whichever convolution is fast on JAX's default backend: `patch_convolution` on a
+    CPU, XLA's own elsewhere.
 
-    Accelerators have convolutions of their own, which need no memory for patches; under `jax.vmap` `patch_convolution`
-    takes their place. Arguments, result and errors are those of `patch_convolution`.
+    Accelerators have convolutions of their own, which need no memory for patches; under
+    `jax.vmap` `patch_convolution` takes their place. Arguments, result and errors are
+    those of `patch_convolution`.
     """
     if jax.default_backend() == "cpu":
         return patch_convolution(lhs, rhs, window_strides, padding, **options)
-    given = {"window_strides": window_strides, "padding": padding, "dimension_numbers": NHWC} | options
+    given = {
+        "window_strides": window_strides,
+        "padding": padding,
+        "dimension_numbers": NHWC,
+    } | options
     by_patches = partial(patch_convolution, **given)
-    jax.eval_shape(by_patches, lhs, rhs)  # what is refused on one backend is refused on all
-    return _unless_mapped(partial(lax.conv_general_dilated, **given), by_patches)(lhs, rhs)
+    # What is refused on one backend is refused on all.
+    jax.eval_shape(by_patches, lhs, rhs)
+    return _unless_mapped(partial(lax.conv_general_dilated, **given), by_patches)(
+        lhs, rhs
+    )
 
 
 def patch_convolution(
@@ -71,12 +83,14 @@ def patch_convolution(
 ) -> jax.Array:
     """Two-dimensional convolution of NHWC images, computed as (patches) @ (filters).
 
-    It has the signature of `jax.lax.conv_general_dilated`, so it can be handed to `flax.nnx.Conv`
-    as its `conv_general_dilated` argument, and returns the same values up to rounding.
+    It has the signature of `jax.lax.conv_general_dilated`, so it can be handed to
+    `flax.nnx.Conv` as its `conv_general_dilated` argument, and returns the same values
+    up to rounding.
 
-    Filters of 3x3 pixels at stride 1, between at least 16 channels and as many filters, are applied by Winograd's
-    algorithm, whose products have 4/9 of the multiplications; its rounding error is of the same order. At
-    `jax.lax.Precision.HIGHEST` the product is always the plain one.
+    Filters of 3x3 pixels at stride 1, between at least 16 channels and as many filters,
+    are applied by Winograd's algorithm, whose products have 4/9 of the multiplications;
+    its rounding error is of the same order. At `jax.lax.Precision.HIGHEST` the product
+    is always the plain one.
 
     The gradient is taken in reverse mode; forward mode (`jax.jvp`) raises a TypeError.
 
@@ -85,7 +99,8 @@ def patch_convolution(
       rhs: filters in Flax order, (kh, kw, C, K).
       window_strides: two strides.
       padding: "SAME", "SAME_LOWER", "VALID", or ((top, bottom), (left, right)).
-      lhs_dilation, rhs_dilation, feature_group_count, batch_group_count, out_sharding: only their trivial values.
+      lhs_dilation, rhs_dilation, feature_group_count, batch_group_count, out_sharding:
+        only their trivial values.
       dimension_numbers: only NHWC images with (kh, kw, C, K) filters.
       precision, preferred_element_type: of the matrix product.
 
@@ -93,39 +108,56 @@ def patch_convolution(
       responses, (N, H', W', K).
 
     Raises:
-      NotImplementedError: dilation, groups, a sharding or another layout were asked for.
-      ValueError: images with other channels than the filters, or smaller than these, padding included.
+      NotImplementedError: dilation, groups, a sharding or another layout were asked
+        for.
+      ValueError: images with other channels than the filters, or smaller than these,
+        padding included.
     """
     dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
     grouped = feature_group_count != 1 or batch_group_count != 1
     if dilated or grouped or dimension_numbers != NHWC or out_sharding is not None:
         raise NotImplementedError(
-            "patch_convolution computes undilated, ungrouped convolutions of NHWC images; got "
-            f"lhs_dilation={lhs_dilation}, rhs_dilation={rhs_dilation}, "
-            f"feature_group_count={feature_group_count}, batch_group_count={batch_group_count}, "
-            f"dimension_numbers={dimension_numbers}, out_sharding={out_sharding}. "
-            "Use jax.lax.conv_general_dilated for these."
+            "patch_convolution computes undilated, ungrouped convolutions of NHWC"
+            f" images; got lhs_dilation={lhs_dilation}, rhs_dilation={rhs_dilation},"
+            f" feature_group_count={feature_group_count},"
+            f" batch_group_count={batch_group_count},"
+            f" dimension_numbers={dimension_numbers}, out_sharding={out_sharding}. Use"
+            " jax.lax.conv_general_dilated for these."
         )
     kh, kw, channels, _ = rhs.shape
     if lhs.shape[-1] != channels:
-        raise ValueError(f"images of shape {lhs.shape} have {lhs.shape[-1]} channels, but the filters {channels}.")
+        raise ValueError(
+            f"images of shape {lhs.shape} have {lhs.shape[-1]} channels, but the"
+            f" filters {channels}."
+        )
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], (kh, kw), window_strides, padding)
     check_fits(lhs.shape[1:3], padding, (kh, kw))
     down, right = window_strides
     (top, bottom), (left, right_pad) = padding
     pads = ((top, bottom), (left, right_pad))
-    return _convolve(lhs, rhs, _Settings((down, right), pads, False, precision, preferred_element_type))
+    return _convolve(
+        lhs,
+        rhs,
+        _Settings((down, right), pads, False, precision, preferred_element_type),
+    )
 
 
-def _unless_mapped(plain: Callable[..., Any], mapped: Callable[..., Any]) -> Callable[..., Any]:
-    """The function `plain`, in the place of which `jax.vmap` takes `mapped`, of the same values; its gradients too."""
+def _unless_mapped(
+    plain: Callable[..., Any], mapped: Callable[..., Any]
+) -> Callable[..., Any]:
+    """The function `plain`, in the place of which `jax.vmap` takes `mapped`, of the
+    same values; its gradients too."""
     choose = jax.custom_batching.custom_vmap(plain)
 
     @choose.def_vmap
-    def under_vmap(size: int, is_mapped: list[bool], *arguments: Any) -> tuple[Any, Any]:
+    def under_vmap(
+        size: int, is_mapped: list[bool], *arguments: Any
+    ) -> tuple[Any, Any]:
         del size
-        results = jax.vmap(mapped, jax.tree.map(lambda leaf: 0 if leaf else None, tuple(is_mapped)))(*arguments)
+        results = jax.vmap(
+            mapped, jax.tree.map(lambda leaf: 0 if leaf else None, tuple(is_mapped))
+        )(*arguments)
         return results, jax.tree.map(lambda _: True, results)
 
     function = jax.custom_vjp(choose)
@@ -135,9 +167,13 @@ def _unless_mapped(plain: Callable[..., Any], mapped: Callable[..., Any]) -> Cal
 
     def backward(arguments: Any, cotangents: Any) -> Any:
         def pull_back(function: Callable[..., Any]) -> Callable[..., Any]:
-            return lambda arguments, cotangents: jax.vjp(function, *arguments)[1](cotangents)
+            return lambda arguments, cotangents: jax.vjp(function, *arguments)[1](
+                cotangents
+            )
 
-        return _unless_mapped(pull_back(plain), pull_back(mapped))(arguments, cotangents)
+        return _unless_mapped(pull_back(plain), pull_back(mapped))(
+            arguments, cotangents
+        )
 
     function.defvjp(forward, backward)
     return function
@@ -146,7 +182,11 @@ def _unless_mapped(plain: Callable[..., Any], mapped: Callable[..., Any]) -> Cal
 def _apply(images: jax.Array, filters: jax.Array, settings: _Settings) -> jax.Array:
     kh, kw, *widths = filters.shape
     wide = min(widths) >= _WINOGRAD_WIDTH
-    if (kh, kw, *settings.strides) == (3, 3, 1, 1) and wide and settings.precision != lax.Precision.HIGHEST:
+    if (
+        (kh, kw, *settings.strides) == (3, 3, 1, 1)
+        and wide
+        and settings.precision != lax.Precision.HIGHEST
+    ):
         return _winograd(images, filters, settings)
     return _multiply_patches(images, filters, settings)
 
@@ -173,31 +213,45 @@ _convolve.defvjp(_forward, _backward)
 
 
 def _image_gradient(
-    cotangents: jax.Array, filters: jax.Array, shape: tuple[int, ...], settings: _Settings
+    cotangents: jax.Array,
+    filters: jax.Array,
+    shape: tuple[int, ...],
+    settings: _Settings,
 ) -> jax.Array:
-    """Gradient of images of this shape, as a convolution too: of cotangents spread by the strides.
+    """Gradient of images of this shape, as a convolution too: of cotangents spread by
+    the strides.
 
-    Automatic differentiation would add up overlapping patches, which takes several times longer.
+    Automatic differentiation would add up overlapping patches, which takes several
+    times longer.
     """
     edges = []
     for pixels, responses, taps, stride, (before, _) in zip(
-        shape[1:3], cotangents.shape[1:3], filters.shape[:2], settings.strides, settings.pads, strict=True
+        shape[1:3],
+        cotangents.shape[1:3],
+        filters.shape[:2],
+        settings.strides,
+        settings.pads,
+        strict=True,
     ):
         low = taps - 1 - before
         spread = (responses - 1) * stride + 1
         edges.append((low, pixels + taps - 1 - spread - low, stride - 1))
     flipped = filters[::-1, ::-1].astype(cotangents.dtype)
-    plain = settings._replace(strides=(1, 1), pads=((0, 0), (0, 0)), transposed=not settings.transposed)
+    plain = settings._replace(
+        strides=(1, 1), pads=((0, 0), (0, 0)), transposed=not settings.transposed
+    )
     return _convolve(_pad(cotangents, edges), flipped, plain)
 
 
 def _pad(images: jax.Array, edges: Sequence[tuple[int, int, int]]) -> jax.Array:
-    """Zeros (low, high, interior) along the rows and the columns of images; where negative, pixels cut off."""
+    """Zeros (low, high, interior) along the rows and the columns of images; where
+    negative, pixels cut off."""
     return lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
 
 
 def _multiply(vectors: jax.Array, matrix: jax.Array, settings: _Settings) -> jax.Array:
-    """(..., C) @ (C, K). As one plain matrix product, whose gradient is one too: XLA would copy other arrays before."""
+    """(..., C) @ (C, K). As one plain matrix product, whose gradient is one too: XLA
+    would copy other arrays before."""
     flat = jnp.matmul(
         vectors.reshape(-1, vectors.shape[-1]),
         matrix,
@@ -207,7 +261,9 @@ def _multiply(vectors: jax.Array, matrix: jax.Array, settings: _Settings) -> jax
     return flat.reshape(*vectors.shape[:-1], -1)
 
 
-def _multiply_patches(images: jax.Array, filters: jax.Array, settings: _Settings) -> jax.Array:
+def _multiply_patches(
+    images: jax.Array, filters: jax.Array, settings: _Settings
+) -> jax.Array:
     if settings.transposed:
         filters = filters.swapaxes(2, 3)
     kh, kw, _, count = filters.shape
@@ -216,33 +272,50 @@ def _multiply_patches(images: jax.Array, filters: jax.Array, settings: _Settings
     rows = (images.shape[1] - kh) // down + 1
     columns = (images.shape[2] - kw) // right + 1
     shifted = [
-        images[:, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * right + 1 : right]
+        images[
+            :,
+            i : i + (rows - 1) * down + 1 : down,
+            j : j + (columns - 1) * right + 1 : right,
+        ]
         for i in range(kh)
         for j in range(kw)
     ]
-    patches = jnp.concatenate(shifted, axis=-1)  # last axis in the order (kh, kw, C) of the filters
+    # Last axis in the order (kh, kw, C) of the filters.
+    patches = jnp.concatenate(shifted, axis=-1)
     return _multiply(patches, filters.reshape(-1, count), settings)
 
 
 def _winograd(images: jax.Array, filters: jax.Array, settings: _Settings) -> jax.Array:
-    r"""Filters of 3x3 pixels at stride 1: every tile d of 4x4 pixels gives 2x2 responses by 16 products, not 36.
+    r"""Filters of 3x3 pixels at stride 1: every tile d of 4x4 pixels gives 2x2
+    responses by 16 products, not 36.
 
     .. math:: A^T [(G g G^T) \odot (B^T d B)] A
 
-    is F(2x2, 3x3) of Lavin and Gray (2016). The matrices A, B and G hold only 0, 1, -1 and 1/2; each of the 16
-    products is, over all tiles, channels and filters, one of matrices.
+    is F(2x2, 3x3) of Lavin and Gray (2016). The matrices A, B and G hold only 0, 1, -1
+    and 1/2; each of the 16 products is, over all tiles, channels and filters, one of
+    matrices.
     """
     (top, bottom), (left, right) = settings.pads
-    rows, columns = images.shape[1] + top + bottom - 2, images.shape[2] + left + right - 2
+    rows, columns = (
+        images.shape[1] + top + bottom - 2,
+        images.shape[2] + left + right - 2,
+    )
     images = _pad(images, ((top, bottom + rows % 2, 0), (left, right + columns % 2, 0)))
-    height, width = images.shape[1] - 2, images.shape[2] - 2  # rows and columns, rounded up to even numbers
-    pixels = [[images[:, i : i + height : 2, j : j + width : 2] for j in range(4)] for i in range(4)]
-    tiles = _on_both_axes(lambda d: [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]], pixels)
+    # Rows and columns, rounded up to even numbers.
+    height, width = images.shape[1] - 2, images.shape[2] - 2
+    pixels = [
+        [images[:, i : i + height : 2, j : j + width : 2] for j in range(4)]
+        for i in range(4)
+    ]
+    tiles = _on_both_axes(
+        lambda d: [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]], pixels
+    )
     kernels = _on_both_axes(
         lambda g: [g[0], (g[0] + g[1] + g[2]) / 2, (g[0] - g[1] + g[2]) / 2, g[2]],
         [[filters[i, j] for j in range(3)] for i in range(3)],
     )
-    # Transposed only here, where the product takes the matrix as it lies: reading filters across takes long.
+    # Transposed only here, where the product takes the matrix as it lies: reading
+    # filters across takes long.
     products = [
         [
             _multiply(tile, kernel.T if settings.transposed else kernel, settings)
@@ -250,13 +323,17 @@ def _winograd(images: jax.Array, filters: jax.Array, settings: _Settings) -> jax
         ]
         for pair in zip(tiles, kernels, strict=True)
     ]
-    quarters = _on_both_axes(lambda m: [m[0] + m[1] + m[2], m[1] - m[2] - m[3]], products)
+    quarters = _on_both_axes(
+        lambda m: [m[0] + m[1] + m[2], m[1] - m[2] - m[3]], products
+    )
     # Response (2 t + p, 2 u + q) is entry (t, u) of quarter (p, q).
     responses = jnp.stack([jnp.stack(quarter, axis=3) for quarter in quarters], axis=2)
     return responses.reshape(-1, height, width, responses.shape[-1])[:, :rows, :columns]
 
 
-def _on_both_axes(transform: Callable[[Sequence[jax.Array]], Sequence[jax.Array]], grid: _Grid) -> _Grid:
+def _on_both_axes(
+    transform: Callable[[Sequence[jax.Array]], Sequence[jax.Array]], grid: _Grid
+) -> _Grid:
     """A linear map of vectors on the rows of a grid, then on its columns."""
     for _ in range(2):
         grid = list(zip(*map(transform, grid), strict=True))
@@ -264,10 +341,11 @@ def _on_both_axes(transform: Callable[[Sequence[jax.Array]], Sequence[jax.Array]
 
 
 def max_pool(images: jax.Array, window: int = 2) -> jax.Array:
-    """Largest entries of windows that do not overlap; rows and columns left over are dropped.
+    """Largest entries of windows that do not overlap; rows and columns left over are
+    dropped.
 
-    Of equal entries the first, row by row, gets the gradient, as in XLA and PyTorch; but not by XLA's
-    select-and-scatter, which is slow on a CPU.
+    Of equal entries the first, row by row, gets the gradient, as in XLA and PyTorch;
+    but not by XLA's select-and-scatter, which is slow on a CPU.
 
     Args:
       images: (N, H, W, C).
@@ -282,13 +360,21 @@ def max_pool(images: jax.Array, window: int = 2) -> jax.Array:
     window = integer("window", window, minimum=1)
     height, width = images.shape[1:3]
     if min(height, width) < window:
-        raise ValueError(f"window must be at most the size of the images, {height}x{width} pixels, got {window}.")
-    return _pool(images[:, : height // window * window, : width // window * window], window)
+        raise ValueError(
+            f"window must be at most the size of the images, {height}x{width} pixels,"
+            f" got {window}."
+        )
+    return _pool(
+        images[:, : height // window * window, : width // window * window], window
+    )
 
 
 def _windows(images: jax.Array, window: int) -> list[jax.Array]:
-    """Pixel k of every window, for each k, row by row; (N, H / window, W / window, C) each."""
-    return [images[:, i::window, j::window] for i in range(window) for j in range(window)]
+    """Pixel k of every window, for each k, row by row; (N, H / window, W / window, C)
+    each."""
+    return [
+        images[:, i::window, j::window] for i in range(window) for j in range(window)
+    ]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -306,9 +392,15 @@ def _pool_forward(images: jax.Array, window: int) -> tuple[jax.Array, jax.Array]
     return largest, winner
 
 
-def _pool_backward(window: int, winner: jax.Array, cotangents: jax.Array) -> tuple[jax.Array]:
-    index = jnp.arange(window**2, dtype=winner.dtype).reshape(1, 1, window, 1, window, 1)
-    spread = jnp.where(winner[:, :, None, :, None] == index, cotangents[:, :, None, :, None], 0)
+def _pool_backward(
+    window: int, winner: jax.Array, cotangents: jax.Array
+) -> tuple[jax.Array]:
+    index = jnp.arange(window**2, dtype=winner.dtype).reshape(
+        1, 1, window, 1, window, 1
+    )
+    spread = jnp.where(
+        winner[:, :, None, :, None] == index, cotangents[:, :, None, :, None], 0
+    )
     count, rows, _, columns, _, channels = spread.shape
     return (spread.reshape(count, rows * window, columns * window, channels),)
 

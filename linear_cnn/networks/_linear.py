@@ -18,14 +18,17 @@ class Fixed(nnx.Variable):
 
 
 class LinearCNN(nnx.Module):
-    r"""Convolution without bias, global average pool, fixed head: the linear CNN of the paper, section 4.
+    r"""Convolution without bias, global average pool, fixed head: the linear CNN of the
+    paper, section 4.
 
     .. math:: f(x) = a^T \frac1J \sum_j W^T p_j(x)
 
-    Only the convolution is trained. All products run at the highest precision on every backend.
+    Only the convolution is trained. All products run at the highest precision on every
+    backend.
 
     Attributes:
-      conv1: the convolution, `flax.nnx.Conv`; its kernel is (kh, kw, in_features, features).
+      conv1: the convolution, `flax.nnx.Conv`; its kernel is (kh, kw, in_features,
+        features).
       head: a, (features, M), not trained.
     """
 
@@ -52,23 +55,31 @@ class LinearCNN(nnx.Module):
           strides, padding: of the convolution, as `flax.nnx.Conv` takes them.
           head: a, (K,) or (K, M); all ones, one output, if None (the paper's choice).
           init_std: standard deviation of the independent Gaussian weights.
-          dtype: of the filters, the head and the computation; images are converted to it.
-          conv_general_dilated: how to convolve: `patch_convolution`, fast under `jax.vmap` over seeds, or
-            `jax.lax.conv_general_dilated`, which needs less memory for large images.
+          dtype: of the filters, the head and the computation; images are converted to
+            it.
+          conv_general_dilated: how to convolve: `patch_convolution`, fast under
+            `jax.vmap` over seeds, or `jax.lax.conv_general_dilated`, which needs less
+            memory for large images.
           rngs: source of the initial filters.
 
         Raises:
-          ValueError: a head of the wrong shape, of zeros, or not finite; a negative init_std; malformed kernel_size
-            or strides.
+          ValueError: a head of the wrong shape, of zeros, or not finite; a negative
+            init_std; malformed kernel_size or strides.
         """
         check_rngs(rngs)
         a = jnp.ones(features, dtype) if head is None else jnp.asarray(head, dtype)
         if a.ndim not in (1, 2) or a.shape[0] != features or 0 in a.shape:
-            raise ValueError(f"head must have shape ({features},) or ({features}, M), one row a filter, got {a.shape}.")
+            raise ValueError(
+                f"head must have shape ({features},) or ({features}, M), one row a"
+                f" filter, got {a.shape}."
+            )
         if not isinstance(head, jax.core.Tracer | None) and not (
             np.isfinite(np.asarray(head)).all() and np.asarray(head).any()
         ):
-            raise ValueError("head must be finite and not all zeros, or no gradient reaches the filters.")
+            raise ValueError(
+                "head must be finite and not all zeros, or no gradient reaches the"
+                " filters."
+            )
         if not 0 <= init_std < np.inf:
             raise ValueError(f"init_std must be finite and >= 0, got {init_std}.")
         self.conv1 = nnx.Conv(
@@ -91,14 +102,23 @@ class LinearCNN(nnx.Module):
         """Images (N, H, W, C) -> outputs (N, M).
 
         Raises:
-          ValueError: images of another rank, with other channels than the filters, or smaller than these.
+          ValueError: images of another rank, with other channels than the filters, or
+            smaller than these.
         """
         if images.ndim != 4 or images.shape[-1] != self.conv1.in_features:
-            raise ValueError(f"images must have shape (N, H, W, {self.conv1.in_features}), got {images.shape}.")
+            raise ValueError(
+                f"images must have shape (N, H, W, {self.conv1.in_features}), got"
+                f" {images.shape}."
+            )
         responses = self.conv1(images)
         if 0 in responses.shape[1:3]:  # their mean would be NaN
-            raise ValueError(f"images of shape {images.shape} are smaller than the kernel, padding included.")
-        return jnp.matmul(responses.mean(axis=(1, 2)), self.head[...], precision=lax.Precision.HIGHEST)
+            raise ValueError(
+                f"images of shape {images.shape} are smaller than the kernel, padding"
+                " included."
+            )
+        return jnp.matmul(
+            responses.mean(axis=(1, 2)), self.head[...], precision=lax.Precision.HIGHEST
+        )
 
 
 def first_kernel(parameters: Any) -> jax.Array:
@@ -111,10 +131,14 @@ def first_kernel(parameters: Any) -> jax.Array:
     """
     if "conv1" not in parameters or "kernel" not in parameters["conv1"]:
         parts = sorted(map(str, parameters))
-        found = "its `conv1` has no kernel; make that the convolution itself" if "conv1" in parts else f"it has {parts}"
+        found = (
+            "its `conv1` has no kernel; make that the convolution itself"
+            if "conv1" in parts
+            else f"it has {parts}"
+        )
         raise ValueError(
-            "the network needs an attribute `conv1`, its first convolution, for its trajectory to be recorded; "
-            f"{found}."
+            "the network needs an attribute `conv1`, its first convolution, for its"
+            f" trajectory to be recorded; {found}."
         )
     kernel: jax.Array = parameters["conv1"]["kernel"]
     return kernel

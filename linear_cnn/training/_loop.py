@@ -1,7 +1,8 @@
 """A jit-compiled training loop that records the first layer's trajectory.
 
-The run is cut into stretches of steps, each of them one call of a compiled program (no Python between steps): to the
-next step to record, or as far as about a second takes. Between them the host records, reports and keeps checkpoints.
+The run is cut into stretches of steps, each of them one call of a compiled program (no
+Python between steps): to the next step to record, or as far as about a second takes.
+Between them the host records, reports and keeps checkpoints.
 """
 
 import time
@@ -17,7 +18,14 @@ from tqdm import tqdm
 
 from linear_cnn.training._checkpoints import Checkpoints, identify
 from linear_cnn.training._plan import _matched, _Plan
-from linear_cnn.training._seeds import _advance_all, _Layout, _place, _record_all, _start_all, _start_traced
+from linear_cnn.training._seeds import (
+    _advance_all,
+    _Layout,
+    _place,
+    _record_all,
+    _start_all,
+    _start_traced,
+)
 from linear_cnn.training._step import _Program, _State
 from linear_cnn.training._trajectory import TrainingDiverged, Trajectory
 
@@ -36,13 +44,23 @@ def _run(
     keys = _place(layout, keys, of_each=True)
     outline = _start_all.eval_shape(program, layout, shape, keys)
     data, validation = _matched(program.loss, plan, outline.outputs)
-    data = tuple(_place(layout, values, own) for values, own in zip(data, (False, plan.targets_of_each), strict=True))
+    data = tuple(
+        _place(layout, values, own)
+        for values, own in zip(data, (False, plan.targets_of_each), strict=True)
+    )
     validation = _place(layout, validation, of_each=False)
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((keys, data, validation)))
+    traced = any(
+        isinstance(leaf, jax.core.Tracer)
+        for leaf in jax.tree.leaves((keys, data, validation))
+    )
 
     if checkpoint_dir is not None and traced:
-        raise ValueError("checkpoint_dir must be None inside jax.jit or jax.vmap: a trace has nothing to keep.")
-    start = _start_traced if traced else _start_all  # compiler options cannot be given inside a trace
+        raise ValueError(
+            "checkpoint_dir must be None inside jax.jit or jax.vmap: a trace has"
+            " nothing to keep."
+        )
+    # Compiler options cannot be given inside a trace.
+    start = _start_traced if traced else _start_all
     state, step = start(program, layout, shape, keys), 0
     rows: list[dict[str, Any]] = []
     checkpoints = None
@@ -55,10 +73,14 @@ def _run(
             "targets": data[1],
             "validation": validation,
             "record_steps": records,
-            # Those of the same key differ too: by the scale of the initialisation, or a fixed head.
+            # Those of the same key differ too: by the scale of the initialisation, or a
+            # fixed head.
             "initial weights": (state.trained, state.frozen, state.rest),
         }
-        checkpoints = Checkpoints(Path(checkpoint_dir), identify(outline.trained, outline.frozen, arrays, text))
+        checkpoints = Checkpoints(
+            Path(checkpoint_dir),
+            identify(outline.trained, outline.frozen, arrays, text),
+        )
         restored = checkpoints.restore(outline)
         if restored is not None:
             state, step, rows = restored
@@ -67,16 +89,25 @@ def _run(
     images_per_step = seeds * (program.batch_size or count)
     with (
         nullcontext() if checkpoints is None else closing(checkpoints),
-        tqdm(total=int(records[-1]), initial=step, disable=not progress, unit="step", dynamic_ncols=True) as bar,
+        tqdm(
+            total=int(records[-1]),
+            initial=step,
+            disable=not progress,
+            unit="step",
+            dynamic_ncols=True,
+        ) as bar,
     ):
         while len(rows) < len(records):
             target = int(records[len(rows)])
             if step < target:
                 stop = target if traced else min(target, step + stretch)
                 began = time.perf_counter()
-                state = _advance_all(program, layout, state, *data, _index(step), _index(stop))
+                state = _advance_all(
+                    program, layout, state, *data, _index(step), _index(stop)
+                )
                 if not traced:
-                    _check_steps(state, rows, records, layout, seeds)  # waits for the result
+                    # Waits for the result.
+                    _check_steps(state, rows, records, layout, seeds)
                     seconds = time.perf_counter() - began
                     bar.update(stop - step)
                     _report(bar, state, rows, (stop - step) * images_per_step / seconds)
@@ -89,7 +120,8 @@ def _run(
                     _check_record(row, step, rows, records, layout, seeds)
                 rows.append(row)
             if checkpoints is not None and (
-                time.perf_counter() - saved > _CHECKPOINT_SECONDS or len(rows) == len(records)
+                time.perf_counter() - saved > _CHECKPOINT_SECONDS
+                or len(rows) == len(records)
             ):
                 checkpoints.save(state, step, rows)
                 saved = time.perf_counter()
@@ -104,46 +136,93 @@ def _index(step: int) -> jax.Array:
     return jnp.asarray(step, int)
 
 
-def _trajectory(records: np.ndarray, rows: list[dict[str, Any]], layout: _Layout | None, seeds: int) -> Trajectory:
+def _trajectory(
+    records: np.ndarray, rows: list[dict[str, Any]], layout: _Layout | None, seeds: int
+) -> Trajectory:
     """The rows side by side; seeds that only filled up a block are dropped."""
-    rows = rows if layout is None else [{name: value[:seeds] for name, value in row.items()} for row in rows]
+    rows = (
+        rows
+        if layout is None
+        else [{name: value[:seeds] for name, value in row.items()} for row in rows]
+    )
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(rows))
     stack = partial((jnp if traced else np).stack, axis=0 if layout is None else 1)
-    fields = {name: jnp.asarray(stack([row[name] for row in rows])) for name in rows[0]} if rows else {}
+    fields = (
+        {name: jnp.asarray(stack([row[name] for row in rows])) for name in rows[0]}
+        if rows
+        else {}
+    )
     empty = jnp.zeros((0,))
-    return Trajectory(jnp.asarray(records[: len(rows)], int), **({"conv1": empty, "loss": empty} | fields))
+    return Trajectory(
+        jnp.asarray(records[: len(rows)], int),
+        **({"conv1": empty, "loss": empty} | fields),
+    )
 
 
-def _check_steps(state: _State, rows: Any, records: np.ndarray, layout: _Layout | None, seeds: int) -> None:
+def _check_steps(
+    state: _State, rows: Any, records: np.ndarray, layout: _Layout | None, seeds: int
+) -> None:
     """Raise if the loss of a step was not finite."""
-    failed, loss = np.atleast_1d(state.failed)[:seeds], np.atleast_1d(state.loss)[:seeds]
+    failed, loss = (
+        np.atleast_1d(state.failed)[:seeds],
+        np.atleast_1d(state.loss)[:seeds],
+    )
     if (failed < 0).all():
         return
     seed = int(np.argmin(np.where(failed < 0, np.iinfo(failed.dtype).max, failed)))
-    _diverged("the loss", loss[seed], f"step {failed[seed]}", seed, rows, records, layout, seeds)
+    _diverged(
+        "the loss",
+        loss[seed],
+        f"step {failed[seed]}",
+        seed,
+        rows,
+        records,
+        layout,
+        seeds,
+    )
 
 
-def _check_record(row: Any, step: int, rows: Any, records: np.ndarray, layout: _Layout | None, seeds: int) -> None:
+def _check_record(
+    row: Any,
+    step: int,
+    rows: Any,
+    records: np.ndarray,
+    layout: _Layout | None,
+    seeds: int,
+) -> None:
     """Raise if a recorded loss is not finite."""
     for name in ("loss", "validation_loss"):
         values = np.atleast_1d(row.get(name, 0.0))[:seeds]
         if not np.isfinite(values).all():
             seed = int(np.argmin(np.isfinite(values)))
             what = f"the recorded {name.replace('_', ' ')}"
-            _diverged(what, values[seed], f"step {step}", seed, rows, records, layout, seeds)
+            _diverged(
+                what, values[seed], f"step {step}", seed, rows, records, layout, seeds
+            )
 
 
-def _diverged(what: str, value: Any, when: str, seed: int, rows: Any, records: Any, layout: Any, seeds: int) -> None:
+def _diverged(
+    what: str,
+    value: Any,
+    when: str,
+    seed: int,
+    rows: Any,
+    records: Any,
+    layout: Any,
+    seeds: int,
+) -> None:
     of_seed = "" if layout is None else f" of seed {seed}"
     raise TrainingDiverged(
-        f"{what}{of_seed} is {value} at {when}; lower the learning rate or scale the images. "
-        f"The {len(rows)} records until then are in this error's `trajectory`.",
+        f"{what}{of_seed} is {value} at {when}; lower the learning rate or scale the"
+        f" images. The {len(rows)} records until then are in this error's"
+        " `trajectory`.",
         _trajectory(records, rows, layout, seeds),
     )
 
 
 def _report(bar: Any, state: _State, rows: list[dict[str, Any]], rate: float) -> None:
-    """Loss of the last batch and last recorded accuracies (means over seeds), and images a second."""
+    """Loss of the last batch and last recorded accuracies (means over seeds), and
+    images a second."""
     shown = {"loss": f"{np.mean(state.loss):.4g}"}
     for name in ("accuracy", "validation_accuracy"):
         if name in rows[-1]:

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from linear_cnn._checks import check_classes, check_images, check_labels, check_targets, integer
+from linear_cnn._checks import (
+    check_classes,
+    check_images,
+    check_labels,
+    check_targets,
+    integer,
+)
 from linear_cnn.training._step import _LOSSES
 
 
@@ -23,12 +29,14 @@ class _Plan(NamedTuple):
     targets_of_each: bool
 
 
-def _matched(loss: str, plan: _Plan, outputs: jax.ShapeDtypeStruct) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
+def _matched(
+    loss: str, plan: _Plan, outputs: jax.ShapeDtypeStruct
+) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
     """Data and validation, the targets in the form that the outputs (N, M) need."""
     if len(outputs.shape) != 2:
         raise ValueError(
-            f"the network's outputs must be (N, M), a row for each image, got shape {outputs.shape}; return "
-            "outputs[:, None] if there is one for each."
+            "the network's outputs must be (N, M), a row for each image, got shape"
+            f" {outputs.shape}; return outputs[:, None] if there is one for each."
         )
 
     def match(name: str, images: Any, targets: Any, of_each: bool) -> tuple[Any, Any]:
@@ -37,15 +45,19 @@ def _matched(loss: str, plan: _Plan, outputs: jax.ShapeDtypeStruct) -> tuple[tup
             check_classes(name, targets, outputs.shape[1])
             return images, jnp.asarray(targets, jnp.int32)
         targets = jnp.asarray(targets).reshape(*lead, -1)
-        if (lead[-1], *outputs.shape[1:]) != targets.shape[of_each:]:  # they might broadcast
+        # They might broadcast.
+        if (lead[-1], *outputs.shape[1:]) != targets.shape[of_each:]:
             raise ValueError(
-                f"the network's outputs have shape {outputs.shape}, but the {name} {targets.shape[of_each:]}; give the "
-                "network one output for each target, e.g. a head (K, M), or encode class labels, e.g. "
-                "jax.nn.one_hot(labels, M), or choose loss='cross_entropy'."
+                f"the network's outputs have shape {outputs.shape}, but the {name}"
+                f" {targets.shape[of_each:]}; give the network one output for each"
+                " target, e.g. a head (K, M), or encode class labels, e.g."
+                " jax.nn.one_hot(labels, M), or choose loss='cross_entropy'."
             )
         return images, targets.astype(outputs.dtype)
 
-    validation = plan.validation and match("validation targets", *plan.validation, of_each=False)
+    validation = plan.validation and match(
+        "validation targets", *plan.validation, of_each=False
+    )
     return match("targets", plan.images, plan.targets, plan.targets_of_each), validation
 
 
@@ -72,51 +84,83 @@ def _plan(
     ambiguous = loss == "mse" and shape == (seeds, count) and seeds == count
     if ambiguous:
         raise ValueError(
-            f"targets of shape {shape} could be {count} outputs or {seeds} seeds; give one set a seed as (S, N, 1)."
+            f"targets of shape {shape} could be {count} outputs or {seeds} seeds; give"
+            " one set a seed as (S, N, 1)."
         )
     of_each = seeds is not None and (len(shape) == 3 or shape == (seeds, count))
     check("targets", targets, count, seeds=seeds if of_each else None)
     if validation is not None:
         if not isinstance(validation, tuple | list) or len(validation) != 2:
-            raise TypeError(f"validation must be a pair (images, targets), got {type(validation).__name__}.")
+            raise TypeError(
+                "validation must be a pair (images, targets), got"
+                f" {type(validation).__name__}."
+            )
         check_images(validation[0], "validation images")
         check("validation targets", validation[1], np.shape(validation[0])[0])
         if np.shape(validation[0])[1:] != images.shape[1:]:
             raise ValueError(
-                f"validation images must have the shape of the training images {images.shape[1:]}, "
-                f"got {np.shape(validation[0])[1:]}."
+                "validation images must have the shape of the training images"
+                f" {images.shape[1:]}, got {np.shape(validation[0])[1:]}."
             )
         validation = (jnp.asarray(validation[0]), validation[1])
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise TypeError(f"optimizer must be an optax transformation, e.g. optax.sgd(0.1), got {optimizer!r}.")
+        raise TypeError(
+            "optimizer must be an optax transformation, e.g. optax.sgd(0.1), got"
+            f" {optimizer!r}."
+        )
     if isinstance(frozen, str) or not all(isinstance(name, str) for name in frozen):
-        raise TypeError(f"frozen must be a sequence of layer names, e.g. ('conv1',), got {frozen!r}.")
+        raise TypeError(
+            "frozen must be a sequence of layer names, e.g. ('conv1',), got"
+            f" {frozen!r}."
+        )
     if batch_size is not None:
         batch_size = integer("batch_size", batch_size, minimum=1)
         if batch_size > count:
-            raise ValueError(f"batch_size must be at most the number of images {count}, got {batch_size}.")
-    records = _checked_records(steps, epochs, record_steps, count // (batch_size or count))
+            raise ValueError(
+                f"batch_size must be at most the number of images {count}, got"
+                f" {batch_size}."
+            )
+    records = _checked_records(
+        steps, epochs, record_steps, count // (batch_size or count)
+    )
     settings = (optimizer, batch_size, loss, tuple(frozen))
     return _Plan(settings, images, targets, validation, records, of_each)
 
 
 def _checked_records(
-    steps: int | None, epochs: int | None, record_steps: Sequence[int] | np.ndarray | None, per_epoch: int
+    steps: int | None,
+    epochs: int | None,
+    record_steps: Sequence[int] | np.ndarray | None,
+    per_epoch: int,
 ) -> np.ndarray:
     """The steps to record, beginning with 0."""
     if (steps is None) == (epochs is None):
-        raise TypeError(f"give the length of the run as either steps or epochs, got steps={steps}, epochs={epochs}.")
+        raise TypeError(
+            f"give the length of the run as either steps or epochs, got steps={steps},"
+            f" epochs={epochs}."
+        )
     if steps is None:
         steps = integer("epochs", epochs, minimum=0) * per_epoch
     steps = integer("steps", steps, minimum=0)
-    records = np.arange(0, steps + 1, per_epoch) if record_steps is None else np.atleast_1d(np.asarray(record_steps))
-    if records.ndim != 1 or (records.size and not np.issubdtype(records.dtype, np.integer)):
-        raise TypeError(f"record_steps must be a list of integers, got {record_steps!r}.")
-    records = records.astype(np.int64)  # differences of unsigned integers are never negative
-    if records.size and (records[0] < 0 or (np.diff(records) <= 0).any() or records[-1] > steps):
+    records = (
+        np.arange(0, steps + 1, per_epoch)
+        if record_steps is None
+        else np.atleast_1d(np.asarray(record_steps))
+    )
+    if records.ndim != 1 or (
+        records.size and not np.issubdtype(records.dtype, np.integer)
+    ):
+        raise TypeError(
+            f"record_steps must be a list of integers, got {record_steps!r}."
+        )
+    # Differences of unsigned integers are never negative.
+    records = records.astype(np.int64)
+    if records.size and (
+        records[0] < 0 or (np.diff(records) <= 0).any() or records[-1] > steps
+    ):
         raise ValueError(
-            f"record_steps must increase and lie between 0 and steps = {steps}, got {records.tolist()}; "
-            "numpy.unique sorts them and drops repeated ones."
+            f"record_steps must increase and lie between 0 and steps = {steps}, got"
+            f" {records.tolist()}; numpy.unique sorts them and drops repeated ones."
         )
     if not records.size or records[0] != 0:
         records = np.concatenate([np.zeros(1, np.int64), records])

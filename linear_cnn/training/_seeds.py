@@ -11,11 +11,20 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from linear_cnn.training._plan import _Plan
-from linear_cnn.training._step import _advance, _kernel, _measure, _predict, _Program, _start, _State
+from linear_cnn.training._step import (
+    _advance,
+    _kernel,
+    _measure,
+    _predict,
+    _Program,
+    _start,
+    _State,
+)
 
 
 class _Layout(NamedTuple):
-    """How many seeds run where: on each device of the mesh blocks one after the other, of `size` seeds in one vmap."""
+    """How many seeds run where: on each device of the mesh blocks one after the other,
+    of `size` seeds in one vmap."""
 
     mesh: Mesh
     blocks: int
@@ -23,27 +32,42 @@ class _Layout(NamedTuple):
     targets_of_each: bool
 
 
-def _spread(layout: _Layout | None, function: Callable[..., Any], seeded: Sequence[bool]) -> Callable[..., Any]:
-    """The function of one seed for all of them: arguments and results that are `seeded` get a leading seed axis."""
+def _spread(
+    layout: _Layout | None, function: Callable[..., Any], seeded: Sequence[bool]
+) -> Callable[..., Any]:
+    """The function of one seed for all of them: arguments and results that are `seeded`
+    get a leading seed axis."""
     if layout is None:
         return function
     axes = tuple(0 if own else None for own in seeded)
 
     def on_device(*arguments: Any) -> Any:
-        own = tuple(value for value, axis in zip(arguments, axes, strict=True) if axis == 0)
+        own = tuple(
+            value for value, axis in zip(arguments, axes, strict=True) if axis == 0
+        )
 
         def on_block(own: Any) -> Any:
             values = iter(own)
-            complete = (next(values) if axis == 0 else value for value, axis in zip(arguments, axes, strict=True))
-            return (function if layout.size == 1 else jax.vmap(function, axes))(*complete)
+            complete = (
+                next(values) if axis == 0 else value
+                for value, axis in zip(arguments, axes, strict=True)
+            )
+            return (function if layout.size == 1 else jax.vmap(function, axes))(
+                *complete
+            )
 
         if layout.blocks == 1 and layout.size > 1:
             return on_block(own)
         sizes = () if layout.size == 1 else (layout.size,)
-        blocks = jax.tree.map(lambda values: values.reshape(layout.blocks, *sizes, *values.shape[1:]), own)
+        blocks = jax.tree.map(
+            lambda values: values.reshape(layout.blocks, *sizes, *values.shape[1:]), own
+        )
         results = lax.map(on_block, blocks)
         total = layout.blocks * layout.size
-        return jax.tree.map(lambda values: values.reshape(total, *values.shape[1 + len(sizes) :]), results)
+        return jax.tree.map(
+            lambda values: values.reshape(total, *values.shape[1 + len(sizes) :]),
+            results,
+        )
 
     return jax.shard_map(
         on_device,
@@ -54,43 +78,66 @@ def _spread(layout: _Layout | None, function: Callable[..., Any], seeded: Sequen
     )
 
 
-def _start_traced(program: _Program, layout: _Layout | None, shape: jax.ShapeDtypeStruct, keys: jax.Array) -> _State:
+def _start_traced(
+    program: _Program,
+    layout: _Layout | None,
+    shape: jax.ShapeDtypeStruct,
+    keys: jax.Array,
+) -> _State:
     return _spread(layout, partial(_start, program, shape), [True])(keys)
 
 
-# It runs once, so that little optimisation is enough: random numbers then compile in a tenth of the time.
-_start_all = jax.jit(_start_traced, static_argnums=(0, 1, 2), compiler_options={"xla_backend_optimization_level": 1})
+# It runs once, so that little optimisation is enough: random numbers then compile in a
+# tenth of the time.
+_start_all = jax.jit(
+    _start_traced,
+    static_argnums=(0, 1, 2),
+    compiler_options={"xla_backend_optimization_level": 1},
+)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _advance_all(program: _Program, layout: _Layout | None, state: _State, *arguments: jax.Array) -> _State:
+def _advance_all(
+    program: _Program, layout: _Layout | None, state: _State, *arguments: jax.Array
+) -> _State:
     of_each = layout is not None and layout.targets_of_each
-    return _spread(layout, partial(_advance, program), [True, False, of_each, False, False])(state, *arguments)
+    return _spread(
+        layout, partial(_advance, program), [True, False, of_each, False, False]
+    )(state, *arguments)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _record_all(program: _Program, layout: _Layout | None, state: _State, data: Any, validation: Any) -> Any:
+def _record_all(
+    program: _Program, layout: _Layout | None, state: _State, data: Any, validation: Any
+) -> Any:
     """The fields of a `Trajectory` at this step."""
 
     def record(state: _State, data: Any, targets: Any, validation: Any) -> Any:
         loss, accuracy = _measure(program, state, data, targets)
         fields = {"conv1": _kernel(state), "loss": loss, "accuracy": accuracy}
         if validation is not None:
-            fields["validation_loss"], fields["validation_accuracy"] = _measure(program, state, *validation)
+            fields["validation_loss"], fields["validation_accuracy"] = _measure(
+                program, state, *validation
+            )
         return {name: value for name, value in fields.items() if value is not None}
 
     of_each = layout is not None and layout.targets_of_each
-    return _spread(layout, record, [True, False, of_each, False])(state, *data, validation)
+    return _spread(layout, record, [True, False, of_each, False])(
+        state, *data, validation
+    )
 
 
 def _layout(program: _Program, keys: jax.Array, plan: _Plan) -> _Layout:
-    """Spread over the devices, then blocks of equal size, filled up by repeating seeds so that one trace serves all."""
+    """Spread over the devices, then blocks of equal size, filled up by repeating seeds
+    so that one trace serves all."""
     seeds = keys.shape[0]
     devices = jax.local_devices()[:seeds]
     block = _block(program, keys[0], plan.images)
     blocks = -(-seeds // (len(devices) * block))
     size = -(-seeds // (len(devices) * blocks))
-    return _Layout(Mesh(np.array(devices), ("seeds",)), blocks, size, plan.targets_of_each)
+    return _Layout(
+        Mesh(np.array(devices), ("seeds",)), blocks, size, plan.targets_of_each
+    )
 
 
 # Bytes of activations that a block may have, and seeds at most.
@@ -98,25 +145,37 @@ _BLOCK_ON_CPU, _BLOCK_ELSEWHERE = (4e6, 32), (5e8, 4096)
 
 
 def _block(program: _Program, key: jax.Array, images: Any) -> int:
-    """How many seeds should go through one vmap: as many as the activations of a batch fit the bytes of a block.
+    """How many seeds should go through one vmap: as many as the activations of a batch
+    fit the bytes of a block.
 
-    A CPU is fast while they stay in its cache. Measured on 2 cores: tiny networks (activations of 10 to 700 kB) are up
-    to three times faster in blocks, with little difference between 4 and 64 seeds; those of several megabytes lose up
-    to twofold. An accelerator wants to be filled. Measured on an H100: networks of 12 MB are 2.8 times faster in a
-    block of 32 seeds than one by one, those of 40 MB 1.8 times in a block of 4; those of 1.1 GB lose a quarter.
+    A CPU is fast while they stay in its cache. Measured on 2 cores: tiny networks
+    (activations of 10 to 700 kB) are up to three times faster in blocks, with little
+    difference between 4 and 64 seeds; those of several megabytes lose up to twofold. An
+    accelerator wants to be filled. Measured on an H100: networks of 12 MB are 2.8 times
+    faster in a block of 32 seeds than one by one, those of 40 MB 1.8 times in a block
+    of 4; those of 1.1 GB lose a quarter.
     """
-    state = _start_all.eval_shape(program, None, jax.ShapeDtypeStruct(images.shape, images.dtype), key)
-    batch = jax.ShapeDtypeStruct((program.batch_size or images.shape[0], *images.shape[1:]), images.dtype)
+    state = _start_all.eval_shape(
+        program, None, jax.ShapeDtypeStruct(images.shape, images.dtype), key
+    )
+    batch = jax.ShapeDtypeStruct(
+        (program.batch_size or images.shape[0], *images.shape[1:]), images.dtype
+    )
     predict = partial(_predict, state.training_graph)
-    operations = jax.make_jaxpr(predict)(state.trained, state.frozen, state.rest, batch).eqns
+    operations = jax.make_jaxpr(predict)(
+        state.trained, state.frozen, state.rest, batch
+    ).eqns
     arrays = [array.aval for operation in operations for array in operation.outvars]
     size = sum(array.size * array.dtype.itemsize for array in arrays)
-    most_bytes, most_seeds = _BLOCK_ON_CPU if jax.default_backend() == "cpu" else _BLOCK_ELSEWHERE
+    most_bytes, most_seeds = (
+        _BLOCK_ON_CPU if jax.default_backend() == "cpu" else _BLOCK_ELSEWHERE
+    )
     return int(np.clip(most_bytes // max(size, 1), 1, most_seeds))
 
 
 def _place(layout: _Layout | None, values: Any, of_each: bool) -> Any:
-    """Put arrays where the seeds run: shared ones on every device, those `of_each` seed beside it."""
+    """Put arrays where the seeds run: shared ones on every device, those `of_each` seed
+    beside it."""
     if layout is None:
         return jax.tree.map(jnp.asarray, values)
     total = layout.mesh.size * layout.blocks * layout.size
@@ -125,6 +184,9 @@ def _place(layout: _Layout | None, values: Any, of_each: bool) -> Any:
         array = jnp.asarray(array)
         if of_each and array.shape[0] != total:
             array = array[np.arange(total) % array.shape[0]]
-        return jax.device_put(array, NamedSharding(layout.mesh, PartitionSpec(*(("seeds",) if of_each else ()))))
+        return jax.device_put(
+            array,
+            NamedSharding(layout.mesh, PartitionSpec(*(("seeds",) if of_each else ()))),
+        )
 
     return jax.tree.map(place, values)

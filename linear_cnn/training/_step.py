@@ -55,7 +55,8 @@ class _State:
     failed: jax.Array  # the first step whose loss was not finite, or -1
     training_graph: Any = field(metadata={"static": True})
     inference_graph: Any = field(metadata={"static": True})
-    outputs: Any = field(metadata={"static": True})  # shape and dtype of the outputs for all images
+    # Shape and dtype of the outputs for all images.
+    outputs: Any = field(metadata={"static": True})
 
 
 def _start(program: _Program, shape: jax.ShapeDtypeStruct, key: jax.Array) -> _State:
@@ -63,11 +64,15 @@ def _start(program: _Program, shape: jax.ShapeDtypeStruct, key: jax.Array) -> _S
     init_key, order_key = jax.random.split(key)
     if isinstance(program.init, nnx.Module) or not callable(program.init):
         kind = type(program.init).__name__
-        raise TypeError(f"init must be a function key -> network, got a {kind}; pass one that makes it, from the key.")
+        raise TypeError(
+            f"init must be a function key -> network, got a {kind}; pass one that makes"
+            " it, from the key."
+        )
     network = program.init(init_key)
     if not isinstance(network, nnx.Module):
         raise TypeError(
-            f"init must return a flax.nnx.Module, got {type(network).__name__}; those of flax.linen are none."
+            f"init must return a flax.nnx.Module, got {type(network).__name__}; those"
+            " of flax.linen are none."
         )
     first_kernel(nnx.as_pure(nnx.state(network, nnx.Param)))
     is_frozen = _frozen_filter(network, program.frozen)
@@ -75,14 +80,18 @@ def _start(program: _Program, shape: jax.ShapeDtypeStruct, key: jax.Array) -> _S
     inference_graph = nnx.split(network, is_frozen, nnx.Param, ...)[0]
     network.train()
     training_graph, *variables = nnx.split(network, is_frozen, nnx.Param, ...)
-    # Plain arrays: modules' own variables cannot cross the traces of loops and gradients.
+    # Plain arrays: modules' own variables cannot cross the traces of loops and
+    # gradients.
     frozen, trained, rest = map(nnx.as_pure, variables)
     if not jax.tree.leaves(trained):
         raise ValueError(
-            f"frozen = {program.frozen!r} leaves no parameter of the network to train; freeze fewer layers."
+            f"frozen = {program.frozen!r} leaves no parameter of the network to train;"
+            " freeze fewer layers."
         )
     images = jax.ShapeDtypeStruct(shape.shape, shape.dtype)
-    outputs, _ = jax.eval_shape(partial(_predict, training_graph), trained, frozen, rest, images)
+    outputs, _ = jax.eval_shape(
+        partial(_predict, training_graph), trained, frozen, rest, images
+    )
     return _State(
         trained=trained,
         frozen=frozen,
@@ -98,36 +107,57 @@ def _start(program: _Program, shape: jax.ShapeDtypeStruct, key: jax.Array) -> _S
     )
 
 
-def _frozen_filter(network: nnx.Module, names: Sequence[str]) -> Callable[[Any, Any], bool]:
+def _frozen_filter(
+    network: nnx.Module, names: Sequence[str]
+) -> Callable[[Any, Any], bool]:
     """Which variables are parameters of the named layers."""
-    paths = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(network, nnx.Param))]
+    paths = [
+        ".".join(map(str, path))
+        for path, _ in nnx.to_flat_state(nnx.state(network, nnx.Param))
+    ]
     prefixes = tuple(f"{name}." for name in names)
     for name, prefix in zip(names, prefixes, strict=True):
         if not any(f"{path}.".startswith(prefix) for path in paths):
             layers = sorted({path.rpartition(".")[0] for path in paths})
-            raise ValueError(f"frozen names the layer {name!r}, but the network's layers with parameters are {layers}.")
+            raise ValueError(
+                f"frozen names the layer {name!r}, but the network's layers with"
+                f" parameters are {layers}."
+            )
 
     def is_frozen(path: Any, variable: Any) -> bool:
-        return issubclass(variable.type, nnx.Param) and f"{'.'.join(map(str, path))}.".startswith(prefixes)
+        return issubclass(
+            variable.type, nnx.Param
+        ) and f"{'.'.join(map(str, path))}.".startswith(prefixes)
 
     return is_frozen
 
 
-def _predict(graph: Any, trained: Any, frozen: Any, rest: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+def _predict(
+    graph: Any, trained: Any, frozen: Any, rest: Any, images: jax.Array
+) -> tuple[jax.Array, Any]:
     model: Any = nnx.merge(graph, trained, frozen, rest, copy=True)
     outputs = model(images)
     return outputs, nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param)))
 
 
 def _advance(
-    program: _Program, state: _State, images: jax.Array, targets: jax.Array, start: jax.Array, stop: jax.Array
+    program: _Program,
+    state: _State,
+    images: jax.Array,
+    targets: jax.Array,
+    start: jax.Array,
+    stop: jax.Array,
 ) -> _State:
     """Train from step `start` to step `stop`."""
     count, batch_size = images.shape[0], program.batch_size
     per_epoch = count // (batch_size or count)
 
-    def batch_loss(trained: Any, state: _State, x: jax.Array, y: jax.Array) -> tuple[jax.Array, Any]:
-        outputs, rest = _predict(state.training_graph, trained, state.frozen, state.rest, x)
+    def batch_loss(
+        trained: Any, state: _State, x: jax.Array, y: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        outputs, rest = _predict(
+            state.training_graph, trained, state.frozen, state.rest, x
+        )
         return jnp.mean(_LOSSES[program.loss](outputs, y)), rest
 
     def step(index: jax.Array, state: _State) -> _State:
@@ -135,12 +165,21 @@ def _advance(
         if batch_size is not None:
             position = index % per_epoch
             epoch_key = jax.random.fold_in(state.order_key, index // per_epoch)
-            order = lax.cond(position == 0, lambda: jax.random.permutation(epoch_key, count), lambda: order)
+            order = lax.cond(
+                position == 0,
+                lambda: jax.random.permutation(epoch_key, count),
+                lambda: order,
+            )
             batch = lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)
             x, y = images[batch], targets[batch]
-        (loss, rest), gradients = jax.value_and_grad(batch_loss, has_aux=True)(state.trained, state, x, y)
-        with jax.numpy_dtype_promotion("standard"):  # some of optax's own arithmetic needs it
-            updates, moments = program.optimizer.update(gradients, state.moments, state.trained)
+        (loss, rest), gradients = jax.value_and_grad(batch_loss, has_aux=True)(
+            state.trained, state, x, y
+        )
+        # Some of optax's own arithmetic needs it.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, moments = program.optimizer.update(
+                gradients, state.moments, state.trained
+            )
         sound = state.failed < 0
         return replace(
             state,
@@ -158,25 +197,48 @@ def _advance(
 def _measure(
     program: _Program, state: _State, images: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Loss and accuracy over all images, in batches of the training's size: no more memory than training."""
+    """Loss and accuracy over all images, in batches of the training's size: no more
+    memory than training."""
     count = images.shape[0]
     size = min(program.batch_size or count, count)
 
     def measure_batch(first: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x, y = (lax.dynamic_slice_in_dim(values, first, size) for values in (images, targets))
-        # The last batch reaches back over images that were counted before, so that all have one shape.
+        x, y = (
+            lax.dynamic_slice_in_dim(values, first, size)
+            for values in (images, targets)
+        )
+        # The last batch reaches back over images that were counted before, so that all
+        # have one shape.
         new = jnp.minimum(first, count - size) + jnp.arange(size) >= first
-        outputs, _ = _predict(state.inference_graph, state.trained, state.frozen, state.rest, x)
-        correct = jnp.argmax(outputs, axis=-1).astype(y.dtype) == y if program.loss == "cross_entropy" else new
+        outputs, _ = _predict(
+            state.inference_graph, state.trained, state.frozen, state.rest, x
+        )
+        correct = (
+            jnp.argmax(outputs, axis=-1).astype(y.dtype) == y
+            if program.loss == "cross_entropy"
+            else new
+        )
         losses = _LOSSES[program.loss](outputs, y)
         # In float16 the sum over many images would overflow.
-        losses = losses.astype(losses.dtype if losses.dtype.itemsize >= 4 else jnp.float32)
-        return jnp.sum(jnp.where(new, losses, jnp.zeros_like(losses))), jnp.sum(correct & new)
+        losses = losses.astype(
+            losses.dtype if losses.dtype.itemsize >= 4 else jnp.float32
+        )
+        return jnp.sum(jnp.where(new, losses, jnp.zeros_like(losses))), jnp.sum(
+            correct & new
+        )
 
     starts = jnp.arange(-(-count // size)) * size
-    loss, correct = measure_batch(starts[0]) if len(starts) == 1 else map(jnp.sum, lax.map(measure_batch, starts))
-    return loss / count, correct.astype(loss.dtype) / count if program.loss == "cross_entropy" else None
+    loss, correct = (
+        measure_batch(starts[0])
+        if len(starts) == 1
+        else map(jnp.sum, lax.map(measure_batch, starts))
+    )
+    return loss / count, (
+        correct.astype(loss.dtype) / count if program.loss == "cross_entropy" else None
+    )
 
 
 def _kernel(state: _State) -> jax.Array:
-    return first_kernel(state.frozen if "kernel" in state.frozen.get("conv1", {}) else state.trained)
+    return first_kernel(
+        state.frozen if "kernel" in state.frozen.get("conv1", {}) else state.trained
+    )

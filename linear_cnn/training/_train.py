@@ -35,44 +35,66 @@ def train(
 ) -> Trajectory:
     """Train a network and record the trajectory of its first layer. Pure in `key`.
 
-    Programs are compiled anew only for new shapes, or new `init`, `optimizer`, `batch_size`, `loss` or `frozen`
-    objects, so make `init` and `optimizer` once and reuse them; keys, data, steps and the values of `record_steps`
-    are free. Inside `jax.jit` or `jax.vmap` it works too, without checks of the values, checkpoints or progress.
+    Programs are compiled anew only for new shapes, or new `init`, `optimizer`,
+    `batch_size`, `loss` or `frozen` objects, so make `init` and `optimizer` once and
+    reuse them; keys, data, steps and the values of `record_steps` are free. Inside
+    `jax.jit` or `jax.vmap` it works too, without checks of the values, checkpoints or
+    progress.
 
     Args:
-      init: key -> `flax.nnx.Module` that maps images to outputs (N, M) and has its first convolution in `conv1`. It is
-        trained in training mode (`network.train()`) and recorded in inference mode (`network.eval()`).
-      images: floating point, (N, H, W, C); their dtype should be that of the network (`LinearCNN` converts them).
-      targets: for "mse" real numbers, (N,) or (N, M), converted to the dtype of the outputs; for "cross_entropy"
-        integer labels (N,) from 0 to M - 1.
-      optimizer: any optax transformation; its learning rate refers to the stated loss. Weight decay is a part of it,
-        e.g. `optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.01))`.
+      init: key -> `flax.nnx.Module` that maps images to outputs (N, M) and has its
+        first convolution in `conv1`. It is trained in training mode (`network.train()`)
+        and recorded in inference mode (`network.eval()`).
+      images: floating point, (N, H, W, C); their dtype should be that of the network
+        (`LinearCNN` converts them).
+      targets: for "mse" real numbers, (N,) or (N, M), converted to the dtype of the
+        outputs; for "cross_entropy" integer labels (N,) from 0 to M - 1.
+      optimizer: any optax transformation; its learning rate refers to the stated loss.
+        Weight decay is a part of it, e.g. `optax.chain(optax.add_decayed_weights(5e-4),
+        optax.sgd(0.01))`.
       key: of the initialisation and the order of the batches.
-      steps, epochs: length of the run, one of the two. Steps after the last recorded one leave no trace and are not
-        run.
-      record_steps: increasing steps to record, such as log-spaced ones; after every epoch if None. Step 0, before
-        training, is always recorded.
-      batch_size: images per step; all of them (full-batch gradient descent) if None. Every epoch is a new
-        permutation; images left over when N is no multiple are skipped for that epoch.
-      loss: "mse", the mean over images of the squared error summed over outputs, or "cross_entropy", the mean over
-        images of the softmax cross-entropy in nats.
+      steps, epochs: length of the run, one of the two. Steps after the last recorded
+        one leave no trace and are not run.
+      record_steps: increasing steps to record, such as log-spaced ones; after every
+        epoch if None. Step 0, before training, is always recorded.
+      batch_size: images per step; all of them (full-batch gradient descent) if None.
+        Every epoch is a new permutation; images left over when N is no multiple are
+        skipped for that epoch.
+      loss: "mse", the mean over images of the squared error summed over outputs, or
+        "cross_entropy", the mean over images of the softmax cross-entropy in nats.
       validation: images and targets that are only evaluated.
-      frozen: names of layers that keep their initial parameters, as attribute paths: ("conv1",).
-      checkpoint_dir: folder for checkpoints (Orbax). Killed at any moment and called again with the same arguments,
-        the run continues from the last one and ends bit-identical to one that was never interrupted.
+      frozen: names of layers that keep their initial parameters, as attribute paths:
+        ("conv1",).
+      checkpoint_dir: folder for checkpoints (Orbax). Killed at any moment and called
+        again with the same arguments, the run continues from the last one and ends
+        bit-identical to one that was never interrupted.
       progress: show a progress bar with loss, accuracy and rate.
 
     Returns:
       the trajectory.
 
     Raises:
-      TypeError, ValueError: malformed arguments, a network without `conv1`, outputs that do not match the targets, a
-        checkpoint of another run, before anything is compiled; the message names the remedy.
+      TypeError, ValueError: malformed arguments, a network without `conv1`, outputs
+        that do not match the targets, a checkpoint of another run, before anything is
+        compiled; the message names the remedy.
       TrainingDiverged: a loss is not finite; it holds what was recorded until then.
     """
     check_keys("key", key, axes=0)
-    plan = _plan(images, targets, optimizer, steps, epochs, record_steps, batch_size, loss, validation, frozen)
-    return _run(_Program(init, *plan.settings), None, key, plan, checkpoint_dir, progress)
+    plan = _plan(
+        images,
+        targets,
+        optimizer,
+        steps,
+        epochs,
+        record_steps,
+        batch_size,
+        loss,
+        validation,
+        frozen,
+    )
+    return _run(
+        _Program(init, *plan.settings), None, key, plan, checkpoint_dir, progress
+    )
 
 
 def train_seeds(
@@ -92,10 +114,12 @@ def train_seeds(
     checkpoint_dir: str | Path | None = None,
     progress: bool = False,
 ) -> Trajectory:
-    """Train many seeds in one compiled program; the same as `train` for each of the keys, up to rounding.
+    """Train many seeds in one compiled program; the same as `train` for each of the
+    keys, up to rounding.
 
-    The seeds are spread over the devices of this process. A CPU counts as one device unless told otherwise
-    before JAX first computes: `jax.config.update("jax_num_cpu_devices", 2)` uses two cores.
+    The seeds are spread over the devices of this process. A CPU counts as one device
+    unless told otherwise before JAX first computes:
+    `jax.config.update("jax_num_cpu_devices", 2)` uses two cores.
 
     Args:
       targets: shared, as in `train`, or one set a seed with a leading seed axis S.
@@ -106,12 +130,22 @@ def train_seeds(
       the trajectories, with a leading seed axis on all fields but `steps`.
 
     Raises:
-      as `train`; also ValueError where (N, M) and (S, N) targets cannot be told apart. `TrainingDiverged` if any of the
-      seeds diverges.
+      as `train`; also ValueError where (N, M) and (S, N) targets cannot be told apart.
+      `TrainingDiverged` if any of the seeds diverges.
     """
     check_keys("keys", keys, axes=1)
     plan = _plan(
-        images, targets, optimizer, steps, epochs, record_steps, batch_size, loss, validation, frozen, keys.shape[0]
+        images,
+        targets,
+        optimizer,
+        steps,
+        epochs,
+        record_steps,
+        batch_size,
+        loss,
+        validation,
+        frozen,
+        keys.shape[0],
     )
     program = _Program(init, *plan.settings)
     layout = _layout(program, keys, plan)

@@ -1,7 +1,8 @@
 """The contents of a file of weights, of whatever format.
 
-Formats are recognised by content: safetensors, NumPy's .npz, PyTorch (zip archives, and the stream of pickles that
-torch.save wrote before version 1.6), ONNX, TensorFlow's frozen GraphDef, and model.json of TensorFlow.js.
+Formats are recognised by content: safetensors, NumPy's .npz, PyTorch (zip archives, and
+the stream of pickles that torch.save wrote before version 1.6), ONNX, TensorFlow's
+frozen GraphDef, and model.json of TensorFlow.js.
 """
 
 from pathlib import Path
@@ -20,10 +21,16 @@ def _contents(path: Path) -> _Contents:
         return _zip_contents(path)
     if start.startswith(_LEGACY_START):
         return _legacy_torch(path)
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size:
+    if (
+        start[8:9] == b"{"
+        and int.from_bytes(start[:8], "little") <= path.stat().st_size
+    ):
         return _safetensors(path)
     if start.lstrip()[:1] == b"{":
         return _tfjs(path)
     if start[:1] == b"\x80":
-        raise _Refused("this is a pickle, but not one of torch.save, and is not read; save the weights as .npz.")
+        raise _Refused(
+            "this is a pickle, but not one of torch.save, and is not read; save the"
+            " weights as .npz."
+        )
     return _protobuf(path)

@@ -15,22 +15,33 @@ def _safetensors(path: Path) -> _Contents:
         with safe_open(path, framework="numpy") as stored:
             dtype = stored.get_slice(name).get_dtype()
             if dtype.startswith("F8"):
-                raise _Refused(f"the weights of {name!r} are {dtype}, which is not read; save them as float32.")
+                raise _Refused(
+                    f"the weights of {name!r} are {dtype}, which is not read; save them"
+                    " as float32."
+                )
             if dtype != "BF16":
                 return np.asarray(stored.get_tensor(name))
-        with safe_open(path, framework="flax") as stored:  # NumPy has no bfloat16 of its own
+        # NumPy has no bfloat16 of its own.
+        with safe_open(path, framework="flax") as stored:
             return np.asarray(stored.get_tensor(name))
 
     with safe_open(path, framework="numpy") as stored:
-        shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
-    tensors = {name: _Tensor(shape, partial(read, name)) for name, shape in shapes.items()}
+        names = stored.keys()
+        shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in names}
+    tensors = {
+        name: _Tensor(shape, partial(read, name)) for name, shape in shapes.items()
+    }
     return _Contents("safetensors", None, tensors)
 
 
 def _npy_shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
     with archive.open(name) as file:
         version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
         return tuple(read(file)[0])
 
 

@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from linear_cnn.weight_files._contents import _LISTED, _Contents, _named, _Refused, _Tensor, _unknown
+from linear_cnn.weight_files._contents import (
+    _LISTED,
+    _Contents,
+    _named,
+    _Refused,
+    _Tensor,
+    _unknown,
+)
 
 _TFJS_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),
@@ -22,7 +29,8 @@ _TFJS_DTYPES: dict[str, np.dtype[Any]] = {
 
 
 def _tfjs(path: Path) -> _Contents:
-    """model.json of a layers or a graph model: groups of weights, one after the other in the group's shards."""
+    """model.json of a layers or a graph model: groups of weights, one after the other
+    in the group's shards."""
     model = json.loads(path.read_bytes())
     if "weightsManifest" not in model:
         raise _unknown(f"JSON with {', '.join(list(model)[:_LISTED])}")
@@ -36,7 +44,10 @@ def _tfjs(path: Path) -> _Contents:
             name, shape = str(weight["name"]), tuple(map(int, weight["shape"]))
             stored = (weight.get("quantization") or {}).get("dtype", weight["dtype"])
             if stored not in _TFJS_DTYPES:
-                raise _Refused(f"the TensorFlow.js weight {name!r} has the type {stored}, which is not read.")
+                raise _Refused(
+                    f"the TensorFlow.js weight {name!r} has the type {stored}, which is"
+                    " not read."
+                )
             if min(shape, default=0) < 0:
                 raise ValueError(f"{name!r} has the shape {shape}")
             read = partial(_tfjs_numbers, weight, shards, place)
@@ -44,16 +55,23 @@ def _tfjs(path: Path) -> _Contents:
             place += _TFJS_DTYPES[stored].itemsize * math.prod(shape)
         size = sum(shard.stat().st_size for shard in shards)
         if size != place:
-            raise ValueError(f"{', '.join(group['paths'])} have {size} bytes instead of {place}")
+            raise ValueError(
+                f"{', '.join(group['paths'])} have {size} bytes instead of {place}"
+            )
     return _Contents("TensorFlow.js", "HWIO", _named(tensors))
 
 
 def _shard(path: Path, name: str) -> Path:
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise _Refused(f"its shard {name!r} lies outside of the model's folder; put all shards beside model.json.")
+        raise _Refused(
+            f"its shard {name!r} lies outside of the model's folder; put all shards"
+            " beside model.json."
+        )
     shard = path.parent / name
     if not shard.is_file():
-        raise _Refused(f"its shard {name} is not beside it; put all shards beside model.json.")
+        raise _Refused(
+            f"its shard {name} is not beside it; put all shards beside model.json."
+        )
     return shard
 
 
@@ -61,7 +79,11 @@ def _tfjs_numbers(weight: Any, shards: Sequence[Path], place: int) -> np.ndarray
     quantization = weight.get("quantization") or {}
     dtype = _TFJS_DTYPES[quantization.get("dtype", weight["dtype"])]
     content = b"".join(shard.read_bytes() for shard in shards)
-    values: np.ndarray = np.frombuffer(content, dtype, math.prod(map(int, weight["shape"])), place)
+    values: np.ndarray = np.frombuffer(
+        content, dtype, math.prod(map(int, weight["shape"])), place
+    )
     if "scale" in quantization and "min" in quantization:
-        values = values * np.float64(quantization["scale"]) + np.float64(quantization["min"])
+        values = values * np.float64(quantization["scale"]) + np.float64(
+            quantization["min"]
+        )
     return values.reshape(weight["shape"])

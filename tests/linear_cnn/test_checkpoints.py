@@ -1,4 +1,5 @@
-"""Runs that are killed and started again end bit-identical; checkpoints of other runs are refused."""
+"""Runs that are killed and started again end bit-identical; checkpoints of other runs
+are refused."""
 
 import signal
 import subprocess
@@ -34,7 +35,9 @@ class Network(nnx.Module):
         self.dense = nnx.Linear(features, 2, rngs=rngs)
 
     def __call__(self, images):
-        return self.dense(self.dropout(nnx.relu(self.norm(self.conv1(images)))).mean(axis=(1, 2)))
+        return self.dense(
+            self.dropout(nnx.relu(self.norm(self.conv1(images)))).mean(axis=(1, 2))
+        )
 
 
 def run(folder=None, *, init=Network, seeds=None, **settings):
@@ -70,7 +73,8 @@ class Stopped(Exception):
 
 
 class Calls:
-    """The program that trains, with its calls counted and, after some of them, an interruption."""
+    """The program that trains, with its calls counted and, after some of them, an
+    interruption."""
 
     def __init__(self, monkeypatch, allowed=1000):
         self.program, self.calls, self.allowed = _loop._advance_all, 0, allowed
@@ -86,7 +90,9 @@ class Calls:
 
 @pytest.mark.parametrize("seeds", [None, 3])
 @pytest.mark.usefixtures("at_every_step")
-def test_an_interrupted_run_ends_bit_identical(tmp_path, monkeypatch, seeds, undisturbed):
+def test_an_interrupted_run_ends_bit_identical(
+    tmp_path, monkeypatch, seeds, undisturbed
+):
     expected = undisturbed if seeds is None else run(seeds=seeds)
     for allowed in (1, 4, 2):  # in the middle of epochs and at their ends
         with monkeypatch.context() as patch:
@@ -96,9 +102,11 @@ def test_an_interrupted_run_ends_bit_identical(tmp_path, monkeypatch, seeds, und
     rest = Calls(monkeypatch)
     chex.assert_trees_all_equal(run(tmp_path, seeds=seeds), expected)
     assert rest.calls == 12 - 1 - 4 - 2
-    chex.assert_trees_all_equal(run(tmp_path, seeds=seeds), expected)  # finished: read, not trained
+    # Finished: read, not trained.
+    chex.assert_trees_all_equal(run(tmp_path, seeds=seeds), expected)
     assert rest.calls == 12 - 1 - 4 - 2
-    assert len([path for path in tmp_path.iterdir() if path.name.isdigit()]) == 1  # older ones are dropped
+    # Older ones are dropped.
+    assert len([path for path in tmp_path.iterdir() if path.name.isdigit()]) == 1
 
 
 SCRIPT = """
@@ -117,12 +125,15 @@ print("finished", flush=True)
 
 @pytest.mark.slow
 def test_killed_at_any_moment(tmp_path, undisturbed):
-    """SIGKILL, whatever it is doing then, some of the times in the middle of writing a checkpoint."""
+    """SIGKILL, whatever it is doing then, some of the times in the middle of writing a
+    checkpoint."""
     folder = tmp_path / "checkpoints"
     code = SCRIPT.format(root=str(Path(__file__).parents[2]), folder=str(folder))
     kills = 0
     for delay in (0.0, 0.21, 0.5, None):
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout.readline() == "ready\n"
         before = newest(folder)
         while delay is not None and newest(folder) == before and process.poll() is None:
@@ -140,7 +151,11 @@ def test_killed_at_any_moment(tmp_path, undisturbed):
 
 def newest(folder):
     """The step of the newest finished checkpoint."""
-    steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
+    steps = (
+        [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+        if folder.exists()
+        else []
+    )
     return max(steps, default=-1)
 
 
@@ -158,11 +173,34 @@ def wider(key):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"init": wider}, r"another network: conv1\.bias is float32\[4\] there and float32\[5\] in this one"),
+        (
+            {"init": wider},
+            (
+                r"another network: conv1\.bias is float32\[4\] there and float32\[5\]"
+                r" in this one"
+            ),
+        ),
         ({"init": larger}, "another run: its initial weights differ"),
-        ({"frozen": ["conv1"]}, r"another network: conv1\.bias is float32\[4\] there and absent in this one"),
-        ({"optimizer": optax.sgd(0.06, momentum=0.9)}, "another run: its optimizer, batch size, loss.*differ"),
-        ({"batch_size": 6, "epochs": None, "steps": 12, "record_steps": range(0, 13, 2)}, "optimizer, batch size"),
+        (
+            {"frozen": ["conv1"]},
+            (
+                r"another network: conv1\.bias is float32\[4\] there and absent in"
+                r" this one"
+            ),
+        ),
+        (
+            {"optimizer": optax.sgd(0.06, momentum=0.9)},
+            "another run: its optimizer, batch size, loss.*differ",
+        ),
+        (
+            {
+                "batch_size": 6,
+                "epochs": None,
+                "steps": 12,
+                "record_steps": range(0, 13, 2),
+            },
+            "optimizer, batch size",
+        ),
         ({"key": KEYS[1]}, "its keys differ"),
         ({"images": 1.5 * IMAGES}, "its images differ"),
         ({"targets": 1 - LABELS}, "its targets differ"),
@@ -172,7 +210,10 @@ def wider(key):
     ],
 )
 def test_checkpoints_of_another_run_are_refused(finished, changed, message):
-    with pytest.raises(ValueError, match=f"{message}.*[cC]hoose another checkpoint_dir, or delete this folder"):
+    with pytest.raises(
+        ValueError,
+        match=f"{message}.*[cC]hoose another checkpoint_dir, or delete this folder",
+    ):
         run(finished, **changed)
 
 
@@ -189,17 +230,27 @@ def test_the_last_step_is_kept(finished):
 
 @pytest.mark.parametrize("generator", ["threefry2x32", "rbg", "unsafe_rbg"])
 def test_keys_of_every_generator_are_kept(generator):
-    state = {"keys": jax.random.split(jax.random.key(5, impl=generator), 2), "weights": jax.numpy.ones(3)}
+    state = {
+        "keys": jax.random.split(jax.random.key(5, impl=generator), 2),
+        "weights": jax.numpy.ones(3),
+    }
     outline = jax.eval_shape(lambda: state)
     restored = _checkpoints._unkept(outline, _checkpoints._kept(state))
     assert restored["keys"].dtype == state["keys"].dtype
-    np.testing.assert_array_equal(jax.random.key_data(restored["keys"]), jax.random.key_data(state["keys"]))
+    np.testing.assert_array_equal(
+        jax.random.key_data(restored["keys"]), jax.random.key_data(state["keys"])
+    )
     np.testing.assert_array_equal(restored["weights"], 1)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"cannot write checkpoints to .*file/below.*choose another checkpoint_dir"):
+    with pytest.raises(
+        OSError,
+        match=(
+            r"cannot write checkpoints to .*file/below.*choose another checkpoint_dir"
+        ),
+    ):
         run(tmp_path / "file" / "below")
 
 
@@ -210,7 +261,13 @@ def test_not_inside_a_trace(tmp_path):
 
 @pytest.mark.usefixtures("at_every_step")
 def test_a_diverged_run_stops_again_at_the_same_step(tmp_path):
-    steps = {"steps": 100, "epochs": None, "record_steps": [1, 100], "optimizer": optax.sgd(1e9), "validation": None}
+    steps = {
+        "steps": 100,
+        "epochs": None,
+        "record_steps": [1, 100],
+        "optimizer": optax.sgd(1e9),
+        "validation": None,
+    }
     found = []
     for _ in range(2):
         with pytest.raises(TrainingDiverged) as caught:

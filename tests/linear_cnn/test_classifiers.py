@@ -1,4 +1,5 @@
-"""VGG, ResNet and the small network against published sizes and against NumPy, layer by layer."""
+"""VGG, ResNet and the small network against published sizes and against NumPy, layer by
+layer."""
 
 import math
 from itertools import combinations
@@ -13,12 +14,15 @@ from linear_cnn import VGG, ResNet, SmallCNN
 from linear_cnn.networks._convolution import convolution
 
 RANDOM = np.random.default_rng(5)
-IMAGES = RANDOM.normal(size=(4, 35, 38, 2))  # odd, so that SAME and the pools meet borders
+# Odd, so that SAME and the pools meet borders.
+IMAGES = RANDOM.normal(size=(4, 35, 38, 2))
 IMAGENET_STEM = {"first_kernel_size": 7, "first_strides": 2, "first_pool": True}
 
 
 def make(network, *arguments, **settings):
-    return network(*arguments, **({"dtype": jnp.float64, "rngs": nnx.Rngs(0)} | settings))
+    return network(
+        *arguments, **({"dtype": jnp.float64, "rngs": nnx.Rngs(0)} | settings)
+    )
 
 
 def tiny(network, **settings):
@@ -28,7 +32,9 @@ def tiny(network, **settings):
 
 
 def modules(network, kind):
-    return [module for _, module in nnx.iter_modules(network) if isinstance(module, kind)]
+    return [
+        module for _, module in nnx.iter_modules(network) if isinstance(module, kind)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -42,31 +48,54 @@ def modules(network, kind):
         (ResNet, (20,), {}, 272_474),
         (ResNet, (18,), {}, 11_173_962),
         (ResNet, (18, 1000), IMAGENET_STEM, 11_689_512),
-        (SmallCNN, (), {}, (27 + 1) * 8 + (72 + 1) * 16 + (144 + 1) * 32 + (32 + 1) * 10),
+        (
+            SmallCNN,
+            (),
+            {},
+            (27 + 1) * 8 + (72 + 1) * 16 + (144 + 1) * 32 + (32 + 1) * 10,
+        ),
     ],
 )
-def test_numbers_of_parameters_are_the_published_ones(network, arguments, settings, parameters):
-    shapes = nnx.eval_shape(lambda: nnx.state(make(network, *arguments, **settings), nnx.Param))
+def test_numbers_of_parameters_are_the_published_ones(
+    network, arguments, settings, parameters
+):
+    shapes = nnx.eval_shape(
+        lambda: nnx.state(make(network, *arguments, **settings), nnx.Param)
+    )
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == parameters
 
 
-# A twin of each network, in NumPy. It takes the layers' weights in their order and everything else from the paper.
+# A twin of each network, in NumPy. It takes the layers' weights in their order and
+# everything else from the paper.
 
 
 def same_padding(x, size, strides, value=0.0):
-    total = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(x.shape[1:3], size, strides, strict=True)]
-    return np.pad(x, ((0, 0), *((t // 2, t - t // 2) for t in total), (0, 0)), constant_values=value)
+    total = [
+        max((-(-n // s) - 1) * s + k - n, 0)
+        for n, k, s in zip(x.shape[1:3], size, strides, strict=True)
+    ]
+    return np.pad(
+        x,
+        ((0, 0), *((t // 2, t - t // 2) for t in total), (0, 0)),
+        constant_values=value,
+    )
 
 
 def windows(x, size, strides):
     """(N, H', W', C, kh, kw)."""
-    return np.lib.stride_tricks.sliding_window_view(x, size, axis=(1, 2))[:, :: strides[0], :: strides[1]]
+    return np.lib.stride_tricks.sliding_window_view(x, size, axis=(1, 2))[
+        :, :: strides[0], :: strides[1]
+    ]
 
 
 def convolve(x, conv, strides=(1, 1)):
     kernel = np.asarray(conv.kernel[...])
-    patches = windows(same_padding(x, kernel.shape[:2], strides), kernel.shape[:2], strides)
-    return np.einsum("nhwcij,ijck->nhwk", patches, kernel) + (0 if conv.bias is None else np.asarray(conv.bias[...]))
+    patches = windows(
+        same_padding(x, kernel.shape[:2], strides), kernel.shape[:2], strides
+    )
+    return np.einsum("nhwcij,ijck->nhwk", patches, kernel) + (
+        0 if conv.bias is None else np.asarray(conv.bias[...])
+    )
 
 
 def pool(x):
@@ -82,7 +111,8 @@ def linear(x, layer):
 
 
 def training_norm(kept):
-    """Batch norm by the batch's statistics; appends to `kept` what the running ones become by this one step."""
+    """Batch norm by the batch's statistics; appends to `kept` what the running ones
+    become by this one step."""
 
     def norm(x, layer):
         mean, variance = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
@@ -98,19 +128,36 @@ def evaluation_norm(kept):
 
 
 def standardize(x, layer, mean, variance):
-    return (x - mean) / np.sqrt(variance + 1e-5) * np.asarray(layer.scale[...]) + np.asarray(layer.bias[...])
+    return (x - mean) / np.sqrt(variance + 1e-5) * np.asarray(
+        layer.scale[...]
+    ) + np.asarray(layer.bias[...])
 
 
 def weighted(layers):
-    return iter([layer for layer in layers if isinstance(layer, nnx.Module) and not isinstance(layer, nnx.Dropout)])
+    return iter(
+        [
+            layer
+            for layer in layers
+            if isinstance(layer, nnx.Module) and not isinstance(layer, nnx.Dropout)
+        ]
+    )
 
 
 def vgg_twin(network, x, norm):
-    layers, dense = weighted([network.conv1, *network.features.layers]), weighted(network.classifier.layers)
+    layers, dense = (
+        weighted([network.conv1, *network.features.layers]),
+        weighted(network.classifier.layers),
+    )
     strides = network.conv1.strides
     for convolutions in (2, 2, 2, 2, 2):
         for _ in range(convolutions):
-            x, strides = relu(norm(convolve(x, next(layers), strides), next(layers))), (1, 1)
+            x, strides = (
+                relu(norm(convolve(x, next(layers), strides), next(layers))),
+                (
+                    1,
+                    1,
+                ),
+            )
         x = pool(x)
     x = x.mean(axis=(1, 2))
     for _ in range(2):
@@ -121,15 +168,24 @@ def vgg_twin(network, x, norm):
 def resnet_twin(network, x, norm):
     layers = weighted(network.features.layers)
     x = relu(norm(convolve(x, network.conv1, network.conv1.strides), next(layers)))
-    x = windows(same_padding(x, (3, 3), (2, 2), -np.inf), (3, 3), (2, 2)).max(axis=(-2, -1))
+    x = windows(same_padding(x, (3, 3), (2, 2), -np.inf), (3, 3), (2, 2)).max(
+        axis=(-2, -1)
+    )
     for stage in range(4):
         for block in range(2):
             strides = (2, 2) if stage > 0 and block == 0 else (1, 1)
             parts = next(layers)
-            residual, projection = weighted(parts.residual.layers), weighted(parts.shortcut.layers)
+            residual, projection = (
+                weighted(parts.residual.layers),
+                weighted(parts.shortcut.layers),
+            )
             shortcut = x
-            if block == 0:  # in the first stage because the first layer has a number of filters of its own
-                shortcut = norm(convolve(x, next(projection), strides), next(projection))
+            # In the first stage because the first layer has a number of filters of its
+            # own.
+            if block == 0:
+                shortcut = norm(
+                    convolve(x, next(projection), strides), next(projection)
+                )
             x = relu(norm(convolve(x, next(residual), strides), next(residual)))
             x = relu(norm(convolve(x, next(residual)), next(residual)) + shortcut)
             assert next(projection, None) is None
@@ -152,9 +208,11 @@ def small_twin(network, x, norm):
     ],
 )
 def test_outputs_equal_those_of_numpy_in_both_modes(network, twin, settings):
-    """In training mode without dropout; in evaluation mode an output depends on its image alone."""
+    """In training mode without dropout; in evaluation mode an output depends on its
+    image alone."""
     model = tiny(network, **settings)
-    for norm in modules(model, nnx.BatchNorm):  # ones and zeros would hide a scale or bias left out
+    # Ones and zeros would hide a scale or bias left out.
+    for norm in modules(model, nnx.BatchNorm):
         norm.scale[...] = jnp.asarray(RANDOM.uniform(0.5, 1.5, norm.num_features))
         norm.bias[...] = jnp.asarray(RANDOM.normal(size=norm.num_features) / 2)
     for conv in modules(model, nnx.Conv):
@@ -164,19 +222,30 @@ def test_outputs_equal_those_of_numpy_in_both_modes(network, twin, settings):
     kept = []
     model.set_attributes(nnx.Dropout, deterministic=True, raise_if_not_found=False)
     training = apply(model, jnp.asarray(IMAGES))
-    np.testing.assert_allclose(training, twin(model, IMAGES, training_norm(kept)), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        training, twin(model, IMAGES, training_norm(kept)), rtol=0, atol=1e-12
+    )
     assert np.std(training, axis=0).min() > 1e-3  # the outputs see the images
 
     model.train()
-    model.eval()  # the running statistics are now those after one step, and stay as they are
+    # The running statistics are now those after one step, and stay as they are.
+    model.eval()
     for images in (IMAGES, IMAGES[::-1] ** 2):
         evaluation = apply(model, jnp.asarray(images))
-        np.testing.assert_allclose(evaluation, twin(model, images, evaluation_norm(kept)), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            evaluation, twin(model, images, evaluation_norm(kept)), rtol=0, atol=1e-12
+        )
 
 
 def test_each_step_and_seed_draws_its_own_masks_and_moves_the_running_statistics():
     def outputs(params_key, dropout_key):
-        model = make(VGG, 11, in_features=2, width=1 / 32, rngs=nnx.Rngs(params=params_key, dropout=dropout_key))
+        model = make(
+            VGG,
+            11,
+            in_features=2,
+            width=1 / 32,
+            rngs=nnx.Rngs(params=params_key, dropout=dropout_key),
+        )
         graph, *states = nnx.split(model, nnx.Param, ...)
         parameters, state = map(nnx.as_pure, states)
 
@@ -192,24 +261,39 @@ def test_each_step_and_seed_draws_its_own_masks_and_moves_the_running_statistics
     dropout_keys = jax.random.split(jax.random.key(1), 2)[jnp.array([0, 0, 1, 0])]
     logits, running_mean = jax.jit(jax.vmap(outputs))(params_keys, dropout_keys)
     np.testing.assert_array_equal(logits[0], logits[1])
-    distinct = [logits[seed, step] for seed in (0, 2, 3) for step in range(3)]  # parameters are the same at all steps
+    # Parameters are the same at all steps.
+    distinct = [logits[seed, step] for seed in (0, 2, 3) for step in range(3)]
     for a, b in combinations(distinct, 2):
         assert np.abs(a - b).max() > 1e-3
     assert np.abs(running_mean[:, 0]).min() > 1e-5
-    np.testing.assert_allclose(running_mean[:, 2], (1 - 0.9**3) / 0.1 * running_mean[:, 0], rtol=1e-12)
+    np.testing.assert_allclose(
+        running_mean[:, 2], (1 - 0.9**3) / 0.1 * running_mean[:, 0], rtol=1e-12
+    )
 
 
 def test_dropout_comes_before_each_hidden_layer_with_its_rate():
     kinds = [type(layer).__name__ for layer in tiny(VGG).classifier.layers]
-    assert kinds == ["Dropout", "Linear", kinds[2], "Dropout", "Linear", kinds[2], "Linear"]
+    assert kinds == [
+        "Dropout",
+        "Linear",
+        kinds[2],
+        "Dropout",
+        "Linear",
+        kinds[2],
+        "Linear",
+    ]
     assert [layer.rate for layer in modules(tiny(VGG), nnx.Dropout)] == [0.5, 0.5]
-    assert [layer.rate for layer in modules(tiny(VGG, dropout=0.25), nnx.Dropout)] == [0.25, 0.25]
+    assert [layer.rate for layer in modules(tiny(VGG, dropout=0.25), nnx.Dropout)] == [
+        0.25,
+        0.25,
+    ]
 
 
 @pytest.mark.float32
 @pytest.mark.parametrize("network", [VGG, ResNet, SmallCNN])
 def test_a_step_of_training_keeps_every_dtype_and_shape(network):
-    """Traced under strict promotion, as `jax.lax.scan` needs it; nothing is computed."""
+    """Traced under strict promotion, as `jax.lax.scan` needs it; nothing is
+    computed."""
     arguments = {VGG: (11,), ResNet: (18,), SmallCNN: ()}[network]
 
     def step():
@@ -220,7 +304,10 @@ def test_a_step_of_training_keeps_every_dtype_and_shape(network):
         def loss(parameters):
             model = nnx.merge(graph, parameters, state, copy=True)
             outputs = model(jnp.zeros((2, 32, 32, 3)))  # float64 where that is on
-            return outputs.sum(), (outputs, nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param))))
+            return outputs.sum(), (
+                outputs,
+                nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param))),
+            )
 
         gradient, (outputs, new_state) = jax.grad(loss, has_aux=True)(parameters)
         return (parameters, state), (gradient, new_state), outputs
@@ -228,7 +315,11 @@ def test_a_step_of_training_keeps_every_dtype_and_shape(network):
     before, after, outputs = jax.eval_shape(step)
     assert before == after
     assert (outputs.shape, outputs.dtype) == ((2, 10), jnp.float32)
-    dtypes = {leaf.dtype for leaf in jax.tree.leaves(before) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    dtypes = {
+        leaf.dtype
+        for leaf in jax.tree.leaves(before)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
     assert dtypes == {jnp.dtype(jnp.float32)}
 
 
@@ -237,7 +328,10 @@ def test_seeds_share_one_graph_so_that_nothing_is_compiled_twice(network):
     graphs = [nnx.graphdef(tiny(network, rngs=nnx.Rngs(seed))) for seed in (0, 1)]
     assert graphs[0] == graphs[1]
     assert hash(graphs[0]) == hash(graphs[1])
-    kernels = [np.asarray(tiny(network, rngs=nnx.Rngs(seed)).conv1.kernel[...]) for seed in (0, 1)]
+    kernels = [
+        np.asarray(tiny(network, rngs=nnx.Rngs(seed)).conv1.kernel[...])
+        for seed in (0, 1)
+    ]
     assert np.abs(kernels[0] - kernels[1]).min() > 0
 
 
@@ -270,8 +364,18 @@ def test_initial_weights():
     [
         (VGG, (11,), {"width": 0.5}, [32, 64, 128, 128, 256, 256, 256, 256]),
         (VGG, (11,), {"width": 0.01}, [1, 1, 3, 3, 5, 5, 5, 5]),
-        (VGG, (13,), {"width": 0.25, "first_features": 64}, [64, 16, 32, 32, 64, 64, 128, 128, 128, 128]),
-        (ResNet, (20,), {"width": 0.5, "first_features": 9}, [9, *[8] * 7, *[16] * 7, *[32] * 7]),
+        (
+            VGG,
+            (13,),
+            {"width": 0.25, "first_features": 64},
+            [64, 16, 32, 32, 64, 64, 128, 128, 128, 128],
+        ),
+        (
+            ResNet,
+            (20,),
+            {"width": 0.5, "first_features": 9},
+            [9, *[8] * 7, *[16] * 7, *[32] * 7],
+        ),
         (ResNet, (18,), {"width": 0.125}, [*[8] * 5, *[16] * 5, *[32] * 5, *[64] * 5]),
         (SmallCNN, (), {"features": [4, 6]}, [4, 6]),
     ],
@@ -283,7 +387,11 @@ def test_numbers_of_filters(network, arguments, settings, filters):
     assert model.conv1.out_features == filters[0]
     if network is VGG:
         hidden = max(1, round(512 * settings["width"]))
-        assert [layer.out_features for layer in modules(model, nnx.Linear)] == [hidden, hidden, 10]
+        assert [layer.out_features for layer in modules(model, nnx.Linear)] == [
+            hidden,
+            hidden,
+            10,
+        ]
 
 
 @pytest.mark.parametrize("network", [VGG, ResNet, SmallCNN])
@@ -292,31 +400,115 @@ def test_the_first_layer_has_its_own_kernel_strides_and_channels(network):
     model = nnx.eval_shape(lambda: tiny(network, **settings))
     first = model.conv1.out_features
     assert model.conv1.kernel.shape == (5, 2, 4, first)
-    responses = jax.eval_shape(lambda model: model.conv1(jnp.zeros((2, 97, 64, 4))), model)
+    responses = jax.eval_shape(
+        lambda model: model.conv1(jnp.zeros((2, 97, 64, 4))), model
+    )
     assert responses.shape == (2, 33, 32, first)
-    assert {conv.kernel_size for conv in modules(model, nnx.Conv)} <= {(5, 2), (3, 3), (1, 1)}
+    assert {conv.kernel_size for conv in modules(model, nnx.Conv)} <= {
+        (5, 2),
+        (3, 3),
+        (1, 1),
+    }
 
 
 @pytest.mark.parametrize(
     ("network", "arguments", "settings", "error", "message"),
     [
-        (VGG, (12,), {}, ValueError, r"depth must be one of \[11, 13, 16, 19\], got 12"),
+        (
+            VGG,
+            (12,),
+            {},
+            ValueError,
+            r"depth must be one of \[11, 13, 16, 19\], got 12",
+        ),
         (ResNet, (50,), {}, ValueError, r"depth must be one of \[18, 20\], got 50"),
-        (VGG, (11,), {"width": 0.0}, ValueError, r"width must be positive and finite.*got 0\.0"),
-        (ResNet, (20,), {"width": np.inf}, ValueError, "width must be positive and finite.*got inf"),
-        (VGG, (11,), {"width": np.nan}, ValueError, "width must be positive and finite.*got nan"),
-        (VGG, (11,), {"dropout": 1.0}, ValueError, r"dropout must be a probability in \[0, 1\), got 1\.0"),
-        (VGG, (11,), {"dropout": -0.1}, ValueError, r"dropout must be a probability in \[0, 1\), got -0\.1"),
+        (
+            VGG,
+            (11,),
+            {"width": 0.0},
+            ValueError,
+            r"width must be positive and finite.*got 0\.0",
+        ),
+        (
+            ResNet,
+            (20,),
+            {"width": np.inf},
+            ValueError,
+            "width must be positive and finite.*got inf",
+        ),
+        (
+            VGG,
+            (11,),
+            {"width": np.nan},
+            ValueError,
+            "width must be positive and finite.*got nan",
+        ),
+        (
+            VGG,
+            (11,),
+            {"dropout": 1.0},
+            ValueError,
+            r"dropout must be a probability in \[0, 1\), got 1\.0",
+        ),
+        (
+            VGG,
+            (11,),
+            {"dropout": -0.1},
+            ValueError,
+            r"dropout must be a probability in \[0, 1\), got -0\.1",
+        ),
         (VGG, (11, 0), {}, ValueError, "classes must be >= 1, got 0"),
         (ResNet, (20, 2.5), {}, TypeError, r"classes must be an integer, got 2\.5"),
         (SmallCNN, (-1,), {}, ValueError, "classes must be >= 1, got -1"),
-        (VGG, (11,), {"first_features": 0}, ValueError, "first_features must be >= 1, got 0"),
-        (ResNet, (20,), {"in_features": 0}, ValueError, "in_features must be >= 1, got 0"),
-        (ResNet, (18,), {"first_kernel_size": 0}, ValueError, "first_kernel_size must be >= 1, got 0"),
-        (SmallCNN, (), {"first_strides": (1, 2, 3)}, ValueError, "first_strides must be an integer or a pair"),
-        (SmallCNN, (), {"features": ()}, ValueError, r"features must list every layer's number of filters.*got \(\)"),
-        (SmallCNN, (), {"features": 8}, ValueError, "features must list every layer's number of filters.*got 8"),
-        (SmallCNN, (), {"features": (8, 0)}, ValueError, "features must be >= 1, got 0"),
+        (
+            VGG,
+            (11,),
+            {"first_features": 0},
+            ValueError,
+            "first_features must be >= 1, got 0",
+        ),
+        (
+            ResNet,
+            (20,),
+            {"in_features": 0},
+            ValueError,
+            "in_features must be >= 1, got 0",
+        ),
+        (
+            ResNet,
+            (18,),
+            {"first_kernel_size": 0},
+            ValueError,
+            "first_kernel_size must be >= 1, got 0",
+        ),
+        (
+            SmallCNN,
+            (),
+            {"first_strides": (1, 2, 3)},
+            ValueError,
+            "first_strides must be an integer or a pair",
+        ),
+        (
+            SmallCNN,
+            (),
+            {"features": ()},
+            ValueError,
+            r"features must list every layer's number of filters.*got \(\)",
+        ),
+        (
+            SmallCNN,
+            (),
+            {"features": 8},
+            ValueError,
+            "features must list every layer's number of filters.*got 8",
+        ),
+        (
+            SmallCNN,
+            (),
+            {"features": (8, 0)},
+            ValueError,
+            "features must be >= 1, got 0",
+        ),
     ],
 )
 def test_malformed_settings_are_refused(network, arguments, settings, error, message):
@@ -342,7 +534,12 @@ def test_images_that_do_not_suit_the_network_are_refused(network, settings, leas
 
     assert outputs(3, *least, 2).shape == (3, 7)
     for down, right in ((1, 0), (0, 1)):
-        with pytest.raises(ValueError, match=rf"too small.*at least {least[0]}x{least[1]} pixels; enlarge the images"):
+        with pytest.raises(
+            ValueError,
+            match=(
+                rf"too small.*at least {least[0]}x{least[1]} pixels; enlarge the images"
+            ),
+        ):
             outputs(3, least[0] - down, least[1] - right, 2)
     with pytest.raises(ValueError, match=r"\(N, H, W, 2\), got \(3, 64, 64, 3\)"):
         outputs(3, 64, 64, 3)

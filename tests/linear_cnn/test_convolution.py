@@ -29,12 +29,19 @@ def both(images, kernel, strides, padding, **arguments):
         for convolve in (patch_convolution, lax.conv_general_dilated):
             responses, pull_back = jax.vjp(
                 lambda images, kernel, convolve=convolve: convolve(
-                    images, kernel, strides, padding, dimension_numbers=NHWC, **arguments
+                    images,
+                    kernel,
+                    strides,
+                    padding,
+                    dimension_numbers=NHWC,
+                    **arguments,
                 ),
                 images,
                 kernel,
             )
-            weights = jnp.cos(jnp.arange(responses.size, dtype=responses.dtype)).reshape(responses.shape)
+            weights = jnp.cos(
+                jnp.arange(responses.size, dtype=responses.dtype)
+            ).reshape(responses.shape)
             results.append((responses, *pull_back(weights)))
         return results
 
@@ -55,7 +62,8 @@ def both(images, kernel, strides, padding, **arguments):
         ((8, 9), (7, 7), (2, 2), "SAME", 2, 3),
         ((7, 6), (5, 2), (3, 1), ((4, 0), (0, 1)), 2, 3),
         ((7, 6), (3, 3), (1, 1), ((-1, 2), (1, -2)), 2, 3),  # negative: cropped
-        # As Winograd's algorithm: even and odd sizes, paddings that do not match, one tile.
+        # As Winograd's algorithm: even and odd sizes, paddings that do not match, one
+        # tile.
         ((6, 8), (3, 3), (1, 1), "SAME", 16, 17),
         ((7, 5), (3, 3), (1, 1), "VALID", 17, 16),
         ((5, 6), (3, 3), (1, 1), ((2, 0), (0, 3)), 16, 16),
@@ -64,8 +72,12 @@ def both(images, kernel, strides, padding, **arguments):
         ((7, 6), (3, 3), (2, 2), "SAME", 16, 16),  # backwards only
     ],
 )
-def test_values_and_gradients_equal_those_of_xla(size, kernel_size, strides, padding, channels, features):
-    images, kernel = random_arrays((2, *size, channels), (*kernel_size, channels, features))
+def test_values_and_gradients_equal_those_of_xla(
+    size, kernel_size, strides, padding, channels, features
+):
+    images, kernel = random_arrays(
+        (2, *size, channels), (*kernel_size, channels, features)
+    )
     ours, theirs = both(images, kernel, strides, padding)
     assert ours[0].size > 0
     for own, other in zip(ours, theirs, strict=True):
@@ -83,11 +95,13 @@ def test_values_and_gradients_equal_those_of_xla(size, kernel_size, strides, pad
         ((3, 3), (1, 1), (16, 16), lax.Precision.HIGHEST, 1),
     ],
 )
-def test_winograd_serves_wide_layers_of_3x3_filters(kernel_size, strides, widths, precision, products):
+def test_winograd_serves_wide_layers_of_3x3_filters(
+    kernel_size, strides, widths, precision, products
+):
     images, kernel = jnp.zeros((1, 6, 6, widths[0])), jnp.zeros((*kernel_size, *widths))
-    program = jax.jit(patch_convolution, static_argnames=("window_strides", "padding", "precision")).lower(
-        images, kernel, window_strides=strides, padding="SAME", precision=precision
-    )
+    program = jax.jit(
+        patch_convolution, static_argnames=("window_strides", "padding", "precision")
+    ).lower(images, kernel, window_strides=strides, padding="SAME", precision=precision)
     assert program.as_text().count("stablehlo.dot_general") == products
 
 
@@ -101,9 +115,13 @@ def test_winograds_rounding_is_that_of_float32():
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize(("strides", "channels", "features"), [((1, 2), 2, 4), ((1, 1), 16, 16)])
+@pytest.mark.parametrize(
+    ("strides", "channels", "features"), [((1, 2), 2, 4), ((1, 1), 16, 16)]
+)
 def test_float32(strides, channels, features):
-    images, kernel = random_arrays((2, 6, 5, channels), (3, 3, channels, features), dtype=np.float32)
+    images, kernel = random_arrays(
+        (2, 6, 5, channels), (3, 3, channels, features), dtype=np.float32
+    )
     ours, theirs = both(images, kernel, strides, "SAME")
     for own, other in zip(ours, theirs, strict=True):
         assert own.dtype == jnp.float32
@@ -112,7 +130,9 @@ def test_float32(strides, channels, features):
 
 def test_results_can_accumulate_in_another_dtype():
     images, kernel = random_arrays((2, 4, 4, 1), (3, 3, 1, 2), dtype=np.float32)
-    responses = patch_convolution(images, kernel, (1, 1), "VALID", preferred_element_type=jnp.float64)
+    responses = patch_convolution(
+        images, kernel, (1, 1), "VALID", preferred_element_type=jnp.float64
+    )
     assert responses.dtype == jnp.float64
 
 
@@ -120,15 +140,20 @@ def test_gradients_have_the_dtype_of_what_they_belong_to():
     images, kernel = random_arrays((2, 4, 4, 1), (3, 3, 1, 2), dtype=np.float32)
 
     def loss(images, kernel):
-        return patch_convolution(images, kernel, (1, 1), "VALID", preferred_element_type=jnp.float64).sum()
+        return patch_convolution(
+            images, kernel, (1, 1), "VALID", preferred_element_type=jnp.float64
+        ).sum()
 
     of_images, of_kernel = jax.grad(loss, (0, 1))(images, kernel)
     assert of_images.dtype == of_kernel.dtype == jnp.float32
 
 
-@pytest.mark.parametrize(("widths", "backend"), [((2, 3), "cpu"), ((16, 16), "cpu"), ((2, 3), "gpu")])
+@pytest.mark.parametrize(
+    ("widths", "backend"), [((2, 3), "cpu"), ((16, 16), "cpu"), ((2, 3), "gpu")]
+)
 def test_gradients_survive_every_transformation(monkeypatch, widths, backend):
-    """Batches of images, of kernels and of both, in shards of two devices, recomputed: all the same numbers."""
+    """Batches of images, of kernels and of both, in shards of two devices, recomputed:
+    all the same numbers."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     seeds = 4
     images, kernels = random_arrays((seeds, 2, 5, 4, widths[0]), (seeds, 3, 3, *widths))
@@ -140,23 +165,39 @@ def test_gradients_survive_every_transformation(monkeypatch, widths, backend):
         return jax.grad(jax.checkpoint(loss), (0, 1))(images, kernel)
 
     def on_shard(images, kernels):
-        return jax.vmap(gradients)(images, kernels), lax.map(lambda pair: gradients(*pair), (images, kernels))
+        return jax.vmap(gradients)(images, kernels), lax.map(
+            lambda pair: gradients(*pair), (images, kernels)
+        )
 
     one = jax.jit(gradients)
     expected = jax.tree.map(lambda *parts: np.stack(parts), *map(one, images, kernels))
     mesh = jax.make_mesh((2,), ("seeds",), axis_types=(jax.sharding.AxisType.Auto,))
     seeds_apart = jax.sharding.PartitionSpec("seeds")
-    sharded = jax.jit(jax.shard_map(on_shard, mesh=mesh, in_specs=seeds_apart, out_specs=seeds_apart))
-    shared_images = jax.tree.map(lambda *parts: np.stack(parts), *(one(images[0], kernel) for kernel in kernels))
-    shared_kernel = jax.tree.map(lambda *parts: np.stack(parts), *(one(some, kernels[0]) for some in images))
+    sharded = jax.jit(
+        jax.shard_map(on_shard, mesh=mesh, in_specs=seeds_apart, out_specs=seeds_apart)
+    )
+    shared_images = jax.tree.map(
+        lambda *parts: np.stack(parts), *(one(images[0], kernel) for kernel in kernels)
+    )
+    shared_kernel = jax.tree.map(
+        lambda *parts: np.stack(parts), *(one(some, kernels[0]) for some in images)
+    )
     results = [
         *((result, expected) for result in sharded(images, kernels)),
-        (jax.jit(jax.vmap(gradients, in_axes=(None, 0)))(images[0], kernels), shared_images),
-        (jax.jit(jax.vmap(gradients, in_axes=(0, None)))(images, kernels[0]), shared_kernel),
+        (
+            jax.jit(jax.vmap(gradients, in_axes=(None, 0)))(images[0], kernels),
+            shared_images,
+        ),
+        (
+            jax.jit(jax.vmap(gradients, in_axes=(0, None)))(images, kernels[0]),
+            shared_kernel,
+        ),
     ]
     for result, reference in results:
         for own, other in zip(result, reference, strict=True):
-            np.testing.assert_allclose(own, other, rtol=0, atol=1e-13 * np.abs(other).max())
+            np.testing.assert_allclose(
+                own, other, rtol=0, atol=1e-13 * np.abs(other).max()
+            )
 
 
 def test_gradients_of_images_that_nobody_asks_for_cost_nothing():
@@ -166,28 +207,43 @@ def test_gradients_of_images_that_nobody_asks_for_cost_nothing():
         return jnp.square(patch_convolution(images, kernel, (1, 1), "SAME")).sum()
 
     program = jax.jit(jax.grad(loss)).lower(kernel).as_text()
-    assert program.count("stablehlo.dot_general") == 2  # responses, gradient of the kernel
+    # Responses, gradient of the kernel.
+    assert program.count("stablehlo.dot_general") == 2
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_second_derivatives_in_reverse_mode_are_right_and_forward_mode_is_refused(monkeypatch, backend):
+def test_second_derivatives_in_reverse_mode_are_right_and_forward_mode_is_refused(
+    monkeypatch, backend
+):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     images, kernel = random_arrays((1, 3, 4, 2), (3, 2, 2, 2))
 
     def penalty(convolve, images, kernel):
         def loss(images):
-            return jnp.sin(convolve(images, kernel, (1, 2), "SAME", dimension_numbers=NHWC)).sum()
+            return jnp.sin(
+                convolve(images, kernel, (1, 2), "SAME", dimension_numbers=NHWC)
+            ).sum()
 
         return jnp.square(jax.grad(loss)(images)).sum()
 
     own, other = (
-        jax.jit(jax.grad(lambda *arrays, convolve=convolve: penalty(convolve, *arrays), (0, 1)))(images, kernel)
+        jax.jit(
+            jax.grad(
+                lambda *arrays, convolve=convolve: penalty(convolve, *arrays), (0, 1)
+            )
+        )(images, kernel)
         for convolve in (convolution, lax.conv_general_dilated)
     )
     for ours, theirs in zip(own, other, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-13 * np.abs(theirs).max())
+        np.testing.assert_allclose(
+            ours, theirs, rtol=0, atol=1e-13 * np.abs(theirs).max()
+        )
     with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(lambda kernel: convolution(images, kernel, (1, 1), "SAME"), (kernel,), (kernel,))
+        jax.jvp(
+            lambda kernel: convolution(images, kernel, (1, 1), "SAME"),
+            (kernel,),
+            (kernel,),
+        )
 
 
 @pytest.mark.parametrize(
@@ -200,7 +256,8 @@ def test_second_derivatives_in_reverse_mode_are_right_and_forward_mode_is_refuse
     ],
 )
 def test_convolution_is_that_of_the_backend(monkeypatch, backend, mapped, operation):
-    """Responses and both gradients, for one kernel or for four, each with images of its own."""
+    """Responses and both gradients, for one kernel or for four, each with images of its
+    own."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     images, kernels = random_arrays((4, 2, 6, 5, 2), (4, 3, 3, 2, 4))
     arrays = (images, kernels) if mapped else (images[0], kernels[0])
@@ -213,10 +270,16 @@ def test_convolution_is_that_of_the_backend(monkeypatch, backend, mapped, operat
             responses, pull_back = jax.vjp(convolve_both, images, kernel)
             return responses, *pull_back(jnp.sin(responses))
 
-        return jax.jit(jax.vmap(value_and_gradients) if mapped else value_and_gradients).lower(*arrays)
+        return jax.jit(
+            jax.vmap(value_and_gradients) if mapped else value_and_gradients
+        ).lower(*arrays)
 
     program = compile_with(convolution)
-    found = {name for name in ("convolution", "dot_general") if f"stablehlo.{name}" in program.as_text()}
+    found = {
+        name
+        for name in ("convolution", "dot_general")
+        if f"stablehlo.{name}" in program.as_text()
+    }
     assert found == {operation}
     expected = compile_with(lax.conv_general_dilated).compile()(*arrays)
     for own, other in zip(program.compile()(*arrays), expected, strict=True):
@@ -225,11 +288,16 @@ def test_convolution_is_that_of_the_backend(monkeypatch, backend, mapped, operat
 
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu"])
-def test_precision_and_dtype_are_those_asked_for_on_every_backend(monkeypatch, backend, mapped):
+def test_precision_and_dtype_are_those_asked_for_on_every_backend(
+    monkeypatch, backend, mapped
+):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     images, kernels = random_arrays((4, 1, 4, 4, 1), (4, 3, 3, 1, 2), dtype=np.float32)
     arrays = (images, kernels) if mapped else (images[0], kernels[0])
-    options = {"precision": lax.Precision.HIGHEST, "preferred_element_type": jnp.float64}
+    options = {
+        "precision": lax.Precision.HIGHEST,
+        "preferred_element_type": jnp.float64,
+    }
 
     def convolve(images, kernel):
         return convolution(images, kernel, (1, 1), "SAME", **options)
@@ -237,11 +305,18 @@ def test_precision_and_dtype_are_those_asked_for_on_every_backend(monkeypatch, b
     def loss(images, kernel):
         return convolve(images, kernel).sum()
 
-    for function, dtype in ((convolve, jnp.float64), (jax.grad(loss, (0, 1)), jnp.float32)):
+    for function, dtype in (
+        (convolve, jnp.float64),
+        (jax.grad(loss, (0, 1)), jnp.float32),
+    ):
         lowered = jax.jit(jax.vmap(function) if mapped else function).lower(*arrays)
-        assert all(result.dtype == dtype for result in jax.tree.leaves(lowered.out_info))
+        assert all(
+            result.dtype == dtype for result in jax.tree.leaves(lowered.out_info)
+        )
         products = [
-            line for line in lowered.as_text().splitlines() if re.search(r"stablehlo\.(dot_general|convolution)", line)
+            line
+            for line in lowered.as_text().splitlines()
+            if re.search(r"stablehlo\.(dot_general|convolution)", line)
         ]
         assert products
         assert all(line.count("HIGHEST") == 2 for line in products)
@@ -253,7 +328,9 @@ def test_many_kernels_stay_a_plain_matrix_product():
     images, kernels = random_arrays((2, 6, 5, 2), (4, 3, 2, 2, 3))
 
     def convolve(kernel):
-        return patch_convolution(images, kernel, (2, 1), "SAME", precision=lax.Precision.HIGHEST)
+        return patch_convolution(
+            images, kernel, (2, 1), "SAME", precision=lax.Precision.HIGHEST
+        )
 
     one_by_one = np.stack([convolve(kernel) for kernel in kernels])
     mapped = jax.jit(jax.vmap(convolve))
@@ -265,7 +342,11 @@ def test_many_kernels_stay_a_plain_matrix_product():
 
 def test_it_serves_a_flax_convolution():
     images, kernel = random_arrays((2, 7, 6, 3), (3, 2, 3, 4))
-    settings = {"strides": (2, 1), "padding": ((1, 0), (2, 2)), "kernel_init": lambda *_: kernel}
+    settings = {
+        "strides": (2, 1),
+        "padding": ((1, 0), (2, 2)),
+        "kernel_init": lambda *_: kernel,
+    }
     settings |= {"param_dtype": jnp.float64, "rngs": nnx.Rngs(0)}
     theirs = nnx.Conv(3, 4, (3, 2), **settings)
     ours = nnx.Conv(3, 4, (3, 2), **settings, conv_general_dilated=patch_convolution)
@@ -279,7 +360,11 @@ def test_it_serves_a_flax_convolution():
         {"rhs_dilation": (2, 1)},
         {"feature_group_count": 2},
         {"batch_group_count": 2},
-        {"dimension_numbers": lax.conv_dimension_numbers((1, 1, 1, 1), (1, 1, 1, 1), ("NCHW", "OIHW", "NCHW"))},
+        {
+            "dimension_numbers": lax.conv_dimension_numbers(
+                (1, 1, 1, 1), (1, 1, 1, 1), ("NCHW", "OIHW", "NCHW")
+            )
+        },
         {"dimension_numbers": None},
         {"out_sharding": jax.sharding.PartitionSpec()},
     ],
@@ -289,14 +374,18 @@ def test_what_it_does_not_compute_is_refused(monkeypatch, backend, arguments):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     images, kernel = random_arrays((2, 4, 4, 2), (3, 3, 2, 2))
     (name,) = arguments
-    with pytest.raises(NotImplementedError, match=rf"{name}=.*Use jax\.lax\.conv_general_dilated"):
+    with pytest.raises(
+        NotImplementedError, match=rf"{name}=.*Use jax\.lax\.conv_general_dilated"
+    ):
         convolution(images, kernel, (1, 1), "VALID", **arguments)
 
 
 def test_dilation_by_one_is_none():
     images, kernel = random_arrays((1, 4, 4, 1), (3, 3, 1, 1))
     plain = patch_convolution(images, kernel, (1, 1), "VALID")
-    explicit = patch_convolution(images, kernel, (1, 1), "VALID", lhs_dilation=(1, 1), rhs_dilation=(1, 1))
+    explicit = patch_convolution(
+        images, kernel, (1, 1), "VALID", lhs_dilation=(1, 1), rhs_dilation=(1, 1)
+    )
     np.testing.assert_array_equal(plain, explicit)
 
 
@@ -304,7 +393,9 @@ def test_images_that_do_not_fit_the_kernel_are_refused():
     images, kernel = random_arrays((1, 4, 2, 2), (3, 3, 2, 1))
     with pytest.raises(ValueError, match=r"4x2 pixels.*smaller than the kernel of 3x3"):
         patch_convolution(images, kernel, (1, 1), "VALID")
-    with pytest.raises(ValueError, match=r"\(1, 4, 2, 2\) have 2 channels, but the filters 3"):
+    with pytest.raises(
+        ValueError, match=r"\(1, 4, 2, 2\) have 2 channels, but the filters 3"
+    ):
         patch_convolution(images, jnp.zeros((1, 1, 3, 1)), (1, 1), "VALID")
 
 
@@ -313,20 +404,33 @@ def xla_max_pool(images, window):
     return lax.reduce_window(images, -jnp.inf, lax.max, shape, shape, "VALID")
 
 
-@pytest.mark.parametrize(("size", "window"), [((4, 6), 2), ((5, 3), 2), ((7, 8), 3), ((3, 3), 3), ((2, 3), 1)])
+@pytest.mark.parametrize(
+    ("size", "window"),
+    [((4, 6), 2), ((5, 3), 2), ((7, 8), 3), ((3, 3), 3), ((2, 3), 1)],
+)
 def test_max_pool_equals_that_of_xla(size, window):
     """Of entries that tie, as zeros after ReLU do, the first gets the gradient."""
     generator = np.random.default_rng(3)
-    images = jnp.asarray(generator.integers(-2, 3, size=(3, 4, *size, 5)).clip(0), jnp.float64)
+    images = jnp.asarray(
+        generator.integers(-2, 3, size=(3, 4, *size, 5)).clip(0), jnp.float64
+    )
 
     @jax.jit
     def values_and_gradients(images):
         results = []
         for pool in (max_pool, xla_max_pool):
-            values, pull_back = jax.vjp(jax.vmap(lambda images, pool=pool: pool(images, window)), images)
-            weights = jnp.cos(jnp.arange(values.size, dtype=values.dtype)).reshape(values.shape)
+            values, pull_back = jax.vjp(
+                jax.vmap(lambda images, pool=pool: pool(images, window)), images
+            )
+            weights = jnp.cos(jnp.arange(values.size, dtype=values.dtype)).reshape(
+                values.shape
+            )
             results.append(
-                (values, *pull_back(weights), jax.vmap(lambda images, pool=pool: pool(images, window))(images))
+                (
+                    values,
+                    *pull_back(weights),
+                    jax.vmap(lambda images, pool=pool: pool(images, window))(images),
+                )
             )
         return results
 

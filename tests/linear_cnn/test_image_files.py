@@ -1,4 +1,5 @@
-"""Image files as an array: what indexing reads, how images are brought to RGB and to one size, what is refused."""
+"""Image files as an array: what indexing reads, how images are brought to RGB and to
+one size, what is refused."""
 
 import struct
 import zlib
@@ -84,10 +85,22 @@ GREY = PIXELS[0, ..., 0]
     ("picture", "expected", "options"),
     [
         (Image.fromarray(GREY), np.stack([GREY] * 3, -1), {}),
-        (Image.fromarray(GREY > 99), np.stack([(GREY > 99) * np.uint8(255)] * 3, -1), {}),
-        (Image.fromarray(np.stack([GREY, GREY[::-1]], -1), "LA"), np.stack([GREY] * 3, -1), {}),
+        (
+            Image.fromarray(GREY > 99),
+            np.stack([(GREY > 99) * np.uint8(255)] * 3, -1),
+            {},
+        ),
+        (
+            Image.fromarray(np.stack([GREY, GREY[::-1]], -1), "LA"),
+            np.stack([GREY] * 3, -1),
+            {},
+        ),
         (Image.fromarray(np.dstack([PIXELS[0], GREY[::-1]]), "RGBA"), PIXELS[0], {}),
-        (palette_with_transparency(GREY), 255 - (3 * GREY[..., None].astype(int) + [0, 1, 2]) // 3, {}),
+        (
+            palette_with_transparency(GREY),
+            255 - (3 * GREY[..., None].astype(int) + [0, 1, 2]) // 3,
+            {},
+        ),
         (
             palette_with_transparency(GREY),
             255 - (3 * GREY[..., None].astype(int) + [0, 1, 2]) // 3,
@@ -96,7 +109,9 @@ GREY = PIXELS[0, ..., 0]
     ],
     ids=["grey", "1-bit", "grey with alpha", "RGBA", "palette", "palette with alpha"],
 )
-def test_other_modes_become_rgb_and_transparency_is_dropped(tmp_path, picture, expected, options):
+def test_other_modes_become_rgb_and_transparency_is_dropped(
+    tmp_path, picture, expected, options
+):
     file = saved(tmp_path / "a.png", picture, **options)
     with Image.open(file) as stored:
         assert stored.mode == picture.mode
@@ -114,38 +129,61 @@ def test_other_modes_become_rgb_and_transparency_is_dropped(tmp_path, picture, e
         ((6, 4), (6, 4), (6, 4), (0, 0)),
     ],
 )
-def test_images_are_scaled_to_cover_the_size_and_cropped_at_the_centre(tmp_path, shape, size, scaled, corner):
+def test_images_are_scaled_to_cover_the_size_and_cropped_at_the_centre(
+    tmp_path, shape, size, scaled, corner
+):
     rows, columns = np.indices(shape)
     pixels = np.stack([rows * 3, columns * 3, rows + columns], -1).astype(np.uint8)
     images = ImageFiles([saved(tmp_path / "a.png", Image.fromarray(pixels))], size)
     height, width = np.broadcast_to(size, 2)
     assert images.shape == (1, height, width, 3)
     top, left = corner
-    whole = np.asarray(Image.fromarray(pixels).resize(scaled[::-1], Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(images[0], whole[top : top + height, left : left + width])
+    whole = np.asarray(
+        Image.fromarray(pixels).resize(scaled[::-1], Image.Resampling.BILINEAR)
+    )
+    np.testing.assert_array_equal(
+        images[0], whole[top : top + height, left : left + width]
+    )
     assert np.ptp(images[0][..., 0]) > 10
 
 
 def test_images_of_different_sizes_need_a_size(tmp_path, files):
-    other = saved(tmp_path / "other.png", Image.fromarray(np.zeros((7, 8, 3), np.uint8)))
+    other = saved(
+        tmp_path / "other.png", Image.fromarray(np.zeros((7, 8, 3), np.uint8))
+    )
     with pytest.raises(
-        ValueError, match=r"0\.png has 4x6 pixels and .*other\.png 7x8; image_folder and .* size=\(height, width\)"
+        ValueError,
+        match=(
+            r"0\.png has 4x6 pixels and .*other\.png 7x8; image_folder and .*"
+            r" size=\(height, width\)"
+        ),
     ):
         ImageFiles([*files, other])
     assert ImageFiles([*files, other], 3)[:].shape == (6, 3, 3, 3)
 
 
 def ppm_up_to(largest):
-    return lambda path: path.write_bytes(b"P6\n2 2\n%d\n" % largest + np.full(12, largest, ">u2").tobytes())
+    return lambda path: path.write_bytes(
+        b"P6\n2 2\n%d\n" % largest + np.full(12, largest, ">u2").tobytes()
+    )
 
 
 def png_of_16_bits(path):
     """48-bit RGB, which Pillow reads but does not write."""
     rows = b"".join(b"\0" + bytes(range(12)) for _ in range(2))
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
     content = b"\x89PNG\r\n\x1a\n"
     for kind, data in chunks:
-        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        content += (
+            struct.pack(">I", len(data))
+            + kind
+            + data
+            + struct.pack(">I", zlib.crc32(kind + data))
+        )
     path.write_bytes(content)
 
 
@@ -161,20 +199,42 @@ def of_mode(mode):
 @pytest.mark.parametrize(
     ("name", "write", "message"),
     [
-        ("a.png", of_mode("I;16"), "mode I;16, but images must fit 8-bit RGB.*convert it first"),
+        (
+            "a.png",
+            of_mode("I;16"),
+            "mode I;16, but images must fit 8-bit RGB.*convert it first",
+        ),
         ("a.png", png_of_16_bits, "mode RGB;16, but images must fit 8-bit RGB"),
         ("a.ppm", ppm_up_to(1023), "mode RGB;16, but images must fit 8-bit RGB"),
         ("a.ppm", ppm_up_to(65535), "mode RGB;16, but images must fit 8-bit RGB"),
-        ("a.ppm", lambda path: path.write_text("P3 1 1 1023 9 9 1023"), "mode RGB;16, but images must fit"),
+        (
+            "a.ppm",
+            lambda path: path.write_text("P3 1 1 1023 9 9 1023"),
+            "mode RGB;16, but images must fit",
+        ),
         ("a.tif", of_mode("I"), "mode I, but"),
         ("a.tif", of_mode("F"), "mode F, but"),
-        ("a.jpg", of_mode("CMYK"), "mode CMYK, but.*convert it first, e.g. to an 8-bit RGB PNG"),
+        (
+            "a.jpg",
+            of_mode("CMYK"),
+            "mode CMYK, but.*convert it first, e.g. to an 8-bit RGB PNG",
+        ),
         ("a.gif", animation, "holds 5 frames; save the one that is meant"),
-        ("a.txt", lambda path: path.write_text("no image"), "is not an image that Pillow can read; remove it"),
-        ("a.png", lambda path: path.write_bytes(b""), "is not an image that Pillow can read"),
+        (
+            "a.txt",
+            lambda path: path.write_text("no image"),
+            "is not an image that Pillow can read; remove it",
+        ),
+        (
+            "a.png",
+            lambda path: path.write_bytes(b""),
+            "is not an image that Pillow can read",
+        ),
     ],
 )
-def test_files_that_rgb_cannot_hold_are_refused_at_once(tmp_path, files, name, write, message):
+def test_files_that_rgb_cannot_hold_are_refused_at_once(
+    tmp_path, files, name, write, message
+):
     write(tmp_path / name)
     with pytest.raises(ValueError, match=rf"{name} .*{message}"):
         ImageFiles([*files, tmp_path / name], 4)
@@ -184,7 +244,9 @@ def test_files_that_rgb_cannot_hold_are_refused_at_once(tmp_path, files, name, w
 def test_truncated_files_are_refused_when_read(tmp_path, files, suffix):
     pixels = RANDOM.integers(0, 256, (40, 40, 3), np.uint8)
     file = saved(tmp_path / f"half.{suffix}", Image.fromarray(pixels))
-    file.write_bytes(file.read_bytes()[:-400] if suffix != "tif" else file.read_bytes()[:-4000])
+    file.write_bytes(
+        file.read_bytes()[:-400] if suffix != "tif" else file.read_bytes()[:-4000]
+    )
     with pytest.raises(ValueError, match=rf"half\.{suffix} is (damaged|not an image)"):
         ImageFiles([*files, file], 4)[:]
 
@@ -192,7 +254,9 @@ def test_truncated_files_are_refused_when_read(tmp_path, files, suffix):
 @pytest.mark.parametrize("limit", [20, 11], ids=["Pillow's warning", "Pillow's error"])
 def test_decompression_bombs_are_refused(files, monkeypatch, limit):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # the images have 24
-    with pytest.raises(ValueError, match=r"0\.png may be a decompression bomb .*; shrink it first"):
+    with pytest.raises(
+        ValueError, match=r"0\.png may be a decompression bomb .*; shrink it first"
+    ):
         ImageFiles(files)
 
 

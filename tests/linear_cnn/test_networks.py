@@ -15,12 +15,17 @@ HEAD = RANDOM.normal(size=(4, 3))
 
 
 def network(*arguments, **settings):
-    return LinearCNN(*arguments, **({"dtype": jnp.float64, "rngs": nnx.Rngs(0)} | settings))
+    return LinearCNN(
+        *arguments, **({"dtype": jnp.float64, "rngs": nnx.Rngs(0)} | settings)
+    )
 
 
-@pytest.mark.parametrize("convolution", [{}, {"conv_general_dilated": jax.lax.conv_general_dilated}])
 @pytest.mark.parametrize(
-    ("kernel_size", "strides", "padding", "head"),  # few shapes of kernels: each is a compilation
+    "convolution", [{}, {"conv_general_dilated": jax.lax.conv_general_dilated}]
+)
+@pytest.mark.parametrize(
+    # Few shapes of kernels: each is a compilation.
+    ("kernel_size", "strides", "padding", "head"),
     [
         (3, 1, "VALID", None),
         ((2, 3), (2, 1), "SAME", HEAD[:, 0]),
@@ -28,17 +33,35 @@ def network(*arguments, **settings):
         (np.int64(3), (1, 3), ((0, 2), (1, 0)), HEAD),
     ],
 )
-def test_outputs_equal_an_explicit_loop(kernel_size, strides, padding, head, convolution):
-    model = network(2, 4, kernel_size, strides=strides, padding=padding, head=head, init_std=0.5, **convolution)
-    pairs = [(v, v) if isinstance(v, int | np.integer) else tuple(v) for v in (kernel_size, strides)]
+def test_outputs_equal_an_explicit_loop(
+    kernel_size, strides, padding, head, convolution
+):
+    model = network(
+        2,
+        4,
+        kernel_size,
+        strides=strides,
+        padding=padding,
+        head=head,
+        init_std=0.5,
+        **convolution,
+    )
+    pairs = [
+        (v, v) if isinstance(v, int | np.integer) else tuple(v)
+        for v in (kernel_size, strides)
+    ]
     assert model.conv1.kernel.shape == (*pairs[0], 2, 4)
     patches = patches_by_loop(IMAGES, *pairs, padding)
-    expected = linear_outputs(patches, model.conv1.kernel[...], np.ones(4) if head is None else head)
+    expected = linear_outputs(
+        patches, model.conv1.kernel[...], np.ones(4) if head is None else head
+    )
     outputs = jax.jit(lambda images: model(images))(IMAGES)
     np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("convolution", [{}, {"conv_general_dilated": jax.lax.conv_general_dilated}])
+@pytest.mark.parametrize(
+    "convolution", [{}, {"conv_general_dilated": jax.lax.conv_general_dilated}]
+)
 def test_every_product_has_the_highest_precision(convolution):
     model = network(2, 4, head=HEAD, **convolution)
 
@@ -48,7 +71,11 @@ def test_every_product_has_the_highest_precision(convolution):
         return jnp.sum(nnx.merge(graph, state)(images) ** 2)
 
     program = jax.jit(jax.grad(loss)).lower(state, jnp.asarray(IMAGES)).as_text()
-    products = [line for line in program.splitlines() if "dot_general" in line or "stablehlo.convolution" in line]
+    products = [
+        line
+        for line in program.splitlines()
+        if "dot_general" in line or "stablehlo.convolution" in line
+    ]
     assert len(products) >= 4  # the two of the network and their transposes
     assert all("HIGHEST" in line for line in products), products
 
@@ -75,7 +102,9 @@ def test_only_the_convolution_is_trained():
 
 def test_initial_filters_are_independent_gaussians():
     def kernel(seed, init_std):
-        return np.asarray(network(8, 400, 5, init_std=init_std, rngs=nnx.Rngs(seed)).conv1.kernel[...])
+        return np.asarray(
+            network(8, 400, 5, init_std=init_std, rngs=nnx.Rngs(seed)).conv1.kernel[...]
+        )
 
     weights = kernel(0, 0.25).ravel()
     count = weights.size
@@ -85,7 +114,10 @@ def test_initial_filters_are_independent_gaussians():
     assert abs((weights**4).mean() / 0.25**4 - 3) < 5 * np.sqrt(96 / count)
     assert abs(np.corrcoef(weights, kernel(1, 0.25).ravel())[0, 1]) < 5 / np.sqrt(count)
     np.testing.assert_allclose(4 * weights, kernel(0, 1.0).ravel(), rtol=1e-12)
-    np.testing.assert_allclose(weights / 250, network(8, 400, 5).conv1.kernel[...].ravel(), rtol=1e-12)  # the default
+    # The default.
+    np.testing.assert_allclose(
+        weights / 250, network(8, 400, 5).conv1.kernel[...].ravel(), rtol=1e-12
+    )
     assert not kernel(0, 0).any()
 
 
@@ -94,7 +126,10 @@ def test_initial_filters_are_independent_gaussians():
     [
         ({"head": np.zeros(4)}, "head must be finite and not all zeros"),
         ({"head": [1, 0, np.nan, 0]}, "head must be finite"),
-        ({"head": np.ones(3)}, r"head must have shape \(4,\) or \(4, M\), one row a filter, got \(3,\)"),
+        (
+            {"head": np.ones(3)},
+            r"head must have shape \(4,\) or \(4, M\), one row a filter, got \(3,\)",
+        ),
         ({"head": np.ones((3, 4))}, r"got \(3, 4\)"),
         ({"head": np.ones((4, 0))}, r"got \(4, 0\)"),
         ({"head": np.ones((4, 1, 1))}, r"got \(4, 1, 1\)"),
@@ -102,15 +137,22 @@ def test_initial_filters_are_independent_gaussians():
         ({"init_std": -1.0}, r"init_std must be finite and >= 0, got -1\.0"),
         ({"init_std": np.nan}, "init_std must be finite"),
         ({"kernel_size": 0}, "kernel_size must be >= 1, got 0"),
-        ({"kernel_size": (3, 3, 3)}, r"kernel_size must be an integer or a pair of integers, got \(3, 3, 3\)"),
+        (
+            {"kernel_size": (3, 3, 3)},
+            r"kernel_size must be an integer or a pair of integers, got \(3, 3, 3\)",
+        ),
         ({"strides": (1, -1)}, "strides must be >= 1, got -1"),
     ],
 )
 def test_malformed_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         network(2, 4, **settings)
-    with pytest.raises(ValueError, match=message):  # inside a trace, as in `train`, the values are still known
-        jax.eval_shape(lambda key: nnx.state(network(2, 4, **settings, rngs=nnx.Rngs(key))), jax.random.key(0))
+    # Inside a trace, as in `train`, the values are still known.
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(
+            lambda key: nnx.state(network(2, 4, **settings, rngs=nnx.Rngs(key))),
+            jax.random.key(0),
+        )
 
 
 def test_sizes_that_are_no_integers_are_refused():
@@ -118,7 +160,9 @@ def test_sizes_that_are_no_integers_are_refused():
         network(2, 4, 2.5)
 
 
-@pytest.mark.parametrize("convolution", [{}, {"conv_general_dilated": jax.lax.conv_general_dilated}])
+@pytest.mark.parametrize(
+    "convolution", [{}, {"conv_general_dilated": jax.lax.conv_general_dilated}]
+)
 def test_images_that_do_not_fit_are_refused(convolution):
     model = network(2, 4, 3, **convolution)
     with pytest.raises(ValueError, match="smaller than the kernel"):
@@ -131,6 +175,8 @@ def test_images_that_do_not_fit_are_refused(convolution):
 
 def test_first_kernel_names_what_is_missing():
     model = network(2, 4)
-    np.testing.assert_array_equal(first_kernel(nnx.as_pure(nnx.state(model, nnx.Param))), model.conv1.kernel[...])
+    np.testing.assert_array_equal(
+        first_kernel(nnx.as_pure(nnx.state(model, nnx.Param))), model.conv1.kernel[...]
+    )
     with pytest.raises(ValueError, match=r"attribute `conv1`.*\['dense'\]"):
         first_kernel({"dense": {"kernel": jnp.zeros(1)}})

@@ -27,7 +27,11 @@ RANDOM = np.random.default_rng(17)
 )
 def test_mean_patches(size, kernel_size, strides, padding):
     images = RANDOM.normal(size=(3, *size, 2))
-    expected = patches_by_loop(images, kernel_size, strides, padding).mean(axis=1).reshape(3, *kernel_size, 2)
+    expected = (
+        patches_by_loop(images, kernel_size, strides, padding)
+        .mean(axis=1)
+        .reshape(3, *kernel_size, 2)
+    )
     means = mean_patch_images(images, kernel_size, strides=strides, padding=padding)
     assert means.shape == expected.shape
     np.testing.assert_allclose(means, expected, rtol=0, atol=1e-15)
@@ -47,7 +51,9 @@ def test_float32_images_stay_in_float32():
     means = mean_patch_images(images, (2, 2), padding="SAME")
     small, targets = compress(means, RANDOM.normal(size=9))
     assert means.dtype == small.dtype == targets.dtype == jnp.float32
-    expected = patches_by_loop(images.astype(np.float64), (2, 2), padding="SAME").mean(axis=1)
+    expected = patches_by_loop(images.astype(np.float64), (2, 2), padding="SAME").mean(
+        axis=1
+    )
     np.testing.assert_allclose(means.reshape(9, -1), expected, rtol=0, atol=1e-6)
     second = np.asarray(small.reshape(4, 4).T @ small.reshape(4, 4)) / 4
     np.testing.assert_allclose(second, expected.T @ expected / 9, rtol=0, atol=1e-6)
@@ -67,20 +73,31 @@ def test_compressed_data_have_the_same_moments_and_loss(count, outputs, dependen
     assert projected.shape == (rank, *outputs)
 
     def as_patches(images, targets):
-        return np.asarray(images).reshape(len(images), 1, -1), np.asarray(targets).reshape(len(targets), -1)
+        return np.asarray(images).reshape(len(images), 1, -1), np.asarray(
+            targets
+        ).reshape(len(targets), -1)
 
     original, compressed = as_patches(images, targets), as_patches(small, projected)
     head = RANDOM.normal(size=(4, original[1].shape[1]))
     differences = []
     for kernel in RANDOM.normal(size=(3, 2, 3, 2, 4)):
-        gradients = [mse_gradient(*data, kernel, head) for data in (original, compressed)]
-        np.testing.assert_allclose(gradients[1], gradients[0], rtol=0, atol=1e-12 * np.abs(gradients[0]).max())
-        losses = [mse(linear_outputs(patches, kernel, head), y) for patches, y in (original, compressed)]
+        gradients = [
+            mse_gradient(*data, kernel, head) for data in (original, compressed)
+        ]
+        np.testing.assert_allclose(
+            gradients[1], gradients[0], rtol=0, atol=1e-12 * np.abs(gradients[0]).max()
+        )
+        losses = [
+            mse(linear_outputs(patches, kernel, head), y)
+            for patches, y in (original, compressed)
+        ]
         assert losses[0] > 1
         differences.append(losses[0] - losses[1])
     # What no linear function of the mean patches reaches.
     matrix, y = original[0][:, 0], original[1]
-    residual = np.sum((y - matrix @ np.linalg.lstsq(matrix, y, rcond=1e-10)[0]) ** 2) / count
+    residual = (
+        np.sum((y - matrix @ np.linalg.lstsq(matrix, y, rcond=1e-10)[0]) ** 2) / count
+    )
     if not dependent:  # else Q has more columns than the mean patches span
         np.testing.assert_allclose(differences, residual, rtol=0, atol=1e-11)
     np.testing.assert_allclose(differences, differences[0], rtol=0, atol=1e-11)
@@ -89,7 +106,9 @@ def test_compressed_data_have_the_same_moments_and_loss(count, outputs, dependen
 def test_integer_targets_count_as_numbers():
     images = RANDOM.normal(size=(5, 2, 2, 1))
     labels = np.array([0, 3, 1, 2, 2])
-    np.testing.assert_array_equal(compress(images, labels)[1], compress(images, labels.astype(float))[1])
+    np.testing.assert_array_equal(
+        compress(images, labels)[1], compress(images, labels.astype(float))[1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,14 +117,34 @@ def test_integer_targets_count_as_numbers():
         ({"kernel_size": 0}, ValueError, "kernel_size must be >= 1, got 0"),
         ({"kernel_size": 2.5}, TypeError, r"kernel_size must be an integer, got 2\.5"),
         ({"kernel_size": (2, 2, 2)}, ValueError, r"pair of integers, got \(2, 2, 2\)"),
-        ({"kernel_size": (2, 5)}, ValueError, r"4x4 pixels \(padded to 4x4\) are smaller than the kernel of 2x5"),
-        ({"kernel_size": 7, "padding": 1}, ValueError, r"4x4 pixels \(padded to 6x6\) are smaller"),
+        (
+            {"kernel_size": (2, 5)},
+            ValueError,
+            r"4x4 pixels \(padded to 4x4\) are smaller than the kernel of 2x5",
+        ),
+        (
+            {"kernel_size": 7, "padding": 1},
+            ValueError,
+            r"4x4 pixels \(padded to 6x6\) are smaller",
+        ),
         ({"strides": 0}, ValueError, "strides must be >= 1, got 0"),
         ({"strides": (1, -2)}, ValueError, "strides must be >= 1, got -2"),
-        ({"padding": "CIRCULAR"}, ValueError, "padding must be 'VALID', 'SAME'.*got 'CIRCULAR'"),
+        (
+            {"padding": "CIRCULAR"},
+            ValueError,
+            "padding must be 'VALID', 'SAME'.*got 'CIRCULAR'",
+        ),
         ({"padding": -1}, ValueError, "padding must be >= 0, got -1"),
-        ({"padding": [1]}, ValueError, r"padding must have one entry for each of the two image axes, got \[1\]"),
-        ({"padding": ((1, 2, 3), 1)}, ValueError, r"padding must be an integer or a pair.*got \(1, 2, 3\)"),
+        (
+            {"padding": [1]},
+            ValueError,
+            r"padding must have one entry for each of the two image axes, got \[1\]",
+        ),
+        (
+            {"padding": ((1, 2, 3), 1)},
+            ValueError,
+            r"padding must be an integer or a pair.*got \(1, 2, 3\)",
+        ),
         ({"padding": 0.5}, TypeError, r"padding must be an integer, got 0\.5"),
     ],
 )

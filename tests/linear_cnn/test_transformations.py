@@ -27,7 +27,8 @@ DTYPES = [np.float64, np.float32, jnp.bfloat16]
 
 @pytest.fixture(autouse=True)
 def several_blocks(monkeypatch):
-    """Small data are also worked on in several blocks of images, the last one shorter."""
+    """Small data are also worked on in several blocks of images, the last one
+    shorter."""
     monkeypatch.setattr(_transformations, "_BLOCK_ENTRIES", 400)
 
 
@@ -59,8 +60,11 @@ def test_shuffling_keeps_the_patches(size, kernel_size, cropped):
     assert shuffled.shape == (20, *cropped, 2)
     before, after = (patch_list(x, kh, kw) for x in (images, shuffled))
     np.testing.assert_array_equal(np.sort(before, axis=0), np.sort(after, axis=0))
-    # Every patch is there whole: where each one came from is a permutation, over all images and places.
-    source = np.array([np.flatnonzero((before == patch).all(axis=1))[0] for patch in after])
+    # Every patch is there whole: where each one came from is a permutation, over all
+    # images and places.
+    source = np.array(
+        [np.flatnonzero((before == patch).all(axis=1))[0] for patch in after]
+    )
     np.testing.assert_array_equal(np.sort(source), np.arange(len(before)))
     per_image = len(before) // 20
     stayed = np.mean(source // per_image == np.arange(len(before)) // per_image)
@@ -77,7 +81,8 @@ def test_shuffling_depends_on_the_key_alone():
 
 
 def test_shuffled_patches_of_an_image_are_uncorrelated(tiles):
-    """Theorem 4.2's assumption: far from true of photographs, true after shuffling, with the same spectrum."""
+    """Theorem 4.2's assumption: far from true of photographs, true after shuffling,
+    with the same spectrum."""
     images = tiles.images[::4, :18, :18].astype(np.float64)
     count = len(images)
     mean_patch = images.reshape(count, 6, 3, 6, 3, 3).mean(axis=(0, 1, 3))
@@ -96,22 +101,47 @@ def test_shuffled_patches_of_an_image_are_uncorrelated(tiles):
     ("arguments", "error", "message"),
     [
         ({"kernel_size": 0}, ValueError, "kernel_size must be >= 1, got 0"),
-        ({"kernel_size": (2, 9)}, ValueError, "4x4 pixels.*smaller than the kernel of 2x9"),
+        (
+            {"kernel_size": (2, 9)},
+            ValueError,
+            "4x4 pixels.*smaller than the kernel of 2x9",
+        ),
         ({"key": None}, TypeError, "key must be one JAX key.*got None"),
-        ({"key": jax.random.split(KEY, 2)}, TypeError, r"key must be one JAX key.*of shape \(2,\)"),
-        ({"images": np.ones((3, 4, 4, 1), np.uint8)}, TypeError, r"got uint8; .*linear_cnn\.scale_pixels"),
-        ({"images": np.full((3, 4, 4, 1), np.nan)}, ValueError, "images must be finite"),
+        (
+            {"key": jax.random.split(KEY, 2)},
+            TypeError,
+            r"key must be one JAX key.*of shape \(2,\)",
+        ),
+        (
+            {"images": np.ones((3, 4, 4, 1), np.uint8)},
+            TypeError,
+            r"got uint8; .*linear_cnn\.scale_pixels",
+        ),
+        (
+            {"images": np.full((3, 4, 4, 1), np.nan)},
+            ValueError,
+            "images must be finite",
+        ),
     ],
 )
 def test_malformed_shuffles_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
-        shuffle_patches(**{"images": np.ones((3, 4, 4, 1)), "kernel_size": 2, "key": KEY, **arguments})
+        shuffle_patches(
+            **{
+                "images": np.ones((3, 4, 4, 1)),
+                "kernel_size": 2,
+                "key": KEY,
+                **arguments,
+            }
+        )
 
 
 @pytest.mark.float32
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_normalized_channels_have_mean_0_and_standard_deviation_1(dtype):
-    images = (RANDOM.normal(size=(31, 5, 6, 3)) * [0.5, 1, 20] + [-2, 0, 50]).astype(dtype)
+    images = (RANDOM.normal(size=(31, 5, 6, 3)) * [0.5, 1, 20] + [-2, 0, 50]).astype(
+        dtype
+    )
     before = images.copy()
     normalized = normalize_channels(images)
     assert isinstance(normalized, np.ndarray)
@@ -123,42 +153,65 @@ def test_normalized_channels_have_mean_0_and_standard_deviation_1(dtype):
         assert abs(expected).max() > 2
         actual = normalized[..., channel].astype(np.float64)
         np.testing.assert_allclose(actual, expected, rtol=rounding, atol=1e-14)
-        np.testing.assert_allclose([actual.mean(), actual.std()], [0, 1], rtol=0, atol=max(rounding, 1e-14))
+        np.testing.assert_allclose(
+            [actual.mean(), actual.std()], [0, 1], rtol=0, atol=max(rounding, 1e-14)
+        )
     np.testing.assert_array_equal(images, before)
 
 
 @pytest.mark.float32
 def test_statistics_of_channels_are_float64():
-    """In float32 the mean would be off by much more than the variation it is subtracted for."""
+    """In float32 the mean would be off by much more than the variation it is subtracted
+    for."""
     images = (5000 + RANDOM.normal(size=(300, 8, 8, 1))).astype(np.float32)
     values = images.astype(np.float64)
     expected = (values - values.mean()) / values.std()
-    np.testing.assert_allclose(normalize_channels(images), expected, rtol=2e-7, atol=1e-10)
+    np.testing.assert_allclose(
+        normalize_channels(images), expected, rtol=2e-7, atol=1e-10
+    )
 
 
 def test_given_statistics_of_channels_are_used():
     train, test = RANDOM.normal(size=(2, 9, 5, 6, 2)) * [1, 3] + 1
     mean, std = [0.5, -1.0], (2.0, 0.25)
     expected = (test - np.array(mean)) / np.array(std)
-    np.testing.assert_allclose(normalize_channels(test, mean, std), expected, rtol=1e-14)
-    own_mean, own_std = train.mean(axis=(0, 1, 2)), train.std(axis=(0, 1, 2))
-    np.testing.assert_allclose(normalize_channels(train, mean), (train - np.array(mean)) / own_std, rtol=1e-13)
     np.testing.assert_allclose(
-        normalize_channels(train, std=std), (train - own_mean) / np.array(std), rtol=1e-13, atol=1e-13
+        normalize_channels(test, mean, std), expected, rtol=1e-14
+    )
+    own_mean, own_std = train.mean(axis=(0, 1, 2)), train.std(axis=(0, 1, 2))
+    np.testing.assert_allclose(
+        normalize_channels(train, mean), (train - np.array(mean)) / own_std, rtol=1e-13
+    )
+    np.testing.assert_allclose(
+        normalize_channels(train, std=std),
+        (train - own_mean) / np.array(std),
+        rtol=1e-13,
+        atol=1e-13,
     )
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"mean": (0.1, 0.2, 0.3)}, ValueError, r"mean must have shape \(2,\), one number a channel, got shape \(3,\)"),
+        (
+            {"mean": (0.1, 0.2, 0.3)},
+            ValueError,
+            r"mean must have shape \(2,\), one number a channel, got shape \(3,\)",
+        ),
         ({"std": 0.5}, ValueError, r"std must have shape \(2,\).*got shape \(\)"),
         ({"std": (1, 0)}, ValueError, r"std must be > 0, got \[1\.0, 0\.0\]; 1 leaves"),
         ({"std": (1, -2)}, ValueError, r"std must be > 0, got \[1\.0, -2\.0\]"),
         ({"mean": (1, np.nan)}, ValueError, "mean must be finite"),
         ({"std": (1, np.inf)}, ValueError, "std must be finite"),
         ({"mean": ("a", "b")}, TypeError, "mean must be real numbers, got <U1"),
-        ({}, ValueError, r"channels \[1\] of the images are constant \(std = 0\); leave them out, or give std"),
+        (
+            {},
+            ValueError,
+            (
+                r"channels \[1\] of the images are constant \(std = 0\); leave them"
+                r" out, or give std"
+            ),
+        ),
     ],
 )
 def test_malformed_statistics_are_refused(arguments, error, message):
@@ -182,7 +235,10 @@ def test_shuffled_labels_are_the_same_labels_in_another_order(labels):
     shuffled = shuffle_labels(labels, KEY)
     assert isinstance(shuffled, np.ndarray)
     assert (shuffled.dtype, shuffled.shape) == (labels.dtype, labels.shape)
-    for before, after in zip(*(np.unique(x, axis=0, return_counts=True) for x in (labels, shuffled)), strict=True):
+    for before, after in zip(
+        *(np.unique(x, axis=0, return_counts=True) for x in (labels, shuffled)),
+        strict=True,
+    ):
         np.testing.assert_array_equal(after, before)
     assert (shuffled == labels).mean() < 0.75
     np.testing.assert_array_equal(shuffled, shuffle_labels(labels, KEY))
@@ -190,7 +246,10 @@ def test_shuffled_labels_are_the_same_labels_in_another_order(labels):
 
 
 def test_malformed_labels_and_keys_are_refused():
-    with pytest.raises(ValueError, match=r"labels must have shape \(N,\) or \(N, \.\.\.\), got the single value 3"):
+    with pytest.raises(
+        ValueError,
+        match=r"labels must have shape \(N,\) or \(N, \.\.\.\), got the single value 3",
+    ):
         shuffle_labels(3, KEY)
     with pytest.raises(TypeError, match=r"key must be one JAX key.*got 0"):
         shuffle_labels([0, 1], 0)
@@ -202,10 +261,15 @@ class LazyImages:
     def __getitem__(self, indices):
         assert isinstance(indices, np.ndarray)
         assert indices.dtype.kind == "i"
-        return np.asarray(indices, np.float32)[:, None, None, None]  # image n holds the number n
+        # Image n holds the number n.
+        return np.asarray(indices, np.float32)[:, None, None, None]
 
 
-ANIMALS = ImageSet(LazyImages(), np.array([3, 0, 1, 0, 3, 2, 0], np.int32), ("ant", "bee", "cat", "dog", "eel"))
+ANIMALS = ImageSet(
+    LazyImages(),
+    np.array([3, 0, 1, 0, 3, 2, 0], np.int32),
+    ("ant", "bee", "cat", "dog", "eel"),
+)
 
 
 @pytest.mark.parametrize(
@@ -227,20 +291,46 @@ def test_selected_classes(classes, places, labels, names):
 def test_two_photographs(tiles):
     selected = select_classes(tiles, ("rocket", "coffee"))
     for label, index in enumerate((5, 3)):
-        np.testing.assert_array_equal(selected.images[selected.labels == label], tiles.images[tiles.labels == index])
+        np.testing.assert_array_equal(
+            selected.images[selected.labels == label],
+            tiles.images[tiles.labels == index],
+        )
 
 
 @pytest.mark.parametrize(
     ("classes", "error", "message"),
     [
-        (("ant", "fox"), ValueError, r"classes has 'fox', which is none of.*\('ant', 'bee', 'cat', 'dog', 'eel'\)"),
-        ((0, 5), ValueError, r"classes has the index 5, but there are 5 classes: \('ant'"),
+        (
+            ("ant", "fox"),
+            ValueError,
+            (
+                r"classes has 'fox', which is none of.*\('ant', 'bee', 'cat', 'dog',"
+                r" 'eel'\)"
+            ),
+        ),
+        (
+            (0, 5),
+            ValueError,
+            r"classes has the index 5, but there are 5 classes: \('ant'",
+        ),
         ((0, -1), ValueError, "classes.*must be >= 0, got -1"),
         ((0, 1.0), TypeError, r"classes.*must be an integer, got 1\.0"),
         (("ant",), ValueError, r"at least two different classes, got \['ant'\]"),
-        (("ant", 0), ValueError, r"at least two different classes, got \['ant', 0\]; there are \('ant'"),
-        ("ant", TypeError, r"classes must be a sequence.*e\.g\. \('ant', 'bee'\), got 'ant'"),
-        (("ant", "eel"), ValueError, r"has no images of \['eel'\]; choose other classes"),
+        (
+            ("ant", 0),
+            ValueError,
+            r"at least two different classes, got \['ant', 0\]; there are \('ant'",
+        ),
+        (
+            "ant",
+            TypeError,
+            r"classes must be a sequence.*e\.g\. \('ant', 'bee'\), got 'ant'",
+        ),
+        (
+            ("ant", "eel"),
+            ValueError,
+            r"has no images of \['eel'\]; choose other classes",
+        ),
     ],
 )
 def test_malformed_classes_are_refused(classes, error, message):
@@ -250,8 +340,13 @@ def test_malformed_classes_are_refused(classes, error, message):
 
 @pytest.mark.parametrize("label", [-1, 5])
 def test_labels_without_a_class_are_refused(label):
-    images = ANIMALS._replace(labels=np.where(np.arange(len(ANIMALS.labels)) == 1, label, ANIMALS.labels))
-    with pytest.raises(ValueError, match=rf"labels must lie between 0 and 4, .*'eel'.*, got .*{label}.*leave out"):
+    images = ANIMALS._replace(
+        labels=np.where(np.arange(len(ANIMALS.labels)) == 1, label, ANIMALS.labels)
+    )
+    with pytest.raises(
+        ValueError,
+        match=rf"labels must lie between 0 and 4, .*'eel'.*, got .*{label}.*leave out",
+    ):
         select_classes(images, ("ant", "bee"))
 
 
@@ -261,8 +356,15 @@ def energies_by_loop(images, direction, kh, kw):
     energies = []
     for image in np.asarray(images, np.float64):
         height, width, _ = image.shape
-        corners = [(i, j) for i in range(height - kh + 1) for j in range(width - kw + 1)]
-        energies.append(sum(np.dot(u, image[i : i + kh, j : j + kw].ravel()) ** 2 for i, j in corners))
+        corners = [
+            (i, j) for i in range(height - kh + 1) for j in range(width - kw + 1)
+        ]
+        energies.append(
+            sum(
+                np.dot(u, image[i : i + kh, j : j + kw].ravel()) ** 2
+                for i, j in corners
+            )
+        )
     return np.array(energies)
 
 
@@ -277,7 +379,9 @@ def energies_by_loop(images, direction, kh, kw):
         (9, (5, 5), (1, 1), 2, 9),
     ],
 )
-def test_labels_by_energy_are_equal_classes_of_ascending_energy(count, size, kernel_size, channels, classes, dtype):
+def test_labels_by_energy_are_equal_classes_of_ascending_energy(
+    count, size, kernel_size, channels, classes, dtype
+):
     images = (RANDOM.normal(size=(count, *size, channels)) + 0.3).astype(dtype)
     direction = RANDOM.normal(size=(*kernel_size, channels))
     labels = label_by_energy(images, direction, kernel_size, classes)
@@ -294,7 +398,13 @@ def test_labels_by_energy_are_equal_classes_of_ascending_energy(count, size, ker
 def test_only_the_direction_of_a_direction_matters():
     images, direction = RANDOM.normal(size=(40, 6, 6, 2)), RANDOM.normal(size=(3, 2, 2))
     labels = label_by_energy(images, direction, (3, 2), 5)
-    for same in (direction.ravel(), -3 * direction, 1e-200 * direction, 1e200 * direction, jnp.asarray(direction)):
+    for same in (
+        direction.ravel(),
+        -3 * direction,
+        1e-200 * direction,
+        1e200 * direction,
+        jnp.asarray(direction),
+    ):
         np.testing.assert_array_equal(label_by_energy(images, same, [3, 2], 5), labels)
     assert np.any(label_by_energy(images, direction[::-1], (3, 2), 5) != labels)
 
@@ -313,8 +423,12 @@ def test_images_of_equal_energy_keep_their_order():
 @pytest.mark.float32
 @pytest.mark.parametrize("alpha", [4, 0.0, -0.5])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("size", "kernel_size", "cropped"), [((7, 8), (2, 3), (6, 6)), ((6, 6), 3, (6, 6))])
-def test_scaling_changes_every_patch_along_the_direction(size, kernel_size, cropped, dtype, alpha):
+@pytest.mark.parametrize(
+    ("size", "kernel_size", "cropped"), [((7, 8), (2, 3), (6, 6)), ((6, 6), 3, (6, 6))]
+)
+def test_scaling_changes_every_patch_along_the_direction(
+    size, kernel_size, cropped, dtype, alpha
+):
     images = RANDOM.normal(size=(20, *size, 2)).astype(dtype)
     before = images.copy()
     kh, kw = np.broadcast_to(kernel_size, 2)
@@ -324,28 +438,40 @@ def test_scaling_changes_every_patch_along_the_direction(size, kernel_size, crop
     assert (scaled.dtype, scaled.shape) == (dtype, (20, *cropped, 2))
     np.testing.assert_array_equal(images, before)
     u = u / np.linalg.norm(u)
-    pairs = zip(*(patch_list(x.astype(np.float64), kh, kw) for x in (images, scaled)), strict=True)
+    pairs = zip(
+        *(patch_list(x.astype(np.float64), kh, kw) for x in (images, scaled)),
+        strict=True,
+    )
     for patch, changed in pairs:
         expected = patch + (alpha - 1) * u * (u @ patch)
-        np.testing.assert_allclose(changed, expected, rtol=float(jnp.finfo(dtype).eps), atol=1e-13)
+        np.testing.assert_allclose(
+            changed, expected, rtol=float(jnp.finfo(dtype).eps), atol=1e-13
+        )
 
 
 def test_scaling_multiplies_covariances():
-    """Variance along the direction by alpha^2, covariances with it by alpha, all others stay."""
+    """Variance along the direction by alpha^2, covariances with it by alpha, all others
+    stay."""
     random = np.random.default_rng(5)
     images = random.normal(size=(30, 9, 8, 2)).cumsum(axis=1)
     basis = np.linalg.qr(random.normal(size=(12, 12)))[0]
     factors = np.where(np.arange(12) == 5, 3, 1)
     scaled = scale_component(images, basis[:, 5], (3, 2), 3)
-    before, after = (np.cov(patch_list(x, 3, 2) @ basis, rowvar=False) for x in (images, scaled))
+    before, after = (
+        np.cov(patch_list(x, 3, 2) @ basis, rowvar=False) for x in (images, scaled)
+    )
     assert np.abs(before[5]).min() > 1e-4
-    np.testing.assert_allclose(after, before * np.outer(factors, factors), rtol=0, atol=1e-11)
+    np.testing.assert_allclose(
+        after, before * np.outer(factors, factors), rtol=0, atol=1e-11
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_factor_of_1_changes_nothing(dtype):
     images = RANDOM.normal(size=(20, 7, 8, 2)).astype(dtype)
-    np.testing.assert_array_equal(scale_component(images, np.arange(12), (2, 3), 1), images[:, :6, :6])
+    np.testing.assert_array_equal(
+        scale_component(images, np.arange(12), (2, 3), 1), images[:, :6, :6]
+    )
 
 
 def test_a_scaled_principal_component_has_a_scaled_variance(tiles):
@@ -371,21 +497,58 @@ def test_a_scaled_principal_component_has_a_scaled_variance(tiles):
     ("arguments", "error", "message"),
     [
         ({"kernel_size": 0}, ValueError, "kernel_size must be >= 1, got 0"),
-        ({"kernel_size": (2, 9)}, ValueError, "4x4 pixels.*smaller than the kernel of 2x9"),
-        ({"direction": np.ones(9)}, ValueError, r"direction must have shape \(8,\) or \(2, 2, 2\).*got \(9,\)"),
-        ({"direction": np.ones((8, 8))}, ValueError, r"got \(8, 8\); a column of PCA vectors is components\[:, i\]"),
+        (
+            {"kernel_size": (2, 9)},
+            ValueError,
+            "4x4 pixels.*smaller than the kernel of 2x9",
+        ),
+        (
+            {"direction": np.ones(9)},
+            ValueError,
+            r"direction must have shape \(8,\) or \(2, 2, 2\).*got \(9,\)",
+        ),
+        (
+            {"direction": np.ones((8, 8))},
+            ValueError,
+            r"got \(8, 8\); a column of PCA vectors is components\[:, i\]",
+        ),
         ({"direction": np.ones((2, 4))}, ValueError, r"got \(2, 4\)"),
         ({"direction": np.zeros(8)}, ValueError, "direction must not be zero"),
         ({"direction": np.full(8, np.nan)}, ValueError, "direction must be finite"),
-        ({"direction": np.ones(8) * 1j}, TypeError, "direction must be real numbers, got complex128"),
-        ({"images": np.ones((3, 4, 4, 2), np.uint8)}, TypeError, r"got uint8; .*linear_cnn\.scale_pixels"),
-        ({"images": np.full((3, 4, 4, 2), np.inf)}, ValueError, "images must be finite"),
-        ({"images": np.ones((4, 4, 2))}, ValueError, r"got \(4, 4, 2\); one image is images\[None\]"),
+        (
+            {"direction": np.ones(8) * 1j},
+            TypeError,
+            "direction must be real numbers, got complex128",
+        ),
+        (
+            {"images": np.ones((3, 4, 4, 2), np.uint8)},
+            TypeError,
+            r"got uint8; .*linear_cnn\.scale_pixels",
+        ),
+        (
+            {"images": np.full((3, 4, 4, 2), np.inf)},
+            ValueError,
+            "images must be finite",
+        ),
+        (
+            {"images": np.ones((4, 4, 2))},
+            ValueError,
+            r"got \(4, 4, 2\); one image is images\[None\]",
+        ),
     ],
 )
-def test_malformed_directions_and_images_are_refused(transform, arguments, error, message):
+def test_malformed_directions_and_images_are_refused(
+    transform, arguments, error, message
+):
     with pytest.raises(error, match=message):
-        transform(**{"images": np.ones((3, 4, 4, 2)), "direction": np.ones(8), "kernel_size": 2, **arguments})
+        transform(
+            **{
+                "images": np.ones((3, 4, 4, 2)),
+                "direction": np.ones(8),
+                "kernel_size": 2,
+                **arguments,
+            }
+        )
 
 
 @pytest.mark.parametrize(
@@ -416,9 +579,13 @@ def test_malformed_factors_are_refused(alpha, error, message):
 
 
 def test_malformed_images_are_not_normalized():
-    with pytest.raises(TypeError, match=r"got uint8; scale 8-bit ones by linear_cnn\.scale_pixels"):
+    with pytest.raises(
+        TypeError, match=r"got uint8; scale 8-bit ones by linear_cnn\.scale_pixels"
+    ):
         normalize_channels(np.ones((3, 4, 4, 2), np.uint8))
-    with pytest.raises(ValueError, match=r"got \(4, 4, 2\); one image is images\[None\]"):
+    with pytest.raises(
+        ValueError, match=r"got \(4, 4, 2\); one image is images\[None\]"
+    ):
         normalize_channels(np.ones((4, 4, 2)))
 
 

@@ -1,4 +1,5 @@
-"""Autocorrelation of responses from cross moments: against loops over pairs and against a real convolution."""
+"""Autocorrelation of responses from cross moments: against loops over pairs and against
+a real convolution."""
 
 import dataclasses
 import functools
@@ -10,8 +11,20 @@ import numpy as np
 import pytest
 from jax import lax
 
-from tests.theory.twins import all_patches, entry_error, mean_and_covariance, patch_rows, relative_error
-from theory import CrossMoments, autocorrelation, cross_moments, pair_sums, patch_moments
+from tests.theory.twins import (
+    all_patches,
+    entry_error,
+    mean_and_covariance,
+    patch_rows,
+    relative_error,
+)
+from theory import (
+    CrossMoments,
+    autocorrelation,
+    cross_moments,
+    pair_sums,
+    patch_moments,
+)
 
 RANDOM = np.random.default_rng(2)
 IMAGES = RANDOM.normal(size=(3, 6, 8, 2)).cumsum(axis=1).cumsum(axis=2) + 1
@@ -20,7 +33,8 @@ DISTANCES = [0, 1, 3, 4]
 
 
 def correlation_of_responses(responses, distances):
-    """Mean over pairs of locations of the product of all filters' responses, both directions averaged."""
+    """Mean over pairs of locations of the product of all filters' responses, both
+    directions averaged."""
     _, rows, columns, _ = responses.shape
     result = []
     for step in distances:
@@ -37,14 +51,18 @@ def correlation_of_responses(responses, distances):
             for x in range(columns)
         ]
         result.append((np.mean(across) + np.mean(down)) / 2)
-    return np.array(result) / np.mean([(image**2).sum(axis=-1).mean() for image in responses])
+    return np.array(result) / np.mean(
+        [(image**2).sum(axis=-1).mean() for image in responses]
+    )
 
 
 @pytest.mark.parametrize("center", [True, False])
 def test_it_equals_the_correlation_of_a_real_convolution(center):
     images, kernel = jnp.asarray(IMAGES), jnp.asarray(KERNEL)
     responses = np.asarray(
-        lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        lax.conv_general_dilated(
+            images, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
     )
     if center:
         responses = responses - responses.mean(axis=(0, 1, 2))
@@ -67,14 +85,32 @@ def explicit_cross_moments(images, distances, center):
     mean = patches.mean(axis=(0, 1, 2))
     cross, pair_mean = [], []
     for step in distances:
-        places = [(i, y, x) for i in range(n) for y in range(rows) for x in range(columns - step)]
+        places = [
+            (i, y, x)
+            for i in range(n)
+            for y in range(rows)
+            for x in range(columns - step)
+        ]
         across = [(patches[i, y, x], patches[i, y, x + step]) for i, y, x in places]
-        places = [(i, y, x) for i in range(n) for y in range(rows - step) for x in range(columns)]
+        places = [
+            (i, y, x)
+            for i in range(n)
+            for y in range(rows - step)
+            for x in range(columns)
+        ]
         down = [(patches[i, y, x], patches[i, y + step, x]) for i, y, x in places]
         taken = mean if center else np.zeros_like(mean)
-        both = sum(np.mean([np.outer(p - taken, q - taken) for p, q in pairs], axis=0) / 2 for pairs in (across, down))
+        both = sum(
+            np.mean([np.outer(p - taken, q - taken) for p, q in pairs], axis=0) / 2
+            for pairs in (across, down)
+        )
         cross.append((both + both.T) / 2)
-        pair_mean.append(sum(np.mean([(p + q) / 2 for p, q in pairs], axis=0) / 2 for pairs in (across, down)))
+        pair_mean.append(
+            sum(
+                np.mean([(p + q) / 2 for p, q in pairs], axis=0) / 2
+                for pairs in (across, down)
+            )
+        )
     about = (patches - mean if center else patches).reshape(-1, patches.shape[-1])
     return CrossMoments(
         about.T @ about / len(about),
@@ -98,24 +134,35 @@ def assert_equal(moments, expected, bound=1e-13):
             assert relative_error(value, other) < bound, field.name
 
 
-@pytest.mark.parametrize("overhead", [0, 10**6])  # the narrowest strips, and a single wide one
+# The narrowest strips, and a single wide one.
+@pytest.mark.parametrize("overhead", [0, 10**6])
 @pytest.mark.parametrize("center", [True, False])
 def test_cross_moments_equal_loops_over_pairs(monkeypatch, center, overhead):
-    """Distances of which the patches overlap, touch, and are as far apart as the image allows."""
+    """Distances of which the patches overlap, touch, and are as far apart as the image
+    allows."""
     monkeypatch.setattr(pair_sums, "_OVERHEAD_ENTRIES", overhead)
     jax.clear_caches()  # of programs with other strips
     distances = [2, 0, 4, 1, 3]
     assert_equal(
-        cross_moments(IMAGES, (2, 3), distances, center=center), explicit_cross_moments(IMAGES, distances, center)
+        cross_moments(IMAGES, (2, 3), distances, center=center),
+        explicit_cross_moments(IMAGES, distances, center),
     )
-    traced = jax.jit(lambda images: cross_moments(images, (2, 3), [2, 1], center=center))
+    traced = jax.jit(
+        lambda images: cross_moments(images, (2, 3), [2, 1], center=center)
+    )
     assert_equal(traced(IMAGES), explicit_cross_moments(IMAGES, [2, 1], center))
 
 
 def test_a_large_mean_costs_no_digits_of_centered_moments():
     images = IMAGES + np.array([1e3, -1e6])
-    moments, near = cross_moments(images, (2, 3), [0, 2]), cross_moments(IMAGES, (2, 3), [0, 2])
-    assert entry_error(moments.second, mean_and_covariance(patch_rows(images, (2, 3)))[1]) < 100
+    moments, near = (
+        cross_moments(images, (2, 3), [0, 2]),
+        cross_moments(IMAGES, (2, 3), [0, 2]),
+    )
+    assert (
+        entry_error(moments.second, mean_and_covariance(patch_rows(images, (2, 3)))[1])
+        < 100
+    )
     assert relative_error(moments.cross[0], moments.second) < 1e-14
     # The images themselves are rounded, to 1e-10.
     assert relative_error(moments.cross, near.cross) < 1e-9
@@ -125,11 +172,19 @@ def test_a_large_mean_costs_no_digits_of_centered_moments():
 def test_cross_moments_of_parts_add_up(center):
     images = np.concatenate([IMAGES, IMAGES[::-1, ::-1] * 2 + 3, IMAGES[:1] - 5])
     whole = explicit_cross_moments(images, [0, 1, 3], center)
-    parts = [explicit_cross_moments(part, [0, 1, 3], center) for part in np.split(images, [1, 3])]
+    parts = [
+        explicit_cross_moments(part, [0, 1, 3], center)
+        for part in np.split(images, [1, 3])
+    ]
     a, b, c = parts
     for total in (a + b + c, a + (b + c), c + b + a, (c + a) + b):
         assert_equal(total, whole)
-    assert_equal(functools.reduce(operator.add, map(functools.partial(jax.tree.map, jnp.asarray), parts)), whole)
+    assert_equal(
+        functools.reduce(
+            operator.add, map(functools.partial(jax.tree.map, jnp.asarray), parts)
+        ),
+        whole,
+    )
 
 
 def test_moments_that_do_not_fit_cannot_be_added():
@@ -140,16 +195,23 @@ def test_moments_that_do_not_fit_cannot_be_added():
         ("kernel_shape", (3, 2, 2)),
         ("centered", False),
     ):
-        with pytest.raises(ValueError, match=f"moments of different {field} cannot be added: .* and "):
+        with pytest.raises(
+            ValueError, match=f"moments of different {field} cannot be added: .* and "
+        ):
             moments + dataclasses.replace(moments, **{field: other})
-    with pytest.raises(TypeError, match=r"of one kind .* got CrossMoments and PatchMoments"):
+    with pytest.raises(
+        TypeError, match=r"of one kind .* got CrossMoments and PatchMoments"
+    ):
         moments + patch_moments(IMAGES, (2, 3))
 
 
 def test_a_known_case():
-    """Stripes one pixel wide correlate perfectly along and oppositely across them; pixels are the patches."""
+    """Stripes one pixel wide correlate perfectly along and oppositely across them;
+    pixels are the patches."""
     stripes = np.tile([1.0, -1.0], (1, 6, 3))[..., None]
-    measured = autocorrelation(np.ones((1, 1, 1, 1)), cross_moments(stripes, 1, [0, 1, 2, 3, 4, 5]))
+    measured = autocorrelation(
+        np.ones((1, 1, 1, 1)), cross_moments(stripes, 1, [0, 1, 2, 3, 4, 5])
+    )
     np.testing.assert_allclose(measured, [1, 0, 1, 0, 1, 0], atol=1e-14)
 
 
@@ -169,7 +231,14 @@ def test_batches_of_banks_and_dtypes():
 @pytest.mark.parametrize(
     ("error", "message", "distances"),
     [
-        (ValueError, r"distances must lie between 0 and 4 pixels .*leave \(5, 6\) locations\), got \[0, 5\]", [0, 5]),
+        (
+            ValueError,
+            (
+                r"distances must lie between 0 and 4 pixels .*leave \(5, 6\)"
+                r" locations\), got \[0, 5\]"
+            ),
+            [0, 5],
+        ),
         (ValueError, "distances must lie between 0 and 4 pixels", -1),
         (TypeError, r"distances must be a list of integers, got \[1.5\]", [1.5]),
         (TypeError, r"distances must be a list of integers, got \[\]", []),
@@ -190,6 +259,10 @@ def test_bad_images_and_kernels():
     with pytest.raises(ValueError, match="smaller than kernel_size 7x2"):
         cross_moments(IMAGES, (7, 2), 1)
     with pytest.raises(
-        ValueError, match=r"kernel of shape \(3, 2, 2, 4\) does not match .* patches of shape \(2, 3, 2\)"
+        ValueError,
+        match=(
+            r"kernel of shape \(3, 2, 2, 4\) does not match .* patches of shape \(2,"
+            r" 3, 2\)"
+        ),
     ):
         autocorrelation(np.ones((3, 2, 2, 4)), cross_moments(IMAGES, (2, 3), 1))

@@ -1,4 +1,5 @@
-"""The closed form of gradient descent against gradient descent on explicit patches, step by step."""
+"""The closed form of gradient descent against gradient descent on explicit patches,
+step by step."""
 
 import dataclasses
 from typing import NamedTuple
@@ -9,7 +10,12 @@ import numpy as np
 import pytest
 
 from tests.theory.twins import all_patches, descend
-from theory import gradient_descent, largest_stable_learning_rate, mean_patch_moments, patch_spectrum
+from theory import (
+    gradient_descent,
+    largest_stable_learning_rate,
+    mean_patch_moments,
+    patch_spectrum,
+)
 
 RANDOM = np.random.default_rng(5)
 FLOAT64 = jax.config.read("jax_enable_x64")
@@ -20,7 +26,8 @@ STEPS = np.array([0, 1, 2, 7, 80])
 
 
 class Problem(NamedTuple):
-    """Data and a network, with the step size at a fraction of the border of stability."""
+    """Data and a network, with the step size at a fraction of the border of
+    stability."""
 
     images: np.ndarray
     targets: np.ndarray
@@ -42,19 +49,29 @@ class Problem(NamedTuple):
     def rate(self):
         pooled = self.patches.mean(axis=1)
         largest = np.linalg.eigvalsh(pooled.T @ pooled / len(pooled))[-1]
-        return self.fraction / (largest * np.linalg.norm(self.head.reshape(K, -1), ord=2) ** 2)
+        return self.fraction / (
+            largest * np.linalg.norm(self.head.reshape(K, -1), ord=2) ** 2
+        )
 
     @property
     def dynamics(self):
         return gradient_descent(self.moments, self.head, self.rate)
 
     def simulate(self, steps, initial=INITIAL, rate=None):
-        """Kernels after each number of steps, after asserting that the last is far from the first."""
+        """Kernels after each number of steps, after asserting that the last is far from
+        the first."""
         kernel, kernels, done = initial.reshape(*initial.shape[:-4], D, K), [], 0
         for step in steps:
             targets = self.targets.reshape(len(self.targets), -1)
             head = self.head.reshape(K, -1)
-            kernel = descend(self.patches, targets, head, kernel, self.rate if rate is None else rate, step - done)
+            kernel = descend(
+                self.patches,
+                targets,
+                head,
+                kernel,
+                self.rate if rate is None else rate,
+                step - done,
+            )
             kernels.append(kernel.reshape(initial.shape))
             done = step
         assert np.abs(kernels[-1] - initial).max() > 0.3 * np.abs(initial).max()
@@ -69,7 +86,9 @@ def problem(head, count=12, mean=0.0, target_mean=0.0, fraction=0.45, **settings
 
 PROBLEMS = {
     "one output": problem(HEADS[:, 0]),
-    "images and targets of non-zero mean": problem(HEADS[:, 0], mean=2.0, target_mean=-3.0),
+    "images and targets of non-zero mean": problem(
+        HEADS[:, 0], mean=2.0, target_mean=-3.0
+    ),
     "x_max in (1, 2)": problem(HEADS[:, 0], fraction=0.97, mean=1.0),
     "two outputs": problem(HEADS[:, :2], stride=(1, 2), padding=((0, 1), (2, 0))),
     "three outputs": problem(HEADS[:, :3], stride=2, padding="SAME", target_mean=1.0),
@@ -87,7 +106,10 @@ def case(request):
 def distance(kernels, simulated):
     """Largest deviation, relative to how far the simulation moved."""
     assert kernels.shape == simulated.shape
-    return np.abs(np.asarray(kernels) - simulated).max() / np.abs(simulated - INITIAL).max()
+    return (
+        np.abs(np.asarray(kernels) - simulated).max()
+        / np.abs(simulated - INITIAL).max()
+    )
 
 
 def test_kernel_follows_gradient_descent(case):
@@ -99,21 +121,42 @@ def test_kernel_follows_gradient_descent(case):
     spectrum = patch_spectrum(case.images, 2, center=False, **case.settings)
     u, moments = np.asarray(spectrum.components), case.moments
     of_patches = dataclasses.replace(
-        moments, second=(u * np.asarray(spectrum.variance)) @ u.T / moments.patches_per_image
+        moments,
+        second=(u * np.asarray(spectrum.variance)) @ u.T / moments.patches_per_image,
     )
-    centered = dataclasses.replace(moments, second=moments.second - np.outer(moments.mean, moments.mean))
-    for wrong, rate in ((moments, case.rate / 2), (of_patches, case.rate), (centered, case.rate)):
-        assert distance(gradient_descent(wrong, case.head, rate).kernel(STEPS, INITIAL), simulated) > 1e-2
+    centered = dataclasses.replace(
+        moments, second=moments.second - np.outer(moments.mean, moments.mean)
+    )
+    for wrong, rate in (
+        (moments, case.rate / 2),
+        (of_patches, case.rate),
+        (centered, case.rate),
+    ):
+        assert (
+            distance(
+                gradient_descent(wrong, case.head, rate).kernel(STEPS, INITIAL),
+                simulated,
+            )
+            > 1e-2
+        )
 
 
 def test_the_limit_is_the_nearest_minimum(case):
-    """The change of smallest norm that leads to a least-squares solution; nothing drives the other directions."""
+    """The change of smallest norm that leads to a least-squares solution; nothing
+    drives the other directions."""
     pooled, head = case.patches.mean(axis=1), case.head.reshape(K, -1)
-    second, targets = pooled.T @ pooled / len(pooled), case.targets.reshape(len(pooled), -1)
+    second, targets = (
+        pooled.T @ pooled / len(pooled),
+        case.targets.reshape(len(pooled), -1),
+    )
     initial = INITIAL.reshape(D, K)
     gap = pooled.T @ targets / len(pooled) - second @ initial @ head
-    change = np.linalg.pinv(second, rcond=1e-10) @ gap @ np.linalg.pinv(head, rcond=1e-10)
-    kernels = np.asarray(case.dynamics.kernel(np.array([0, 1, 2, 1e9, np.inf]), INITIAL)).reshape(5, D, K)
+    change = (
+        np.linalg.pinv(second, rcond=1e-10) @ gap @ np.linalg.pinv(head, rcond=1e-10)
+    )
+    kernels = np.asarray(
+        case.dynamics.kernel(np.array([0, 1, 2, 1e9, np.inf]), INITIAL)
+    ).reshape(5, D, K)
     assert np.abs(kernels[4] - initial - change).max() < 1e-9 * np.abs(change).max()
     assert np.abs(kernels[3] - initial - change).max() < 1e-5 * np.abs(change).max()
 
@@ -123,10 +166,14 @@ def test_unseen_directions_keep_their_initial_values():
     pooled = case.patches.mean(axis=1)
     unseen = np.linalg.svd(pooled)[2][len(pooled) :]
     initial = INITIAL.reshape(D, K)
-    kernels = np.asarray(case.dynamics.kernel(np.array([0, 1, 1e6, 1e12, np.inf]), INITIAL)).reshape(5, D, K)
+    kernels = np.asarray(
+        case.dynamics.kernel(np.array([0, 1, 1e6, 1e12, np.inf]), INITIAL)
+    ).reshape(5, D, K)
     assert np.abs(unseen @ (kernels - initial)).max() < 1e-10
     assert (np.asarray(case.dynamics.mean_patch_variance) > 0).sum() == len(pooled)
-    late, limit = case.dynamics.expected_profile([1e12, np.inf], init_std=0.0, targets="shuffled")
+    late, limit = case.dynamics.expected_profile(
+        [1e12, np.inf], init_std=0.0, targets="shuffled"
+    )
     np.testing.assert_allclose(late, limit, rtol=1e-9, atol=1e-12)
 
 
@@ -136,7 +183,9 @@ def test_many_times_equal_one_at_a_time():
     together = dynamics.kernel(np.array([[0, 3], [40, np.inf]]), INITIAL)
     assert together.shape == (2, 2, *INITIAL.shape)
     for index, t in (((0, 1), 3), ((1, 0), 40.3), ((1, 1), np.inf)):  # 40.3 is rounded
-        np.testing.assert_allclose(dynamics.kernel(t, INITIAL), together[index], rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(
+            dynamics.kernel(t, INITIAL), together[index], rtol=1e-12, atol=1e-14
+        )
 
 
 def test_leading_axes_of_the_initial_kernel_are_batches():
@@ -151,14 +200,19 @@ def test_leading_axes_of_the_initial_kernel_are_batches():
 def test_vmap_over_targets_and_initialisations():
     """One seed each: A is decomposed once, B differs."""
     case = PROBLEMS["one output"]
-    targets, initial = RANDOM.normal(size=(3, 12)), RANDOM.normal(size=(3, *INITIAL.shape))
+    targets, initial = (
+        RANDOM.normal(size=(3, 12)),
+        RANDOM.normal(size=(3, *INITIAL.shape)),
+    )
     moments = case.moments
     crosses = targets @ case.patches.mean(axis=1) / 12
 
     @jax.jit
     @jax.vmap
     def trained(cross, initial):
-        dynamics = gradient_descent(dataclasses.replace(moments, cross=cross), case.head, case.rate)
+        dynamics = gradient_descent(
+            dataclasses.replace(moments, cross=cross), case.head, case.rate
+        )
         return dynamics.kernel(30, initial)
 
     kernels = trained(crosses, initial)
@@ -173,10 +227,16 @@ def test_dynamics_are_a_pytree_that_passes_through_jit():
 
     @jax.jit
     def profiles(dynamics, t):
-        return dynamics.expected_profile(t, init_std=0.1), dynamics.kernel(t, INITIAL), dynamics.rates
+        return (
+            dynamics.expected_profile(t, init_std=0.1),
+            dynamics.kernel(t, INITIAL),
+            dynamics.rates,
+        )
 
     profile, kernel, rates = profiles(dynamics, 7)
-    np.testing.assert_allclose(profile, dynamics.expected_profile(7, init_std=0.1), rtol=1e-12)
+    np.testing.assert_allclose(
+        profile, dynamics.expected_profile(7, init_std=0.1), rtol=1e-12
+    )
     np.testing.assert_allclose(kernel, dynamics.kernel(7, INITIAL), rtol=0, atol=1e-13)
     assert rates.shape == (D, 2)
     np.testing.assert_allclose(rates.max(), 2 * case.fraction, rtol=1e-12)
@@ -192,7 +252,9 @@ def test_gradients_by_the_learning_rate():
             [
                 dynamics.kernel(9, INITIAL).sum(),
                 dynamics.expected_profile(9, init_std=0.1).sum(),
-                dynamics.expected_profile(9, init_std=0.0, change=True, targets="shuffled").sum(),
+                dynamics.expected_profile(
+                    9, init_std=0.0, change=True, targets="shuffled"
+                ).sum(),
                 dynamics.expected_profile(0, init_std=0.0).sum(),
             ]
         )
@@ -210,11 +272,16 @@ def test_gradients_by_the_initial_kernel_and_targets():
     moments = case.moments
 
     def total(initial, cross):
-        dynamics = gradient_descent(dataclasses.replace(moments, cross=cross), case.head, case.rate)
+        dynamics = gradient_descent(
+            dataclasses.replace(moments, cross=cross), case.head, case.rate
+        )
         return (dynamics.kernel(12, initial) ** 2).sum()
 
     slopes = jax.jit(jax.grad(total, (0, 1)))(INITIAL, jnp.asarray(moments.cross))
-    rows, columns = RANDOM.normal(size=INITIAL.shape), RANDOM.normal(size=moments.cross.shape)
+    rows, columns = (
+        RANDOM.normal(size=INITIAL.shape),
+        RANDOM.normal(size=moments.cross.shape),
+    )
     step = 1e-6
     after = total(INITIAL + step * rows, moments.cross + step * columns)
     before = total(INITIAL - step * rows, moments.cross - step * columns)
@@ -243,7 +310,8 @@ def test_float64_outside_traces_whatever_the_flag():
 def test_inside_a_trace_the_dtype_is_that_of_the_arguments():
     case = PROBLEMS["one output"]
     images, targets, head, initial = (
-        jnp.asarray(array, jnp.float32) for array in (case.images, case.targets, case.head, INITIAL)
+        jnp.asarray(array, jnp.float32)
+        for array in (case.images, case.targets, case.head, INITIAL)
     )
 
     @jax.jit
@@ -258,11 +326,15 @@ def test_inside_a_trace_the_dtype_is_that_of_the_arguments():
 
 @pytest.mark.float32
 def test_float32_keeps_what_drives_curvatures_that_it_cannot_hold():
-    """A curvature of 1e-8 of the largest drowns in rounding, its drive does not: the mode moves at constant speed."""
+    """A curvature of 1e-8 of the largest drowns in rounding, its drive does not: the
+    mode moves at constant speed."""
     case = PROBLEMS["one output"]
     scale = np.array([1, 1e-4])  # of the two channels
     case = case._replace(images=case.images * scale)
-    arrays = (jnp.asarray(array, jnp.float32) for array in (case.images, case.targets, case.head, case.rate))
+    arrays = (
+        jnp.asarray(array, jnp.float32)
+        for array in (case.images, case.targets, case.head, case.rate)
+    )
 
     @jax.jit
     def dynamics(images, targets, head, rate):
@@ -282,13 +354,22 @@ def test_the_largest_stable_learning_rate():
     case = PROBLEMS["three outputs"]
     border = largest_stable_learning_rate(case.moments, case.head)
     np.testing.assert_allclose(border, case.rate / case.fraction, rtol=1e-12)
-    assert np.isfinite(gradient_descent(case.moments, case.head, border * (1 - 1e-9)).kernel(10**12, INITIAL)).all()
+    assert np.isfinite(
+        gradient_descent(case.moments, case.head, border * (1 - 1e-9)).kernel(
+            10**12, INITIAL
+        )
+    ).all()
     initial = INITIAL.reshape(D, K)
     targets = case.targets.reshape(12, -1)
-    beyond = descend(case.patches, targets, case.head, initial, float(1.01 * border), 3000)
+    beyond = descend(
+        case.patches, targets, case.head, initial, float(1.01 * border), 3000
+    )
     assert np.abs(beyond).max() > 1e3  # it diverges indeed
     for factor in (1, 1.01, 100):
-        with pytest.raises(ValueError, match=r"learning_rate = .* is at or beyond the border of stability") as error:
+        with pytest.raises(
+            ValueError,
+            match=r"learning_rate = .* is at or beyond the border of stability",
+        ) as error:
             gradient_descent(case.moments, case.head, border * factor)
         named = float(str(error.value).split()[-1].rstrip("."))
         np.testing.assert_allclose(named, border, rtol=1e-9)
@@ -300,15 +381,37 @@ MOMENTS = PROBLEMS["one output"].moments
 @pytest.mark.parametrize(
     ("message", "head", "learning_rate"),
     [
-        ("head is all zeros, so that no gradient reaches the filters; use for example ones", np.zeros(K), 0.1),
+        (
+            (
+                "head is all zeros, so that no gradient reaches the filters; use for"
+                " example ones"
+            ),
+            np.zeros(K),
+            0.1,
+        ),
         (r"head must have shape \(K,\) or \(K, M\).* got \(\)", 1.0, 0.1),
         (r"head must have shape \(K,\) or \(K, M\).* got \(0,\)", [], 0.1),
-        ("head has 1 entries that are NaN or infinite; remove or replace them", [1, np.nan], 0.1),
-        (r"head of shape \(3, 2\) has 2 outputs, but the targets have 1", np.ones((K, 2)), 0.1),
+        (
+            "head has 1 entries that are NaN or infinite; remove or replace them",
+            [1, np.nan],
+            0.1,
+        ),
+        (
+            r"head of shape \(3, 2\) has 2 outputs, but the targets have 1",
+            np.ones((K, 2)),
+            0.1,
+        ),
         ("learning_rate must be finite and > 0, got -0.1", np.ones(K), -0.1),
         ("learning_rate must be finite and > 0, got 0", np.ones(K), 0),
         ("learning_rate must be finite and > 0, got nan", np.ones(K), np.nan),
-        (r"learning_rate must be a scalar, got shape \(1,\); map over several with jax.vmap", np.ones(K), [0.1]),
+        (
+            (
+                r"learning_rate must be a scalar, got shape \(1,\); map over several"
+                r" with jax.vmap"
+            ),
+            np.ones(K),
+            [0.1],
+        ),
     ],
 )
 def test_bad_heads_and_step_sizes(message, head, learning_rate):
@@ -321,10 +424,26 @@ def test_bad_heads_and_step_sizes(message, head, learning_rate):
     [
         (r"iterations must be >= 0 \(infinity allowed\), got -1", [-1, 3], INITIAL),
         (r"iterations must be >= 0 \(infinity allowed\), got nan", np.nan, INITIAL),
-        (r"initial_kernel must end in .* = \(2, 2, 2, 3\), got \(2, 2, 2, 2\)", 1, INITIAL[..., :2]),
-        (r"initial_kernel must end in .* = \(2, 2, 2, 3\), got \(2, 2, 1, 3\)", 1, INITIAL[:, :, :1]),
-        (r"kernel must have Flax's axes .* got shape \(8, 3\)", 1, INITIAL.reshape(D, K)),
-        ("initial_kernel has 24 entries that are NaN or infinite", 1, np.full_like(INITIAL, np.inf)),
+        (
+            r"initial_kernel must end in .* = \(2, 2, 2, 3\), got \(2, 2, 2, 2\)",
+            1,
+            INITIAL[..., :2],
+        ),
+        (
+            r"initial_kernel must end in .* = \(2, 2, 2, 3\), got \(2, 2, 1, 3\)",
+            1,
+            INITIAL[:, :, :1],
+        ),
+        (
+            r"kernel must have Flax's axes .* got shape \(8, 3\)",
+            1,
+            INITIAL.reshape(D, K),
+        ),
+        (
+            "initial_kernel has 24 entries that are NaN or infinite",
+            1,
+            np.full_like(INITIAL, np.inf),
+        ),
     ],
 )
 def test_bad_times_and_kernels(message, t, initial):

@@ -1,4 +1,5 @@
-"""Correlation of labels with principal components, against np.corrcoef over all patches and over all mean patches."""
+"""Correlation of labels with principal components, against np.corrcoef over all patches
+and over all mean patches."""
 
 import itertools
 
@@ -11,17 +12,28 @@ from tests.theory.twins import all_patches
 from theory import label_correlation, patch_spectrum
 
 RANDOM = np.random.default_rng(5)
-IMAGES = RANDOM.normal(size=(11, 5, 6, 2)).cumsum(axis=1).cumsum(axis=2) + np.array([0.5, -2])
+IMAGES = RANDOM.normal(size=(11, 5, 6, 2)).cumsum(axis=1).cumsum(axis=2) + np.array(
+    [0.5, -2]
+)
 LABELS = np.array([0, 1, 2, 2, 0, 1, 2, 1, 1, 2, 2])
 
 
 def explicit_correlations(images, labels, spectrum):
     """For single patches and for mean patches, (classes, d) each."""
-    patches = all_patches(images, spectrum.kernel_shape[:2], spectrum.stride, spectrum.padding)
-    coefficients = patches.reshape(len(images), -1, patches.shape[-1]) @ np.asarray(spectrum.components)
+    patches = all_patches(
+        images, spectrum.kernel_shape[:2], spectrum.stride, spectrum.padding
+    )
+    coefficients = patches.reshape(len(images), -1, patches.shape[-1]) @ np.asarray(
+        spectrum.components
+    )
     repeated = np.repeat(labels, coefficients.shape[1])
     return tuple(
-        np.array([[np.corrcoef(names == label, column)[0, 1] for column in rows.T] for label in range(max(labels) + 1)])
+        np.array(
+            [
+                [np.corrcoef(names == label, column)[0, 1] for column in rows.T]
+                for label in range(max(labels) + 1)
+            ]
+        )
         for names, rows in (
             (repeated, coefficients.reshape(-1, patches.shape[-1])),
             (labels, coefficients.mean(axis=1)),
@@ -40,8 +52,12 @@ def test_it_equals_the_correlation_over_all_patches(center, settings):
     np.testing.assert_allclose(measured.mean_patch, mean_patch, rtol=0, atol=1e-11)
     assert {leaf.dtype for leaf in jax.tree.leaves(measured)} == {np.dtype(np.float64)}
     assert np.abs(mean_patch - patch).max() > 0.2  # they are different numbers
-    streamed = label_correlation(iter(np.split(IMAGES, [4, 5])), LABELS.tolist(), spectrum)
-    for leaf, expected in zip(jax.tree.leaves(streamed), jax.tree.leaves(measured), strict=True):
+    streamed = label_correlation(
+        iter(np.split(IMAGES, [4, 5])), LABELS.tolist(), spectrum
+    )
+    for leaf, expected in zip(
+        jax.tree.leaves(streamed), jax.tree.leaves(measured), strict=True
+    ):
         np.testing.assert_allclose(leaf, expected, rtol=0, atol=1e-12)
 
 
@@ -50,7 +66,9 @@ def test_the_noise_is_the_deviation_over_all_orders_of_the_labels(center):
     images, labels = IMAGES[:5], np.array([0, 0, 1, 1, 1])
     spectrum = patch_spectrum(images, 2, center=center)
     orders = [
-        label_correlation(images, np.where(np.isin(np.arange(5), zeros), 0, 1), spectrum)
+        label_correlation(
+            images, np.where(np.isin(np.arange(5), zeros), 0, 1), spectrum
+        )
         for zeros in itertools.combinations(range(5), 2)
     ]
     measured = label_correlation(images, labels, spectrum)
@@ -59,22 +77,33 @@ def test_the_noise_is_the_deviation_over_all_orders_of_the_labels(center):
         assert over_orders.shape == (10, 2, 8)
         noise = np.broadcast_to(getattr(measured, f"{name}_noise"), (2, 8))
         np.testing.assert_allclose(over_orders.mean(axis=0), 0, atol=1e-11)
-        np.testing.assert_allclose(np.sqrt((over_orders**2).mean(axis=0)), noise, rtol=1e-10)
+        np.testing.assert_allclose(
+            np.sqrt((over_orders**2).mean(axis=0)), noise, rtol=1e-10
+        )
     assert measured.mean_patch_noise == 1 / 2
-    # Patches of one image share their label, so that there are not as many independent ones as patches.
+    # Patches of one image share their label, so that there are not as many independent
+    # ones as patches.
     assert (np.asarray(measured.patch_noise)[0] > 2 / np.sqrt(spectrum.count)).all()
 
 
 def test_a_planted_label_is_found():
-    images = np.concatenate([IMAGES + RANDOM.normal(size=IMAGES.shape) for _ in range(20)])
+    images = np.concatenate(
+        [IMAGES + RANDOM.normal(size=IMAGES.shape) for _ in range(20)]
+    )
     spectrum = patch_spectrum(images, 2)
-    coefficients = all_patches(images, 2).mean(axis=(1, 2)) @ np.asarray(spectrum.components)
+    coefficients = all_patches(images, 2).mean(axis=(1, 2)) @ np.asarray(
+        spectrum.components
+    )
     for component in (0, 3, 7):
-        labels = (coefficients[:, component] > np.median(coefficients[:, component])).astype(int)
+        labels = (
+            coefficients[:, component] > np.median(coefficients[:, component])
+        ).astype(int)
         measured = label_correlation(images, labels, spectrum)
         assert np.argmax(np.abs(measured.mean_patch[1])) == component
         assert measured.mean_patch[1, component] > 0.6
-        np.testing.assert_allclose(measured.mean_patch[0], -measured.mean_patch[1], atol=1e-12)
+        np.testing.assert_allclose(
+            measured.mean_patch[0], -measured.mean_patch[1], atol=1e-12
+        )
         assert measured.patch[1, component] > 5 * measured.patch_noise[component]
     shuffled = label_correlation(images, RANDOM.permutation(labels), spectrum)
     assert np.abs(shuffled.mean_patch).max() < 4 * shuffled.mean_patch_noise
@@ -86,8 +115,14 @@ def test_components_without_variance_have_no_correlation():
     measured = label_correlation(grey, LABELS, spectrum)
     nothing = np.asarray(spectrum.variance) == 0
     assert nothing.sum() == 4
-    for values in (measured.patch, measured.mean_patch, np.asarray(measured.patch_noise)[None]):
-        np.testing.assert_array_equal(np.isnan(values), np.broadcast_to(nothing, values.shape))
+    for values in (
+        measured.patch,
+        measured.mean_patch,
+        np.asarray(measured.patch_noise)[None],
+    ):
+        np.testing.assert_array_equal(
+            np.isnan(values), np.broadcast_to(nothing, values.shape)
+        )
 
 
 SPECTRUM = patch_spectrum(IMAGES, 2)
@@ -96,23 +131,51 @@ SPECTRUM = patch_spectrum(IMAGES, 2)
 @pytest.mark.parametrize(
     ("error", "message", "images", "labels"),
     [
-        (ValueError, r"labels must have shape \(N,\), got \(11, 1\)", IMAGES, LABELS[:, None]),
+        (
+            ValueError,
+            r"labels must have shape \(N,\), got \(11, 1\)",
+            IMAGES,
+            LABELS[:, None],
+        ),
         (ValueError, r"labels must have shape \(N,\), got \(0,\)", IMAGES, []),
-        (ValueError, r"labels must have shape \(N,\) with N = 11 as the images have, got 10", IMAGES, LABELS[1:]),
+        (
+            ValueError,
+            r"labels must have shape \(N,\) with N = 11 as the images have, got 10",
+            IMAGES,
+            LABELS[1:],
+        ),
         (TypeError, "labels must be integers, got float64", IMAGES, LABELS / 2),
         (TypeError, "labels must be integers, got bool", IMAGES, LABELS > 0),
         (ValueError, "labels must be 0 or larger, got -1", IMAGES, LABELS - 1),
-        (ValueError, "each class from 0 to the largest, .* no image of class 1", IMAGES, LABELS * 2),
+        (
+            ValueError,
+            "each class from 0 to the largest, .* no image of class 1",
+            IMAGES,
+            LABELS * 2,
+        ),
         (ValueError, "at least two; there is only class 0", IMAGES, LABELS * 0),
         (ValueError, r"images must have shape \(N, H, W, C\)", IMAGES[0], LABELS),
         (
             ValueError,
-            "spectrum must be that of the same images: .* 220 patches with 2 channels, .* 200 with 2",
+            (
+                "spectrum must be that of the same images: .* 220 patches with 2"
+                " channels, .* 200 with 2"
+            ),
             IMAGES[:10],
             LABELS[:10],
         ),
-        (ValueError, "220 patches with 2 channels, these images have 220 with 3", IMAGES[..., [0, 1, 1]], LABELS),
-        (ValueError, "targets has 11 rows, but there are 10 images", iter([IMAGES[:10]]), LABELS),
+        (
+            ValueError,
+            "220 patches with 2 channels, these images have 220 with 3",
+            IMAGES[..., [0, 1, 1]],
+            LABELS,
+        ),
+        (
+            ValueError,
+            "targets has 11 rows, but there are 10 images",
+            iter([IMAGES[:10]]),
+            LABELS,
+        ),
     ],
 )
 def test_bad_labels(error, message, images, labels):
@@ -126,7 +189,9 @@ def test_traced_labels_are_refused():
 
 
 def test_traced_images():
-    traced = jax.jit(lambda images: label_correlation(images, LABELS, patch_spectrum(images, 2)))(IMAGES)
+    traced = jax.jit(
+        lambda images: label_correlation(images, LABELS, patch_spectrum(images, 2))
+    )(IMAGES)
     measured = label_correlation(IMAGES, LABELS, SPECTRUM)
     np.testing.assert_allclose(traced.patch, measured.patch, atol=1e-10)
     assert isinstance(traced, theory.LabelCorrelation)

@@ -1,4 +1,5 @@
-"""Where patches lie, and sums over them that never form them, against loops over patches and convolutions."""
+"""Where patches lie, and sums over them that never form them, against loops over
+patches and convolutions."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,9 @@ RANDOM = np.random.default_rng(0)
 
 
 def convolve(images, kernel, stride, padding):
-    return lax.conv_general_dilated(images, kernel, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return lax.conv_general_dilated(
+        images, kernel, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 # --- where patches lie ---
@@ -38,9 +41,13 @@ def test_locations_are_those_of_a_convolution(padding, sides):
             for stride in ((1, 1), (1, 3), (2, 5), (7, 12)):
                 where = patches.window((2, *size, 3), kernel, stride, padding)
                 axes = zip(size, kernel, stride, strict=True)
-                expected = sides or tuple(padding_pixels(*axis, padding) for axis in axes)
+                expected = sides or tuple(
+                    padding_pixels(*axis, padding) for axis in axes
+                )
                 responses = jax.eval_shape(
-                    lambda x, w, stride=stride: convolve(x, w, stride, sides or padding.upper()),
+                    lambda x, w, stride=stride: convolve(
+                        x, w, stride, sides or padding.upper()
+                    ),
                     jax.ShapeDtypeStruct((2, *size, 3), jnp.float32),
                     jax.ShapeDtypeStruct((*kernel, 3, 1), jnp.float32),
                 )
@@ -51,7 +58,9 @@ def test_one_number_stands_for_both_axes():
     where = patches.window((1, 9, 9, 1), 3, 2, 1)
     assert where == patches.window((1, 9, 9, 1), [3, 3], np.array([2, 2]), [1, 1])
     assert where == ((3, 3), (2, 2), ((1, 1), (1, 1)), (5, 5))
-    assert hash(where) == hash(patches.window((1, 9, 9, 1), np.int64(3), np.int32(2), np.int64(1)))
+    assert hash(where) == hash(
+        patches.window((1, 9, 9, 1), np.int64(3), np.int32(2), np.int64(1))
+    )
 
 
 GOOD = np.ones((3, 4, 5, 2))
@@ -60,15 +69,47 @@ GOOD = np.ones((3, 4, 5, 2))
 @pytest.mark.parametrize(
     ("error", "message", "settings"),
     [
-        (ValueError, "images of 4x5 pixels .*smaller than kernel_size 6x2", {"kernel_size": (6, 2)}),
-        (ValueError, r"of 4x5 pixels \(padded to 6x7\) .* 7x7; use larger", {"kernel_size": 7, "padding": 1}),
-        (ValueError, "kernel_size must be one or two integers >= 1, got 0", {"kernel_size": 0}),
-        (ValueError, r"kernel_size must be one or two integers >= 1, got \(1, 2", {"kernel_size": (1, 2, 3)}),
-        (TypeError, "kernel_size must be an integer or a pair of integers, got 2.5", {"kernel_size": 2.5}),
+        (
+            ValueError,
+            "images of 4x5 pixels .*smaller than kernel_size 6x2",
+            {"kernel_size": (6, 2)},
+        ),
+        (
+            ValueError,
+            r"of 4x5 pixels \(padded to 6x7\) .* 7x7; use larger",
+            {"kernel_size": 7, "padding": 1},
+        ),
+        (
+            ValueError,
+            "kernel_size must be one or two integers >= 1, got 0",
+            {"kernel_size": 0},
+        ),
+        (
+            ValueError,
+            r"kernel_size must be one or two integers >= 1, got \(1, 2",
+            {"kernel_size": (1, 2, 3)},
+        ),
+        (
+            TypeError,
+            "kernel_size must be an integer or a pair of integers, got 2.5",
+            {"kernel_size": 2.5},
+        ),
         (ValueError, "stride must be one or two integers >= 1, got -1", {"stride": -1}),
-        (ValueError, "padding must be 'VALID', .* got 'CIRCULAR'", {"padding": "CIRCULAR"}),
-        (ValueError, "padding must be one or two integers >= 0, got -1", {"padding": -1}),
-        (ValueError, r"padding must have one entry for each of the two image axes, got \[1\]", {"padding": [1]}),
+        (
+            ValueError,
+            "padding must be 'VALID', .* got 'CIRCULAR'",
+            {"padding": "CIRCULAR"},
+        ),
+        (
+            ValueError,
+            "padding must be one or two integers >= 0, got -1",
+            {"padding": -1},
+        ),
+        (
+            ValueError,
+            r"padding must have one entry for each of the two image axes, got \[1\]",
+            {"padding": [1]},
+        ),
     ],
 )
 def test_bad_windows(error, message, settings):
@@ -79,7 +120,9 @@ def test_bad_windows(error, message, settings):
     with pytest.raises(error, match=message):
         mean_patch_moments(GOOD, np.ones(3), **settings)
     with pytest.raises(error, match=message):
-        jax.eval_shape(lambda images: patch_spectrum(images, **settings), jnp.asarray(GOOD))
+        jax.eval_shape(
+            lambda images: patch_spectrum(images, **settings), jnp.asarray(GOOD)
+        )
 
 
 # --- in which order their entries lie ---
@@ -88,17 +131,30 @@ def test_bad_windows(error, message, settings):
 def test_an_image_as_large_as_the_kernel_is_its_only_patch():
     images = np.eye(12).reshape(12, 2, 3, 2)
     where = patches.window(images.shape, (2, 3), 1, "VALID")
-    np.testing.assert_array_equal(patches.patch_sums(jnp.asarray(images), where), np.eye(12))
+    np.testing.assert_array_equal(
+        patches.patch_sums(jnp.asarray(images), where), np.eye(12)
+    )
 
 
 def test_a_flax_kernel_flattened_alike_reads_the_moments():
-    """Means and covariances of the responses of a real convolution, from the moments of the patches."""
-    images, kernel = RANDOM.normal(size=(3, 7, 8, 2)) + 1, RANDOM.normal(size=(2, 3, 2, 4))
-    responses = np.asarray(convolve(jnp.asarray(images), jnp.asarray(kernel), (2, 1), "SAME")).reshape(-1, 4)
+    """Means and covariances of the responses of a real convolution, from the moments of
+    the patches."""
+    images, kernel = (
+        RANDOM.normal(size=(3, 7, 8, 2)) + 1,
+        RANDOM.normal(size=(2, 3, 2, 4)),
+    )
+    responses = np.asarray(
+        convolve(jnp.asarray(images), jnp.asarray(kernel), (2, 1), "SAME")
+    ).reshape(-1, 4)
     moments = patch_moments(images, (2, 3), stride=(2, 1), padding="SAME")
     filters = kernel.reshape(-1, 4)
     assert relative_error(filters.T @ moments.mean, responses.mean(axis=0)) < 1e-14
-    assert relative_error(filters.T @ moments.covariance @ filters, np.cov(responses.T, ddof=0)) < 1e-14
+    assert (
+        relative_error(
+            filters.T @ moments.covariance @ filters, np.cov(responses.T, ddof=0)
+        )
+        < 1e-14
+    )
 
 
 # --- sums over locations ---
@@ -127,12 +183,15 @@ def test_patch_sums_over_some_locations(shape, kernel_size, stride, padding):
 @pytest.mark.parametrize(
     ("shape", "kernel_size", "stride", "padding", "distances"),
     [
-        ((2, 6, 9, 2), (3, 2), 1, "VALID", (0, 1, 3)),  # distances shorter and as long as the kernel
+        # Distances shorter and as long as the kernel.
+        ((2, 6, 9, 2), (3, 2), 1, "VALID", (0, 1, 3)),
         ((2, 9, 8, 1), (3, 2), 2, 1, (0, 2, 1)),  # a stride within the kernel
         ((2, 9, 11, 1), 2, (3, 4), "VALID", (1,)),  # beyond it, and no distance 0
     ],
 )
-def test_pair_sums_equal_loops_over_pairs(shape, kernel_size, stride, padding, distances):
+def test_pair_sums_equal_loops_over_pairs(
+    shape, kernel_size, stride, padding, distances
+):
     images = RANDOM.normal(size=shape)
     where = patches.window(shape, kernel_size, stride, padding)
     padded = patches.pad_images(jnp.asarray(images), where)

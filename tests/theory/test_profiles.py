@@ -1,4 +1,5 @@
-"""Energy profiles of filter banks: explicit sums, what leaves them unchanged, and their comparison."""
+"""Energy profiles of filter banks: explicit sums, what leaves them unchanged, and their
+comparison."""
 
 import dataclasses
 
@@ -26,7 +27,9 @@ COMPONENTS = np.linalg.qr(RANDOM.normal(size=(D, D)))[0]
 def spectrum_of(components, kernel_shape=(2, 3, 2)):
     d = len(components)
     flat, origin = jnp.ones(d), jnp.zeros(d)
-    return PatchSpectrum(flat, components, origin, 100, kernel_shape, (1, 1), ((0, 0), (0, 0)), True)
+    return PatchSpectrum(
+        flat, components, origin, 100, kernel_shape, (1, 1), ((0, 0), (0, 0)), True
+    )
 
 
 def test_profile_equals_explicit_sums():
@@ -41,7 +44,12 @@ def test_profile_equals_explicit_sums():
             )
             expected[i] += overlap**2 / 5
     assert relative_error(energy_profile(KERNEL, COMPONENTS), np.sqrt(expected)) < 1e-14
-    assert relative_error(energy_profile(KERNEL, COMPONENTS[:, 3:5]), np.sqrt(expected[3:5])) < 1e-14
+    assert (
+        relative_error(
+            energy_profile(KERNEL, COMPONENTS[:, 3:5]), np.sqrt(expected[3:5])
+        )
+        < 1e-14
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,20 +59,26 @@ def test_profile_equals_explicit_sums():
         (lambda kernel: kernel * [1, -1, 1, -1, -1], 1),
         (lambda kernel: kernel @ np.linalg.qr(RANDOM.normal(size=(5, 5)))[0], 1),
         (lambda kernel: -2.5 * kernel, 2.5),
-        (lambda kernel: np.concatenate([kernel, kernel], axis=-1), 1),  # a mean over filters, not a sum
+        # A mean over filters, not a sum.
+        (lambda kernel: np.concatenate([kernel, kernel], axis=-1), 1),
         (lambda kernel: np.pad(kernel, [(0, 0)] * 3 + [(0, 15)]), 0.5),
     ],
 )
 def test_what_a_profile_depends_on(change, factor):
     profile = energy_profile(KERNEL, COMPONENTS)
-    assert relative_error(energy_profile(change(KERNEL), COMPONENTS), factor * profile) < 1e-13
+    assert (
+        relative_error(energy_profile(change(KERNEL), COMPONENTS), factor * profile)
+        < 1e-13
+    )
 
 
 def test_leading_axes_are_batches():
     batch = RANDOM.normal(size=(3, 2, *KERNEL.shape))
     profiles = energy_profile(batch, COMPONENTS)
     assert profiles.shape == (3, 2, D)
-    assert relative_error(profiles[1, 0], energy_profile(batch[1, 0], COMPONENTS)) < 1e-14
+    assert (
+        relative_error(profiles[1, 0], energy_profile(batch[1, 0], COMPONENTS)) < 1e-14
+    )
     mapped = jax.jit(jax.vmap(energy_profile, (0, None)))(batch[0], COMPONENTS)
     assert relative_error(mapped, profiles[0]) < 1e-14
 
@@ -72,7 +86,9 @@ def test_leading_axes_are_batches():
 @pytest.mark.float32
 def test_float32_filters_with_float64_components():
     profile = energy_profile(KERNEL.astype(np.float32), COMPONENTS)
-    assert profile.dtype == (np.float64 if jax.config.read("jax_enable_x64") else np.float32)
+    assert profile.dtype == (
+        np.float64 if jax.config.read("jax_enable_x64") else np.float32
+    )
     expected = np.sqrt(((COMPONENTS.T @ KERNEL.reshape(D, 5)) ** 2).mean(axis=1))
     assert relative_error(profile, expected) < 1e-6
 
@@ -82,8 +98,12 @@ def test_gradient_is_finite_where_a_profile_is_zero():
     np.testing.assert_array_equal(slope(0 * KERNEL), 0)
     step = np.zeros_like(KERNEL)
     step[1, 2, 0, 3] = 1e-6
-    after, before = (energy_profile(KERNEL + sign * step, COMPONENTS).sum() for sign in (1, -1))
-    np.testing.assert_allclose(slope(KERNEL)[1, 2, 0, 3], (after - before) / 2e-6, rtol=1e-6)
+    after, before = (
+        energy_profile(KERNEL + sign * step, COMPONENTS).sum() for sign in (1, -1)
+    )
+    np.testing.assert_allclose(
+        slope(KERNEL)[1, 2, 0, 3], (after - before) / 2e-6, rtol=1e-6
+    )
 
 
 def test_filters_have_the_profile_they_were_made_for():
@@ -111,11 +131,19 @@ def test_correlation_is_pearsons():
     correlation = profile_correlation(a, b)
     assert correlation.shape == (3,)
     for n in range(3):
-        np.testing.assert_allclose(correlation[n], np.corrcoef(a[n], b[n])[0, 1], rtol=1e-12)
-    np.testing.assert_allclose(profile_correlation(a[:, None], b).diagonal(), correlation, rtol=1e-12)
-    np.testing.assert_allclose(profile_correlation(a[0], b)[0], correlation[0], rtol=1e-12)
+        np.testing.assert_allclose(
+            correlation[n], np.corrcoef(a[n], b[n])[0, 1], rtol=1e-12
+        )
+    np.testing.assert_allclose(
+        profile_correlation(a[:, None], b).diagonal(), correlation, rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        profile_correlation(a[0], b)[0], correlation[0], rtol=1e-12
+    )
     np.testing.assert_allclose(profile_correlation(a[0], 3 - 2 * a[0]), -1, rtol=1e-12)
-    np.testing.assert_allclose(profile_correlation(1e-200 * a, 7 + 1e3 * b), correlation, rtol=1e-9)
+    np.testing.assert_allclose(
+        profile_correlation(1e-200 * a, 7 + 1e3 * b), correlation, rtol=1e-9
+    )
     assert np.abs(profile_correlation(a, a)).max() <= 1
 
 
@@ -127,18 +155,46 @@ def test_correlation_with_a_constant_is_undefined(constant):
 @pytest.mark.parametrize(
     ("message", "function", "arguments"),
     [
-        (r"kernel must have Flax's axes .* got shape \(2, 3, 2\)", energy_profile, (KERNEL[..., 0], COMPONENTS)),
-        (r"kernel must have Flax's axes .*none of them empty", energy_profile, (KERNEL[..., :0], COMPONENTS)),
-        (r"components must have shape \(d, p\) .* = 12 .* got \(11, 12\)", energy_profile, (KERNEL, COMPONENTS[1:])),
-        (r"components must have shape \(d, p\) .* got \(12,\)", energy_profile, (KERNEL, COMPONENTS[0])),
-        (r"share a last axis .* \(3,\) and \(4,\)", profile_correlation, (np.ones(3), np.ones(4))),
-        (r"share a last axis of at least 2", profile_correlation, (np.ones((2, 1)), np.ones((2, 1)))),
+        (
+            r"kernel must have Flax's axes .* got shape \(2, 3, 2\)",
+            energy_profile,
+            (KERNEL[..., 0], COMPONENTS),
+        ),
+        (
+            r"kernel must have Flax's axes .*none of them empty",
+            energy_profile,
+            (KERNEL[..., :0], COMPONENTS),
+        ),
+        (
+            r"components must have shape \(d, p\) .* = 12 .* got \(11, 12\)",
+            energy_profile,
+            (KERNEL, COMPONENTS[1:]),
+        ),
+        (
+            r"components must have shape \(d, p\) .* got \(12,\)",
+            energy_profile,
+            (KERNEL, COMPONENTS[0]),
+        ),
+        (
+            r"share a last axis .* \(3,\) and \(4,\)",
+            profile_correlation,
+            (np.ones(3), np.ones(4)),
+        ),
+        (
+            r"share a last axis of at least 2",
+            profile_correlation,
+            (np.ones((2, 1)), np.ones((2, 1))),
+        ),
         (
             r"profile must end in an axis of d = 12 .* \(5,\)",
             filters_with_profile,
             (np.ones(5), spectrum_of(COMPONENTS)),
         ),
-        (r"profile must end in an axis of d = 12 .* \(\)", filters_with_profile, (1.0, spectrum_of(COMPONENTS))),
+        (
+            r"profile must end in an axis of d = 12 .* \(\)",
+            filters_with_profile,
+            (1.0, spectrum_of(COMPONENTS)),
+        ),
     ],
 )
 def test_bad_shapes(message, function, arguments):
@@ -151,16 +207,27 @@ def test_bad_shapes(message, function, arguments):
     [
         (r"kernel must be real numbers, got complex128\.", (KERNEL * 1j, COMPONENTS)),
         (r"kernel must be real numbers, got <U", (KERNEL.astype(str), COMPONENTS)),
-        (r"components must be real numbers, got PatchSpectrum; pass its \.components", (KERNEL, "spectrum")),
+        (
+            (
+                r"components must be real numbers, got PatchSpectrum; pass its"
+                r" \.components"
+            ),
+            (KERNEL, "spectrum"),
+        ),
     ],
 )
 def test_what_is_no_number(message, arguments):
-    arguments = [spectrum_of(COMPONENTS) if isinstance(argument, str) else argument for argument in arguments]
+    arguments = [
+        spectrum_of(COMPONENTS) if isinstance(argument, str) else argument
+        for argument in arguments
+    ]
     with pytest.raises(TypeError, match=message):
         energy_profile(*arguments)
 
 
 def test_a_spectrum_of_another_kernel_is_refused():
-    smaller = dataclasses.replace(spectrum_of(COMPONENTS[:6, :6]), kernel_shape=(1, 3, 2))
+    smaller = dataclasses.replace(
+        spectrum_of(COMPONENTS[:6, :6]), kernel_shape=(1, 3, 2)
+    )
     with pytest.raises(ValueError, match="take them from patches of the kernel's size"):
         energy_profile(KERNEL, smaller.components)

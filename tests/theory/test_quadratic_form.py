@@ -1,4 +1,5 @@
-"""Quantiles of sums of squares of Gaussians: against scipy, numerical convolution and sampling."""
+"""Quantiles of sums of squares of Gaussians: against scipy, numerical convolution and
+sampling."""
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,19 @@ PROBABILITIES = np.array([1e-6, 1e-3, 0.05, 0.3, 0.5, 0.9, 0.95, 0.999, 1 - 1e-6
 
 @jax.jit
 def compiled(variances, means, degrees):
-    return quadratic_form_quantile(PROBABILITIES, variances=variances, means=means, degrees=degrees)
+    return quadratic_form_quantile(
+        PROBABILITIES, variances=variances, means=means, degrees=degrees
+    )
 
 
 def quantiles(*terms):
-    """At all PROBABILITIES; five terms always, the last ones zero, so that one program is compiled."""
-    return np.asarray(compiled(*(np.pad(np.asarray(term, float), (0, 5 - len(term))) for term in terms)))
+    """At all PROBABILITIES; five terms always, the last ones zero, so that one program
+    is compiled."""
+    return np.asarray(
+        compiled(
+            *(np.pad(np.asarray(term, float), (0, 5 - len(term))) for term in terms)
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,11 +50,18 @@ def test_one_term_is_a_chi_square(degrees, noncentrality, variance):
             -np.sqrt(z) - np.sqrt(noncentrality)
         )
     else:
-        reached = stats.ncx2.cdf(z, degrees, noncentrality) if noncentrality else stats.chi2.cdf(z, degrees)
+        reached = (
+            stats.ncx2.cdf(z, degrees, noncentrality)
+            if noncentrality
+            else stats.chi2.cdf(z, degrees)
+        )
     assert np.abs(reached - PROBABILITIES).max() < 1e-12
     assert np.abs(reached / PROBABILITIES - 1).max() < 1e-9
     # A term that is not random shifts the sum.
-    np.testing.assert_allclose(quantiles([variance, 0], [np.sqrt(noncentrality * variance), 1], [degrees, 1]), x + 1)
+    np.testing.assert_allclose(
+        quantiles([variance, 0], [np.sqrt(noncentrality * variance), 1], [degrees, 1]),
+        x + 1,
+    )
 
 
 def test_two_terms_against_a_numerical_convolution():
@@ -64,9 +79,15 @@ def test_two_terms_against_a_numerical_convolution():
 
 def test_many_terms_against_sampling():
     random = np.random.default_rng(0)
-    variances, means, degrees = [1, 10, 0.3, 2, 0.01], [0, 1, 3, 0.5, 4], [15, 1, 1, 2, 1]
+    variances, means, degrees = (
+        [1, 10, 0.3, 2, 0.01],
+        [0, 1, 3, 0.5, 4],
+        [15, 1, 1, 2, 1],
+    )
     samples = 400_000
-    total = variances[0] * random.chisquare(15, samples) + variances[3] * random.chisquare(1, samples)
+    total = variances[0] * random.chisquare(15, samples) + variances[
+        3
+    ] * random.chisquare(1, samples)
     for v, m in zip(variances[1:], means[1:], strict=True):
         total += (np.sqrt(v) * random.normal(size=samples) + m) ** 2
     below = (total[:, None] <= quantiles(variances, means, degrees)).mean(axis=0)
@@ -77,7 +98,8 @@ def test_many_terms_against_sampling():
 def test_terms_that_are_not_random():
     np.testing.assert_array_equal(quantiles([0, 0], [3, 4], [1, 1]), 25)
     np.testing.assert_array_equal(quantiles([0, 0], [0, 0], [1, 1]), 0)
-    np.testing.assert_array_equal(quantiles([2, 0], [0, 5], [0, 1]), 25)  # no degrees of freedom
+    # No degrees of freedom.
+    np.testing.assert_array_equal(quantiles([2, 0], [0, 5], [0, 1]), 25)
 
 
 def test_scales_do_not_matter():
@@ -92,10 +114,16 @@ def test_scales_do_not_matter():
 @pytest.mark.float32
 def test_float32():
     q = np.array([1e-3, 0.05, 0.5, 0.95, 0.999], np.float32)
-    terms = [np.array(values, np.float32) for values in ([2.0, 0.0], [0.0, 1.0], [15.0, 1.0])]
-    x = quadratic_form_quantile(q, **dict(zip(("variances", "means", "degrees"), terms, strict=True)))
+    terms = [
+        np.array(values, np.float32) for values in ([2.0, 0.0], [0.0, 1.0], [15.0, 1.0])
+    ]
+    x = quadratic_form_quantile(
+        q, **dict(zip(("variances", "means", "degrees"), terms, strict=True))
+    )
     assert x.dtype == np.float32
-    np.testing.assert_allclose(x, 1 + 2 * stats.chi2.ppf(q.astype(float), 15), rtol=1e-4)
+    np.testing.assert_allclose(
+        x, 1 + 2 * stats.chi2.ppf(q.astype(float), 15), rtol=1e-4
+    )
 
 
 def test_derivatives_are_those_of_the_implicit_function():
@@ -106,9 +134,14 @@ def test_derivatives_are_those_of_the_implicit_function():
     @jax.jit
     @jax.value_and_grad
     def both(point):
-        return quadratic_form_quantile(point[0], variances=point[1:3], means=point[3:], degrees=n)
+        return quadratic_form_quantile(
+            point[0], variances=point[1:3], means=point[3:], degrees=n
+        )
 
-    difference = [(both(point + step)[0] - both(point - step)[0]) / 2e-5 for step in 1e-5 * np.eye(5)]
+    difference = [
+        (both(point + step)[0] - both(point - step)[0]) / 2e-5
+        for step in 1e-5 * np.eye(5)
+    ]
     np.testing.assert_allclose(both(point)[1], difference, rtol=1e-7)
 
 
@@ -117,13 +150,30 @@ def test_derivatives_are_those_of_the_implicit_function():
     [
         ("q must lie strictly between 0 and 1, got 0.0 to 0.5", {"q": [0, 0.5]}),
         ("q must lie strictly between 0 and 1, got 1.5", {"q": 1.5}),
-        ("variances must be finite and >= 0, smallest entry -1.0", {"variances": [1, -1.0]}),
-        ("degrees must be finite and >= 0, smallest entry nan", {"degrees": [1, np.nan]}),
-        (r"must end in the same axis of terms.* \(2,\), \(3,\) and \(2,\)", {"means": [1, 2, 3.0]}),
-        (r"must end in the same axis of terms", {"variances": 1.0, "means": 1.0, "degrees": 1.0}),
+        (
+            "variances must be finite and >= 0, smallest entry -1.0",
+            {"variances": [1, -1.0]},
+        ),
+        (
+            "degrees must be finite and >= 0, smallest entry nan",
+            {"degrees": [1, np.nan]},
+        ),
+        (
+            r"must end in the same axis of terms.* \(2,\), \(3,\) and \(2,\)",
+            {"means": [1, 2, 3.0]},
+        ),
+        (
+            r"must end in the same axis of terms",
+            {"variances": 1.0, "means": 1.0, "degrees": 1.0},
+        ),
     ],
 )
 def test_bad_arguments(message, changed):
-    arguments = {"q": 0.5, "variances": [1.0, 2.0], "means": [0.0, 0.0], "degrees": [1.0, 1.0]} | changed
+    arguments = {
+        "q": 0.5,
+        "variances": [1.0, 2.0],
+        "means": [0.0, 0.0],
+        "degrees": [1.0, 1.0],
+    } | changed
     with pytest.raises(ValueError, match=message):
         quadratic_form_quantile(arguments.pop("q"), **arguments)

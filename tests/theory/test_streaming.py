@@ -1,4 +1,5 @@
-"""Sums over images that arrive in batches, lie on several devices, or are taken in chunks, against all at once."""
+"""Sums over images that arrive in batches, lie on several devices, or are taken in
+chunks, against all at once."""
 
 import os
 import subprocess
@@ -12,14 +13,29 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tests.theory.twins import all_patches, entry_error, mean_and_covariance, patch_rows, relative_error
-from theory import cross_moments, mean_patch_moments, patch_moments, patch_spectrum, streaming
+from tests.theory.twins import (
+    all_patches,
+    entry_error,
+    mean_and_covariance,
+    patch_rows,
+    relative_error,
+)
+from theory import (
+    cross_moments,
+    mean_patch_moments,
+    patch_moments,
+    patch_spectrum,
+    streaming,
+)
 
 ROOT = Path(__file__).parents[2]
 RANDOM = np.random.default_rng(4)
 KERNEL = (2, 3)
 # The mean drifts from image to image, so that every part has another one.
-IMAGES = RANDOM.normal(size=(29, 4, 11, 2)).cumsum(axis=2) + np.arange(29)[:, None, None, None] / 5
+IMAGES = (
+    RANDOM.normal(size=(29, 4, 11, 2)).cumsum(axis=2)
+    + np.arange(29)[:, None, None, None] / 5
+)
 TARGETS = RANDOM.normal(size=(29, 2)) + np.arange(29)[:, None]
 
 
@@ -46,9 +62,11 @@ def assert_patch_moments(moments, images=IMAGES):
 
 @pytest.fixture(autouse=True)
 def batches(monkeypatch):
-    """Chunks of 3 images, batches of 12: 2 chunks for each of 2 devices. The sizes of all batches.
+    """Chunks of 3 images, batches of 12: 2 chunks for each of 2 devices. The sizes of
+    all batches.
 
-    No other module has images of this size, so that no program with larger chunks is taken from the cache.
+    No other module has images of this size, so that no program with larger chunks is
+    taken from the cache.
     """
     sizes = []
     original = streaming._evaluate
@@ -65,7 +83,8 @@ def batches(monkeypatch):
 
 @pytest.fixture(params=["host", "devices"])
 def place(request, monkeypatch):
-    """Where arrays of the host are summed: there, or as if these CPUs were accelerators."""
+    """Where arrays of the host are summed: there, or as if these CPUs were
+    accelerators."""
     if request.param == "devices":
         monkeypatch.setattr(jax, "default_backend", lambda: "accelerator")
     return request.param
@@ -89,7 +108,9 @@ def split(sizes):
 )
 @pytest.mark.usefixtures("place")
 def test_batches_of_any_size_give_the_same(batches, sizes, expected):
-    moments = mean_patch_moments(iter(split(sizes)) if len(sizes) > 1 else IMAGES, TARGETS, KERNEL)
+    moments = mean_patch_moments(
+        iter(split(sizes)) if len(sizes) > 1 else IMAGES, TARGETS, KERNEL
+    )
     assert batches == expected
     assert_mean_patch_moments(moments)
 
@@ -105,16 +126,25 @@ def test_batches_of_any_size_give_the_same(batches, sizes, expected):
     ],
 )
 def test_what_batches_may_come_in(kind):
-    assert_mean_patch_moments(mean_patch_moments(kind(split([12, 12, 5])), TARGETS, KERNEL))
+    assert_mean_patch_moments(
+        mean_patch_moments(kind(split([12, 12, 5])), TARGETS, KERNEL)
+    )
 
 
 def test_one_output_from_batches():
-    moments = mean_patch_moments(iter(split([12, 12, 5])), TARGETS[:, 0].tolist(), KERNEL)
+    moments = mean_patch_moments(
+        iter(split([12, 12, 5])), TARGETS[:, 0].tolist(), KERNEL
+    )
     both = mean_patch_moments(IMAGES, TARGETS, KERNEL)
     assert moments.cross.shape == (12,)
     assert relative_error(moments.cross, np.asarray(both.cross)[:, 0]) < 1e-14
     assert relative_error(moments.target_mean, np.asarray(both.target_mean)[0]) < 1e-14
-    assert relative_error(moments.target_covariance, np.asarray(both.target_covariance)[0, 0]) < 1e-14
+    assert (
+        relative_error(
+            moments.target_covariance, np.asarray(both.target_covariance)[0, 0]
+        )
+        < 1e-14
+    )
 
 
 @pytest.mark.usefixtures("place")
@@ -122,12 +152,17 @@ def test_all_patches_from_batches_in_parts_and_in_chunks():
     whole = patch_moments(IMAGES, KERNEL)
     assert_patch_moments(whole)
     assert_patch_moments(patch_moments(iter(split([12, 12, 5])), KERNEL))
-    parts = [patch_moments(iter([part, part[:0:-1]]), KERNEL) for part in (IMAGES[:12], IMAGES[12:24])]
+    parts = [
+        patch_moments(iter([part, part[:0:-1]]), KERNEL)
+        for part in (IMAGES[:12], IMAGES[12:24])
+    ]
     repeated = np.concatenate([IMAGES[:12], IMAGES[1:12], IMAGES[12:24], IMAGES[13:24]])
     assert_patch_moments(parts[0] + parts[1], repeated)
     assert_patch_moments(parts[1] + parts[0], repeated)
     spectrum = patch_spectrum(iter(split([12, 12, 5])), KERNEL, center=False)
-    assert relative_error(spectrum.variance, whole.spectrum(center=False).variance) < 1e-14
+    assert (
+        relative_error(spectrum.variance, whole.spectrum(center=False).variance) < 1e-14
+    )
 
 
 def test_pairs_of_patches_from_batches_and_in_parts():
@@ -137,23 +172,35 @@ def test_pairs_of_patches_from_batches_and_in_parts():
     whole, streamed = moments(IMAGES), moments(iter(split([12, 12, 5])))
     parts = moments(IMAGES[12:24]) + (moments(iter([IMAGES[:12], IMAGES[24:]])))
     pixels = IMAGES - IMAGES.mean(axis=(0, 1, 2))
-    across = np.einsum("nyxc,nyxd->cd", pixels[:, :, :-2], pixels[:, :, 2:]) / (29 * 4 * 9)
+    across = np.einsum("nyxc,nyxd->cd", pixels[:, :, :-2], pixels[:, :, 2:]) / (
+        29 * 4 * 9
+    )
     down = np.einsum("nyxc,nyxd->cd", pixels[:, :-2], pixels[:, 2:]) / (29 * 2 * 11)
     expected = (across + across.T + down + down.T) / 4
     for computed in (whole, streamed, parts):
         assert computed.count == 29
         assert relative_error(computed.cross[0], expected) < 1e-14
-        assert relative_error(computed.second, np.einsum("nyxc,nyxd->cd", pixels, pixels) / (29 * 44)) < 1e-14
+        assert (
+            relative_error(
+                computed.second, np.einsum("nyxc,nyxd->cd", pixels, pixels) / (29 * 44)
+            )
+            < 1e-14
+        )
 
 
 def test_an_array_on_a_device_is_one_batch_of_many_chunks(batches, place):
-    """29 images in chunks of 3, the last of which is short; where the device is the host, batches like NumPy's."""
-    assert_mean_patch_moments(mean_patch_moments(jax.device_put(IMAGES, jax.devices()[1]), TARGETS, KERNEL))
+    """29 images in chunks of 3, the last of which is short; where the device is the
+    host, batches like NumPy's."""
+    assert_mean_patch_moments(
+        mean_patch_moments(jax.device_put(IMAGES, jax.devices()[1]), TARGETS, KERNEL)
+    )
     assert batches == ([29] if place == "devices" else [12, 12, 5])
 
 
 def test_traced_images_are_taken_in_chunks():
-    traced = jax.jit(lambda images, targets: mean_patch_moments(images, targets, KERNEL))
+    traced = jax.jit(
+        lambda images, targets: mean_patch_moments(images, targets, KERNEL)
+    )
     assert_mean_patch_moments(traced(IMAGES, TARGETS))
     assert "length=10" in str(jax.make_jaxpr(traced)(IMAGES, TARGETS))
 
@@ -169,9 +216,13 @@ def test_a_large_mean_costs_no_digits():
 @pytest.mark.float32
 def test_batches_of_float32_are_summed_in_float64():
     images = (IMAGES + 100).astype(np.float32)
-    moments = mean_patch_moments(iter(np.split(images, [12, 24])), TARGETS.astype(np.float32), KERNEL)
+    moments = mean_patch_moments(
+        iter(np.split(images, [12, 24])), TARGETS.astype(np.float32), KERNEL
+    )
     assert {leaf.dtype for leaf in jax.tree.leaves(moments)} == {np.dtype(np.float64)}
-    assert_mean_patch_moments(moments, images, TARGETS.astype(np.float32).astype(np.float64))
+    assert_mean_patch_moments(
+        moments, images, TARGETS.astype(np.float32).astype(np.float64)
+    )
 
 
 @pytest.mark.float32
@@ -180,7 +231,11 @@ def test_batches_that_are_all_written_to_one_buffer():
     """Aligned, so that JAX could use the memory without copying it."""
     memory = np.zeros(12 * 4 * 11 * 2 * 8 + 64, np.uint8)
     start = -memory.ctypes.data % 64
-    buffer = memory[start : start + 12 * 4 * 11 * 2 * 8].view(np.float64).reshape(12, 4, 11, 2)
+    buffer = (
+        memory[start : start + 12 * 4 * 11 * 2 * 8]
+        .view(np.float64)
+        .reshape(12, 4, 11, 2)
+    )
 
     def filled():
         for number in range(40):
@@ -197,7 +252,9 @@ def test_batches_that_are_all_written_to_one_buffer():
         yield buffer
         yield from filled()
 
-    with pytest.raises(ValueError, match="images has 1056 entries that are NaN or infinite"):
+    with pytest.raises(
+        ValueError, match="images has 1056 entries that are NaN or infinite"
+    ):
         mean_patch_moments(with_holes(), np.ones(41 * 12), KERNEL)
 
 
@@ -247,7 +304,9 @@ def on_eight_devices():
     ):
         programs.clear()
         array = jax.device_put(images, NamedSharding(mesh, PartitionSpec(*axes)))
-        assert_mean_patch_moments(mean_patch_moments(array, targets, KERNEL), images, targets)
+        assert_mean_patch_moments(
+            mean_patch_moments(array, targets, KERNEL), images, targets
+        )
         assert len(programs) == (share > 0), axes
         for program in programs:
             # Each device sees its own images alone; only sums travel.
@@ -258,8 +317,11 @@ def on_eight_devices():
     spread = jax.device_put(images, NamedSharding(line, PartitionSpec("n")))
     assert_patch_moments(patch_moments(spread, KERNEL), images)
     programs.clear()
-    jax.default_backend = lambda: "accelerator"  # where arrays of the host are spread over the devices
-    assert_mean_patch_moments(mean_patch_moments(iter(np.split(IMAGES, [16])), TARGETS, KERNEL))
+    # Where arrays of the host are spread over the devices.
+    jax.default_backend = lambda: "accelerator"
+    assert_mean_patch_moments(
+        mean_patch_moments(iter(np.split(IMAGES, [16])), TARGETS, KERNEL)
+    )
     assert len(programs) == 1  # 13 images cannot be spread
     assert "f64[2,4,11,2]" in programs[0]
 
@@ -272,7 +334,11 @@ def test_images_on_eight_devices():
         "JAX_NUMPY_RANK_PROMOTION": "raise",
     }
     result = subprocess.run(
-        [sys.executable, "-m", __name__], env=os.environ | settings, cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", __name__],
+        env=os.environ | settings,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr
 
@@ -285,7 +351,13 @@ def test_bad_batches():
         patch_moments(iter([]), KERNEL)
     with pytest.raises(ValueError, match="images is an iterable without any batch"):
         patch_moments([], KERNEL)
-    with pytest.raises(ValueError, match=r"batches must hold images of one shape, got \(4, 11, 2\), then \(3, 11, 2\)"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"batches must hold images of one shape, got \(4, 11, 2\), then \(3,"
+            r" 11, 2\)"
+        ),
+    ):
         patch_moments(iter([IMAGES[:12], IMAGES[:12, :3]]), KERNEL)
     with pytest.raises(TypeError, match="images must be floating point, got uint8"):
         patch_moments(iter([IMAGES[:12], IMAGES[:12].astype(np.uint8)]), KERNEL)
@@ -294,7 +366,9 @@ def test_bad_batches():
     holes = np.where(IMAGES[:12] > 3, np.nan, IMAGES[:12])
     count = int((IMAGES[:12] > 3).sum())
     for batches in ([holes, IMAGES[:12]], [IMAGES[:12], holes]):
-        with pytest.raises(ValueError, match=f"images has {count} entries that are NaN or infinite"):
+        with pytest.raises(
+            ValueError, match=f"images has {count} entries that are NaN or infinite"
+        ):
             patch_moments(iter(batches), KERNEL)
 
 
@@ -303,8 +377,17 @@ def test_bad_batches():
     [
         ("targets has 23 rows, but there are at least 24 images", TARGETS[:23]),
         ("targets has 30 rows, but there are 29 images", np.ones(30)),
-        (r"targets must have shape \(N,\) or \(N, M\) with N = the number of images, got \(\)", 1.0),
-        ("targets has 1 entries that are NaN or infinite", np.where(np.arange(29) == 3, np.nan, 1)),
+        (
+            (
+                r"targets must have shape \(N,\) or \(N, M\) with N = the number of"
+                r" images, got \(\)"
+            ),
+            1.0,
+        ),
+        (
+            "targets has 1 entries that are NaN or infinite",
+            np.where(np.arange(29) == 3, np.nan, 1),
+        ),
     ],
 )
 def test_targets_that_do_not_fit_the_batches(message, targets):
@@ -320,7 +403,10 @@ def test_a_window_that_does_not_fit_stops_after_the_first_batch():
 
 
 def test_traced_batches_are_refused():
-    with pytest.raises(TypeError, match="under a JAX transformation images must be one array, not an iterable"):
+    with pytest.raises(
+        TypeError,
+        match="under a JAX transformation images must be one array, not an iterable",
+    ):
         jax.jit(lambda images: patch_moments([images, images], KERNEL))(IMAGES[:12])
 
 

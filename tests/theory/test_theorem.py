@@ -1,4 +1,5 @@
-"""Theorems 4.2 and 4.3 against their formulas and the exact law, and the diagnostic on data of known answer."""
+"""Theorems 4.2 and 4.3 against their formulas and the exact law, and the diagnostic on
+data of known answer."""
 
 import dataclasses
 import itertools
@@ -27,21 +28,30 @@ STEPS = np.array([[0, 1, 2], [51, 10**6, np.inf]])
 
 
 def theorem(variance, t, rate):
-    """|1 - (1 - rate variance)^t| / sqrt(variance) in 50 digits; 0 where nothing drives."""
+    """|1 - (1 - rate variance)^t| / sqrt(variance) in 50 digits; 0 where nothing
+    drives."""
     if variance == 0:
         return 0.0
     with mpmath.workdps(50):
-        left = 0 if np.isinf(t) else (1 - mpmath.mpf(float(rate)) * mpmath.mpf(float(variance))) ** int(t)
+        left = (
+            0
+            if np.isinf(t)
+            else (1 - mpmath.mpf(float(rate)) * mpmath.mpf(float(variance))) ** int(t)
+        )
         return float(abs(1 - left) / mpmath.sqrt(mpmath.mpf(float(variance))))
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.48])  # without and with oscillating modes
 def test_iteration_profile_is_the_formula(rate):
-    expected = np.array([[[theorem(v, t, rate) for v in VARIANCE] for t in row] for row in STEPS])
+    expected = np.array(
+        [[[theorem(v, t, rate) for v in VARIANCE] for t in row] for row in STEPS]
+    )
     profile = iteration_profile(VARIANCE, STEPS, rate)
     assert profile.shape == (2, 3, 6)
     np.testing.assert_allclose(profile, expected, rtol=1e-12)
-    np.testing.assert_allclose(iteration_profile(VARIANCE, 51, rate), expected[1, 0], rtol=1e-12)
+    np.testing.assert_allclose(
+        iteration_profile(VARIANCE, 51, rate), expected[1, 0], rtol=1e-12
+    )
     np.testing.assert_allclose(profile[1, 2], whitening_profile(VARIANCE), rtol=1e-15)
     np.testing.assert_array_equal(profile[0, 0], 0)
     wrong = iteration_profile(VARIANCE, 51, rate / 2)
@@ -50,19 +60,27 @@ def test_iteration_profile_is_the_formula(rate):
 
 def test_early_and_late_profiles():
     early = iteration_profile(VARIANCE, 100, 1e-9)
-    np.testing.assert_allclose(early, 100 * 1e-9 * np.sqrt(VARIANCE), rtol=1e-6)  # t eta' lambda
-    np.testing.assert_allclose(whitening_profile(VARIANCE)[:5], VARIANCE[:5] ** -0.5, rtol=1e-14)
+    # T eta' lambda.
+    np.testing.assert_allclose(early, 100 * 1e-9 * np.sqrt(VARIANCE), rtol=1e-6)
+    np.testing.assert_allclose(
+        whitening_profile(VARIANCE)[:5], VARIANCE[:5] ** -0.5, rtol=1e-14
+    )
     assert whitening_profile(np.zeros((2, 3))).shape == (2, 3)
 
 
 @pytest.mark.float32
 def test_ways_of_calling_iteration_profile():
-    variance, steps = np.array([2, 0.5, 0], np.float32), np.array([0, 3, 2**31 - 1], np.int32)
+    variance, steps = (
+        np.array([2, 0.5, 0], np.float32),
+        np.array([0, 3, 2**31 - 1], np.int32),
+    )
     profile = iteration_profile(variance, steps, np.float32(0.9))
     assert profile.dtype == np.float32
     expected = [[theorem(v, t, 0.9) for v in variance] for t in steps]
     np.testing.assert_allclose(profile, expected, rtol=1e-5)
-    rounded = iteration_profile(variance, np.array([0.4, 3.4], np.float32), np.float32(0.9))
+    rounded = iteration_profile(
+        variance, np.array([0.4, 3.4], np.float32), np.float32(0.9)
+    )
     np.testing.assert_array_equal(rounded, profile[:2])
     rates = jnp.array([0.3, 0.9], np.float32)
     mapped = jax.jit(jax.vmap(iteration_profile, (None, None, 0)))(variance, 3, rates)
@@ -81,7 +99,8 @@ HEADS = {
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
 def test_theorem_profile_is_the_exact_law_where_its_assumption_holds(head):
-    """Mean patches with second moment Sigma / J, targets drawn with variance tau^2, no initialisation."""
+    """Mean patches with second moment Sigma / J, targets drawn with variance tau^2, no
+    initialisation."""
     locations, count, tau = 7, 50, 1.5
     variance = np.array([3.0, 1.0, 0.1, 1e-3, 1e-6, 0])
     components = np.linalg.qr(RANDOM.normal(size=(6, 6)))[0]
@@ -91,7 +110,9 @@ def test_theorem_profile_is_the_exact_law_where_its_assumption_holds(head):
         cross=np.zeros((6, *outputs)),
         mean=np.zeros(6),
         target_mean=np.zeros(outputs),
-        target_covariance=tau**2 * np.eye(*outputs * 2) if outputs else np.array(tau**2),
+        target_covariance=(
+            tau**2 * np.eye(*outputs * 2) if outputs else np.array(tau**2)
+        ),
         count=count,
         patches_per_image=locations,
         kernel_shape=(1, 2, 3),
@@ -104,26 +125,37 @@ def test_theorem_profile_is_the_exact_law_where_its_assumption_holds(head):
 
     def exact(moments, rate):
         law = gradient_descent(moments, head, rate)
-        return law.expected_profile(steps, init_std=0, change=True, components=components)
+        return law.expected_profile(
+            steps, init_std=0, change=True, components=components
+        )
 
     @jax.jit
     def closed(rate=rate, count=count):
         settings = {"patches_per_image": locations, "count": count, "target_std": tau}
-        return theorem_profile(variance, steps, learning_rate=rate, head=head, **settings)
+        return theorem_profile(
+            variance, steps, learning_rate=rate, head=head, **settings
+        )
 
     profile, expected = closed(), exact(moments, rate)
     assert profile.shape == (4, 6)
     assert (expected[1:, :5] > 0).all()
 
     def error(profile, expected):
-        profile, expected = np.asarray(profile)[:, :5], np.asarray(expected)[:, :5]  # the last component is 0
+        # The last component is 0.
+        profile, expected = np.asarray(profile)[:, :5], np.asarray(expected)[:, :5]
         return np.abs(profile / expected - 1).max()
 
     assert error(profile, expected) < 1e-9
     np.testing.assert_array_equal(profile[:, 5], 0)
     assert error(closed(rate / 2), expected) > 1e-2
     assert error(closed(rate, count - 1), expected) > 1e-2
-    assert error(profile, exact(dataclasses.replace(moments, second=moments.second / 2), rate)) > 1e-2
+    assert (
+        error(
+            profile,
+            exact(dataclasses.replace(moments, second=moments.second / 2), rate),
+        )
+        > 1e-2
+    )
 
 
 def test_theorem_profile_of_one_output_is_the_formula():
@@ -131,17 +163,37 @@ def test_theorem_profile_of_one_output_is_the_formula():
     head = np.array([1, -2, 0.5])
     h, locations, count, rate, tau = 5.25, 9, 40, 0.3, 0.7
     profile = theorem_profile(
-        VARIANCE, STEPS, learning_rate=rate, head=head, patches_per_image=locations, count=count, target_std=tau
+        VARIANCE,
+        STEPS,
+        learning_rate=rate,
+        head=head,
+        patches_per_image=locations,
+        count=count,
+        target_std=tau,
     )
-    expected = np.array([[[theorem(v, t, 2 * rate * h / locations) for v in VARIANCE] for t in row] for row in STEPS])
-    np.testing.assert_allclose(profile, tau * np.sqrt(locations / (h * 3 * count)) * expected, rtol=1e-12)
+    expected = np.array(
+        [
+            [[theorem(v, t, 2 * rate * h / locations) for v in VARIANCE] for t in row]
+            for row in STEPS
+        ]
+    )
+    np.testing.assert_allclose(
+        profile, tau * np.sqrt(locations / (h * 3 * count)) * expected, rtol=1e-12
+    )
 
 
 def test_gradients_are_finite_also_without_variance():
     def total(rate, variance):
         return (
             iteration_profile(variance, 5, rate).sum()
-            + theorem_profile(variance, 5, learning_rate=rate, head=np.ones(2), patches_per_image=3, count=4).sum()
+            + theorem_profile(
+                variance,
+                5,
+                learning_rate=rate,
+                head=np.ones(2),
+                patches_per_image=3,
+                count=4,
+            ).sum()
         )
 
     slopes = jax.jit(jax.grad(total, (0, 1)))(0.2, jnp.array([2.0, 0.1, 0.0]))
@@ -156,7 +208,9 @@ def tiled(patches):
 def ratio(images, center, **settings):
     settings = {"stride": 2} | settings
     moments = mean_patch_moments(images, np.zeros(len(images)), 2, **settings)
-    return decorrelation_ratio(moments, patch_spectrum(images, 2, center=center, **settings))
+    return decorrelation_ratio(
+        moments, patch_spectrum(images, 2, center=center, **settings)
+    )
 
 
 @pytest.mark.parametrize("center", [True, False])
@@ -172,7 +226,14 @@ def test_ratio_of_equal_opposite_and_independent_patches(center):
         np.testing.assert_allclose(independent, 1, rtol=1e-10)
     else:
         assert independent.max() > 1.2  # the mean is common to all patches
-        centered = tiled(np.array([np.stack(pair) for pair in itertools.product(pool - pool.mean(axis=0), repeat=2)]))
+        centered = tiled(
+            np.array(
+                [
+                    np.stack(pair)
+                    for pair in itertools.product(pool - pool.mean(axis=0), repeat=2)
+                ]
+            )
+        )
         np.testing.assert_allclose(ratio(centered, center), 1, rtol=1e-10)
 
 
@@ -187,7 +248,11 @@ def test_ratio_is_its_definition(center):
         explicit = explicit - explicit.mean(axis=(0, 1))
     spectrum = patch_spectrum(images, 2, center=center, **settings)
     responses = explicit @ np.asarray(spectrum.components)
-    expected = locations * (responses.mean(axis=1) ** 2).mean(axis=0) / (responses**2).mean(axis=(0, 1))
+    expected = (
+        locations
+        * (responses.mean(axis=1) ** 2).mean(axis=0)
+        / (responses**2).mean(axis=(0, 1))
+    )
     np.testing.assert_allclose(ratio(images, center, **settings), expected, rtol=1e-9)
     assert expected.max() > 2 * expected.min()
 
@@ -204,8 +269,14 @@ def test_ratio_is_float64_and_undefined_without_variance():
 def test_ratio_needs_the_same_windows():
     images = RANDOM.normal(size=(4, 4, 4, 1))
     moments = mean_patch_moments(images, np.zeros(4), 2, stride=2)
-    for spectrum in (patch_spectrum(images, 2), patch_spectrum(images[:3], 2, stride=2)):
-        with pytest.raises(ValueError, match="must come from the same images, kernel, stride and padding; got"):
+    for spectrum in (
+        patch_spectrum(images, 2),
+        patch_spectrum(images[:3], 2, stride=2),
+    ):
+        with pytest.raises(
+            ValueError,
+            match="must come from the same images, kernel, stride and padding; got",
+        ):
             decorrelation_ratio(moments, spectrum)
 
 
@@ -215,13 +286,34 @@ GOOD = {"learning_rate": 0.1, "head": np.ones(2), "patches_per_image": 4, "count
 @pytest.mark.parametrize(
     ("message", "changed"),
     [
-        (r"variance must be finite and >= 0, smallest entry -1.0; clip", {"variance": [-1.0, 2]}),
+        (
+            r"variance must be finite and >= 0, smallest entry -1.0; clip",
+            {"variance": [-1.0, 2]},
+        ),
         (r"variance must be finite and >= 0", {"variance": [np.inf, 2]}),
-        (r"variance must have shape \(d,\), got \(1, 2\); map over others with jax.vmap", {"variance": [[1.0, 2]]}),
-        (r"iterations must be >= 0 \(infinity allowed\), got -2", {"iterations": [3, -2]}),
+        (
+            (
+                r"variance must have shape \(d,\), got \(1, 2\); map over others with"
+                r" jax.vmap"
+            ),
+            {"variance": [[1.0, 2]]},
+        ),
+        (
+            r"iterations must be >= 0 \(infinity allowed\), got -2",
+            {"iterations": [3, -2]},
+        ),
         (r"learning_rate must be finite and > 0, got -0.1", {"learning_rate": -0.1}),
-        (r"learning_rate must be a scalar, got shape \(2,\); map over several", {"learning_rate": [0.1, 0.2]}),
-        (r"learning_rate = 1.0 is at or beyond the border of stability; .* below 1.0", {"learning_rate": 1.0}),
+        (
+            r"learning_rate must be a scalar, got shape \(2,\); map over several",
+            {"learning_rate": [0.1, 0.2]},
+        ),
+        (
+            (
+                r"learning_rate = 1.0 is at or beyond the border of stability; .*"
+                r" below 1.0"
+            ),
+            {"learning_rate": 1.0},
+        ),
         (r"head is all zeros", {"head": np.zeros(2)}),
         (r"head must have shape \(K,\) or \(K, M\)", {"head": np.ones((1, 2, 3))}),
         (r"patches_per_image must be finite and > 0, got 0", {"patches_per_image": 0}),
@@ -231,7 +323,10 @@ GOOD = {"learning_rate": 0.1, "head": np.ones(2), "patches_per_image": 4, "count
 )
 def test_bad_arguments_of_the_theorem(message, changed):
     arguments = GOOD | changed
-    variance, iterations = arguments.pop("variance", [2.0, 1.0]), arguments.pop("iterations", 3)
+    variance, iterations = (
+        arguments.pop("variance", [2.0, 1.0]),
+        arguments.pop("iterations", 3),
+    )
     with pytest.raises(ValueError, match=message):
         theorem_profile(variance, iterations, **arguments)
 
@@ -239,7 +334,11 @@ def test_bad_arguments_of_the_theorem(message, changed):
 @pytest.mark.parametrize("rate", [1.0, 3.0])
 def test_the_largest_stable_effective_learning_rate_is_named(rate):
     with pytest.raises(
-        ValueError, match=f"effective_learning_rate = {rate} is at or beyond .* stable one is below 1.0"
+        ValueError,
+        match=(
+            f"effective_learning_rate = {rate} is at or beyond .* stable one is"
+            " below 1.0"
+        ),
     ):
         iteration_profile([2.0, 1.0], 3, rate)
 
@@ -249,22 +348,53 @@ def test_iterations_that_no_integer_of_jax_holds():
     for given in (large, tuple(large), np.array(large, np.float64)):
         for variance in (np.array([1e-9, 1.0]), jnp.array([1e-9, 1.0])):
             found = iteration_profile(variance, given, 0.5)
-            np.testing.assert_allclose(found, iteration_profile(variance, np.array(large, float), 0.5), rtol=1e-12)
+            np.testing.assert_allclose(
+                found,
+                iteration_profile(variance, np.array(large, float), 0.5),
+                rtol=1e-12,
+            )
     assert found[1, 0] != found[0, 0]
 
 
 @pytest.mark.parametrize(
     ("message", "call"),
     [
-        (r"variance must be real numbers, got <U1\.", lambda s, m: iteration_profile(["a"], 1, 0.1)),
-        (r"variance must be real numbers, got PatchSpectrum; pass its \.variance", lambda s, m: whitening_profile(s)),
-        (r"iterations must be real numbers, got NoneType", lambda s, m: iteration_profile([1.0], None, 0.1)),
-        (r"learning_rate must be real numbers, got complex128", lambda s, m: iteration_profile([1.0], 1, np.array(1j))),
-        (r"targets must be real numbers, got <U3", lambda s, m: mean_patch_moments(GREY, ["cat"] * 3, 2)),
-        (r"targets must be real numbers, got complex128", lambda s, m: mean_patch_moments(GREY, np.ones(3) * 1j, 2)),
-        (r"moments must be MeanPatchMoments, .*got PatchSpectrum", lambda s, m: decorrelation_ratio(s, m)),
-        (r"spectrum must be PatchSpectrum, .*got MeanPatchMoments", lambda s, m: decorrelation_ratio(m, m)),
-        (r"moments must be MeanPatchMoments, .*got PatchSpectrum", lambda s, m: gradient_descent(s, np.ones(2), 0.1)),
+        (
+            r"variance must be real numbers, got <U1\.",
+            lambda s, m: iteration_profile(["a"], 1, 0.1),
+        ),
+        (
+            r"variance must be real numbers, got PatchSpectrum; pass its \.variance",
+            lambda s, m: whitening_profile(s),
+        ),
+        (
+            r"iterations must be real numbers, got NoneType",
+            lambda s, m: iteration_profile([1.0], None, 0.1),
+        ),
+        (
+            r"learning_rate must be real numbers, got complex128",
+            lambda s, m: iteration_profile([1.0], 1, np.array(1j)),
+        ),
+        (
+            r"targets must be real numbers, got <U3",
+            lambda s, m: mean_patch_moments(GREY, ["cat"] * 3, 2),
+        ),
+        (
+            r"targets must be real numbers, got complex128",
+            lambda s, m: mean_patch_moments(GREY, np.ones(3) * 1j, 2),
+        ),
+        (
+            r"moments must be MeanPatchMoments, .*got PatchSpectrum",
+            lambda s, m: decorrelation_ratio(s, m),
+        ),
+        (
+            r"spectrum must be PatchSpectrum, .*got MeanPatchMoments",
+            lambda s, m: decorrelation_ratio(m, m),
+        ),
+        (
+            r"moments must be MeanPatchMoments, .*got PatchSpectrum",
+            lambda s, m: gradient_descent(s, np.ones(2), 0.1),
+        ),
     ],
 )
 def test_what_is_of_the_wrong_kind(message, call):

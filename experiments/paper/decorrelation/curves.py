@@ -1,4 +1,5 @@
-"""Curves of correlation against distance: what is compared with what, and how far they are apart."""
+"""Curves of correlation against distance: what is compared with what, and how far they
+are apart."""
 
 from typing import Any
 
@@ -12,8 +13,10 @@ NAME = "decorrelation"
 BANKS = 100  # of random filters
 CLOSE = 0.05  # of the closed form to the trained change, at every distance
 SHOWN = (1, 2, 5, 10, 15)
-TIMES = np.geomspace(0.5, 200, 241)  # of the closed form, in units of 1 / variance of the first component
-# Times that fit a profile about as well as the best: the best correlations of different networks differ by as much.
+# Of the closed form, in units of 1 / variance of the first component.
+TIMES = np.geomspace(0.5, 200, 241)
+# Times that fit a profile about as well as the best: the best correlations of different
+# networks differ by as much.
 AS_GOOD = 0.005
 OURS = "normalised, mean over all images subtracted"
 TITLES = {
@@ -29,19 +32,25 @@ CRITERIA: tuple[trained.Criterion, ...] = ("likelihood", "correlation")
 
 
 def closed_form(variance: np.ndarray) -> np.ndarray:
-    """The profile of Theorem 4.2 at TIMES, in the limit of small rates, up to a factor: (T, d)."""
+    """The profile of Theorem 4.2 at TIMES, in the limit of small rates, up to a factor:
+    (T, d)."""
     progress = -np.expm1(-np.outer(TIMES, variance / variance[0]))
     return progress * np.asarray(theory.whitening_profile(variance))
 
 
 def differences(arrays: Arrays, criterion: trained.Criterion) -> dict[str, np.ndarray]:
-    """Closed form at its fitted time minus trained change, for each run, (networks, R - 1, D)."""
+    """Closed form at its fitted time minus trained change, for each run, (networks, R -
+    1, D)."""
     names = trained.names(arrays)
-    return {name: arrays[f"{name}/curve/{criterion}"] - arrays[f"{name}/curve/change"] for name in names}
+    return {
+        name: arrays[f"{name}/curve/{criterion}"] - arrays[f"{name}/curve/change"]
+        for name in names
+    }
 
 
 def course(difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Over training, the largest difference of the mean over networks at any distance, and its standard error there.
+    """Over training, the largest difference of the mean over networks at any distance,
+    and its standard error there.
 
     Args:
       difference: (networks, R - 1, D).
@@ -51,49 +60,67 @@ def course(difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     mean, count = difference.mean(axis=0), len(difference)
     at = np.arange(len(mean)), np.abs(mean).argmax(axis=1)
-    error = difference.std(axis=0, ddof=1)[at] / np.sqrt(count) if count > 1 else np.full(len(mean), np.nan)
+    error = (
+        difference.std(axis=0, ddof=1)[at] / np.sqrt(count)
+        if count > 1
+        else np.full(len(mean), np.nan)
+    )
     return np.abs(mean[at]), error
 
 
-def by_time(arrays: Arrays, criterion: trained.Criterion) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Of every network at every record but the first, its fitted time and its largest difference of the curves.
+def by_time(
+    arrays: Arrays, criterion: trained.Criterion
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Of every network at every record but the first, its fitted time and its largest
+    difference of the curves.
 
     Returns:
-      for each run, both (networks, R - 1): the time in units of 1 / variance of the first component, and the difference
-      with its sign.
+      for each run, both (networks, R - 1): the time in units of 1 / variance of the
+      first component, and the difference with its sign.
     """
     found = {}
     for name, difference in differences(arrays, criterion).items():
-        times = arrays[f"{name}/{trained.FITS[criterion]}/change/time"][:, 1:] * arrays[f"{name}/variance"][0]
+        times = (
+            arrays[f"{name}/{trained.FITS[criterion]}/change/time"][:, 1:]
+            * arrays[f"{name}/variance"][0]
+        )
         found[name] = times, _largest(difference)
     return found
 
 
 def at_times(arrays: Arrays) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """How well the closed form at every one of TIMES fits a trained network, its profile and its curve.
+    """How well the closed form at every one of TIMES fits a trained network, its
+    profile and its curve.
 
     Returns:
-      for each run, both (networks, T): the correlation of the profiles, and the largest difference of the curves, with
-      its sign.
+      for each run, both (networks, T): the correlation of the profiles, and the largest
+      difference of the curves, with its sign.
     """
     found = {}
     for name in trained.names(arrays):
-        profile, curve = arrays[f"{name}/change"][:, -1], arrays[f"{name}/curve/change"][:, -1]
-        correlation = theory.profile_correlation(profile[:, None], closed_form(arrays[f"{name}/variance"]))
+        profile, curve = (
+            arrays[f"{name}/change"][:, -1],
+            arrays[f"{name}/curve/change"][:, -1],
+        )
+        correlation = theory.profile_correlation(
+            profile[:, None], closed_form(arrays[f"{name}/variance"])
+        )
         difference = arrays["closed_form"] - curve[:, None]
         found[name] = np.asarray(correlation), _largest(difference)
     return found
 
 
 def as_good(correlation: np.ndarray, difference: np.ndarray) -> dict[str, Any]:
-    """What the times have in common whose correlation is within AS_GOOD of a network's best.
+    """What the times have in common whose correlation is within AS_GOOD of a network's
+    best.
 
     Args:
       correlation, difference: of `at_times`, (networks, T).
 
     Returns:
-      medians over networks of the first and the last of these times; and of the time among them with the smallest
-      difference, of that difference, and of its correlation and of the best correlation.
+      medians over networks of the first and the last of these times; and of the time
+      among them with the smallest difference, of that difference, and of its
+      correlation and of the best correlation.
     """
     good = correlation >= correlation.max(axis=1, keepdims=True) - AS_GOOD
     best = np.where(good, np.abs(difference), np.inf).argmin(axis=1)

@@ -1,23 +1,29 @@
-"""How the responses of the first layer correlate over distance: pixels, random, trained, whitened (paper, Fig. 6).
+"""How the responses of the first layer correlate over distance: pixels, random,
+trained, whitened (paper, Fig. 6).
 
     python -m experiments decorrelation
     python -m experiments decorrelation --preset paper
 
-The autocorrelation of the vector of all responses at a location, by moments of pairs of patches, at distances of 0 to
-15 pixels: of the RGB pixels, of random filters, of the trained first layer (its weights w(t), and the change
-w(t) - w(0)), of the closed form at the time fitted to it, and of exact whitening of the patches. Images are those of
-training, normalised; the mean over images and locations is subtracted, and horizontal and vertical shifts are averaged.
-The paper does not state its convention, so that others stand beside this one. The closed form is held against networks
-of several kinds. Trained networks are kept in <out>/runs and shared with the other experiments.
+The autocorrelation of the vector of all responses at a location, by moments of pairs of
+patches, at distances of 0 to 15 pixels: of the RGB pixels, of random filters, of the
+trained first layer (its weights w(t), and the change w(t) - w(0)), of the closed form
+at the time fitted to it, and of exact whitening of the patches. Images are those of
+training, normalised; the mean over images and locations is subtracted, and horizontal
+and vertical shifts are averaged. The paper does not state its convention, so that
+others stand beside this one. The closed form is held against networks of several kinds.
+Trained networks are kept in <out>/runs and shared with the other experiments.
 
-The time is fitted twice: by the likelihood of the profile, which knows the time better, and by its correlation with the
-formula, as the paper fits it. The correlation is nearly flat over a factor of two in time, in which the closed form's
-curve moves by more than the bound, so that VGG11s with 64 filters miss the bound at the time of the best correlation;
-ResNet18s miss it at the most likely time.
+The time is fitted twice: by the likelihood of the profile, which knows the time better,
+and by its correlation with the formula, as the paper fits it. The correlation is nearly
+flat over a factor of two in time, in which the closed form's curve moves by more than
+the bound, so that VGG11s with 64 filters miss the bound at the time of the best
+correlation; ResNet18s miss it at the most likely time.
 
-The cpu preset takes 35 minutes on 2 cores, for twelve networks in the place of the four that other experiments have.
+The cpu preset takes 35 minutes on 2 cores, for twelve networks in the place of the four
+that other experiments have.
 
-Writes <out>/decorrelation/<dataset>/{config.json, arrays.npz, summary.json, decorrelation.png, decorrelation.pdf}.
+Writes <out>/decorrelation/<dataset>/{config.json, arrays.npz, summary.json,
+decorrelation.png, decorrelation.pdf}.
 """
 
 from dataclasses import dataclass
@@ -49,7 +55,8 @@ from experiments.paper.decorrelation.curves import (
 )
 from experiments.paper.decorrelation.figure import draw
 
-# Single networks differ by as much as the bound that their mean is held against, so more of them than elsewhere.
+# Single networks differ by as much as the bound that their mean is held against, so
+# more of them than elsewhere.
 OWN_PRESETS = {"cpu": {"seeds": 12, "other_seeds": 4}}
 FAR = 2  # pixels: from here on the order must be the paper's
 ALIKE = 0.05  # of RGB and random filters
@@ -78,49 +85,69 @@ def main(settings: Settings) -> None:
 
 
 def compute(settings: Any) -> Arrays:
-    """The runs of `trained.several_runs`, "distances" (D,), and curves, each (banks, D).
+    """The runs of `trained.several_runs`, "distances" (D,), and curves, each (banks,
+    D).
 
-    By "<convention>/" the curves of TITLES, for the run "base". Of all runs, by our convention, "<run>/curve/" and
-    "change" or one of CRITERIA, each (networks, R - 1, D), at every record but the first, where nothing has changed;
-    and "closed_form" (T, D), at TIMES, which are fitted to nothing.
+    By "<convention>/" the curves of TITLES, for the run "base". Of all runs, by our
+    convention, "<run>/curve/" and "change" or one of CRITERIA, each (networks, R - 1,
+    D), at every record but the first, where nothing has changed; and "closed_form" (T,
+    D), at TIMES, which are fitted to nothing.
     """
     named = trained.several_runs(settings)
     data = trained.load(named["base"], settings.data_dir)
     distances = range(settings.largest_distance + 1)
-    theory.cross_moments(data.images[:1], trained.KERNEL_SIZE, distances)  # are the images that large?
+    # Are the images that large?
+    theory.cross_moments(data.images[:1], trained.KERNEL_SIZE, distances)
     arrays = trained.measure(named, settings)
     shape = arrays["base/conv1"].shape[2:]
     spectrum = theory.patch_spectrum(data.images, shape[:2])
     # All runs have the same images, and so the same closed form.
     any_time = closed_form(np.asarray(spectrum.variance))
-    of_runs: dict[str, Any] = {"closed_form": theory.filters_with_profile(any_time, spectrum)}
+    of_runs: dict[str, Any] = {
+        "closed_form": theory.filters_with_profile(any_time, spectrum)
+    }
     for name in named:
         conv1 = arrays[f"{name}/conv1"].astype(np.float64)
         of_runs[f"{name}/curve/change"] = conv1[:, 1:] - conv1[:, :1]
         for criterion in CRITERIA:
             arrays |= trained.fits(arrays, name, criterion)
             fitted = arrays[f"{name}/{trained.FITS[criterion]}/change/profile"][:, 1:]
-            of_runs[f"{name}/curve/{criterion}"] = theory.filters_with_profile(fitted, spectrum)
+            of_runs[f"{name}/curve/{criterion}"] = theory.filters_with_profile(
+                fitted, spectrum
+            )
     key = jax.random.fold_in(jax.random.key(settings.seed), 2)
     random = np.asarray(jax.random.normal(key, (BANKS, *shape)), np.float64)
-    learnt = {curve: of_runs[f"base/curve/{curve}"][:, -1] for curve in ("change", *CRITERIA)}
+    learnt = {
+        curve: of_runs[f"base/curve/{curve}"][:, -1] for curve in ("change", *CRITERIA)
+    }
     banks = learnt | {
         "random": random,
         "weights": arrays["base/conv1"][:, -1].astype(np.float64),
-        "whitening": theory.filters_with_profile(theory.whitening_profile(spectrum.variance), spectrum)[None],
+        "whitening": theory.filters_with_profile(
+            theory.whitening_profile(spectrum.variance), spectrum
+        )[None],
     }
     arrays |= {"distances": np.array(distances)}
     for convention, (images, center) in conventions(data).items():
         moments = theory.cross_moments(images, shape[:2], distances, center=center)
         pixels = theory.cross_moments(images, 1, distances, center=center)
         arrays |= {
-            f"{convention}/{name}": np.asarray(theory.autocorrelation(bank, moments)) for name, bank in banks.items()
+            f"{convention}/{name}": np.asarray(theory.autocorrelation(bank, moments))
+            for name, bank in banks.items()
         }
-        arrays[f"{convention}/rgb"] = np.asarray(theory.autocorrelation(np.eye(shape[2])[None, None], pixels))[None]
+        arrays[f"{convention}/rgb"] = np.asarray(
+            theory.autocorrelation(np.eye(shape[2])[None, None], pixels)
+        )[None]
         if convention == OURS:
-            arrays |= {name: np.asarray(theory.autocorrelation(bank, moments)) for name, bank in of_runs.items()}
-    # Equal but for rounding, which depends on how many filter banks are taken at once: so that each is one number.
-    arrays |= {f"{OURS}/{curve}": arrays[f"base/curve/{curve}"][:, -1] for curve in learnt}
+            arrays |= {
+                name: np.asarray(theory.autocorrelation(bank, moments))
+                for name, bank in of_runs.items()
+            }
+    # Equal but for rounding, which depends on how many filter banks are taken at once:
+    # so that each is one number.
+    arrays |= {
+        f"{OURS}/{curve}": arrays[f"base/curve/{curve}"][:, -1] for curve in learnt
+    }
     return arrays
 
 
@@ -130,18 +157,34 @@ def summary(arrays: Arrays) -> dict[str, Any]:
     shown = [int(distance) for distance in SHOWN if distance in distances]
     titles = trained.titles(arrays)
 
-    def result(curve: str, convention: str, values: np.ndarray, paper: str | None = None) -> dict[str, Any]:
+    def result(
+        curve: str, convention: str, values: np.ndarray, paper: str | None = None
+    ) -> dict[str, Any]:
         columns = values[:, np.isin(distances, shown)].T
-        found = {"curve": curve, "convention": convention, "distances": shown, "paper": paper}
+        found = {
+            "curve": curve,
+            "convention": convention,
+            "distances": shown,
+            "paper": paper,
+        }
         return found | {"autocorrelation": [frame.spread(column) for column in columns]}
 
     results = [
-        result(title, convention, arrays[f"{convention}/{name}"], PAPER.get(name) if convention == OURS else None)
+        result(
+            title,
+            convention,
+            arrays[f"{convention}/{name}"],
+            PAPER.get(name) if convention == OURS else None,
+        )
         for convention in _conventions_in(arrays)
         for name, title in TITLES.items()
     ]
     results += [
-        result(f"{TITLES[curve]}, {titles[run]}", OURS, arrays[f"{run}/curve/{curve}"][:, -1])
+        result(
+            f"{TITLES[curve]}, {titles[run]}",
+            OURS,
+            arrays[f"{run}/curve/{curve}"][:, -1],
+        )
         for run in titles
         if run != "base"
         for curve in ("change", *CRITERIA)
@@ -152,49 +195,72 @@ def summary(arrays: Arrays) -> dict[str, Any]:
     checks = [
         frame.check(
             f"RGB and random filters: largest difference from {FAR} pixels on",
-            np.abs(mean["rgb"] - mean["random"])[far].max(), at_most=ALIKE,
+            np.abs(mean["rgb"] - mean["random"])[far].max(),
+            at_most=ALIKE,
         ),
         frame.check(
-            f"random filters above the trained layer: smallest difference from {FAR} pixels on",
-            (mean["random"] - learnt)[far].min(), above=0,
+            f"random filters above the trained layer: smallest difference from {FAR}"
+            " pixels on",
+            (mean["random"] - learnt)[far].min(),
+            above=0,
         ),
         frame.check(
             f"trained layer above whitening: smallest difference from {FAR} pixels on",
-            (np.minimum(mean["change"], mean["weights"]) - mean["whitening"])[far].min(), above=0,
+            (np.minimum(mean["change"], mean["weights"]) - mean["whitening"])[
+                far
+            ].min(),
+            above=0,
         ),
-    ]  # fmt: skip
+    ]
     courses: list[dict[str, Any]] = [
         {
             "run": titles[name],
             "epochs": arrays[f"{name}/epochs"][1:].tolist(),
-            "training_accuracy": frame.finite(arrays[f"{name}/accuracy"][:, 1:].mean(axis=0)),
+            "training_accuracy": frame.finite(
+                arrays[f"{name}/accuracy"][:, 1:].mean(axis=0)
+            ),
             "times_as_good": {"correlation_within": AS_GOOD} | as_good(*unfitted),
         }
         for name, unfitted in at_times(arrays).items()
     ]
     for criterion in CRITERIA:
         times = by_time(arrays, criterion)
-        for (name, difference), row in zip(differences(arrays, criterion).items(), courses, strict=True):
+        for (name, difference), row in zip(
+            differences(arrays, criterion).items(), courses, strict=True
+        ):
             largest, error = course(difference)
-            title = f"{TITLES[criterion]} against the trained change: largest difference, {titles[name]}"
+            title = (
+                f"{TITLES[criterion]} against the trained change: largest difference,"
+                f" {titles[name]}"
+            )
             checks.append(frame.check(title, largest[-1], at_most=CLOSE))
             row[criterion] = {
-                "median_time_times_first_variance": frame.finite(np.median(times[name][0], axis=0)),
+                "median_time_times_first_variance": frame.finite(
+                    np.median(times[name][0], axis=0)
+                ),
                 "largest_difference": frame.finite(largest),
                 "standard_error": frame.finite(error),
             }
-    return trained.summarize(arrays, results, checks) | {"closed_form_over_training": courses}
+    return trained.summarize(arrays, results, checks) | {
+        "closed_form_over_training": courses
+    }
 
 
 def table(summary: dict[str, Any]) -> frame.Table:
     """The results in words."""
     rows = summary["results"]
-    columns = {"convention": [row["convention"] for row in rows], "autocorrelation of": [row["curve"] for row in rows]}
+    columns = {
+        "convention": [row["convention"] for row in rows],
+        "autocorrelation of": [row["curve"] for row in rows],
+    }
     for index, distance in enumerate(rows[0]["distances"]):
-        columns[f"at {distance}"] = [frame.number(row["autocorrelation"][index]) for row in rows]
+        columns[f"at {distance}"] = [
+            frame.number(row["autocorrelation"][index]) for row in rows
+        ]
     columns[f"paper, at {PAPER_DISTANCE}"] = [row["paper"] or "" for row in rows]
     note = (
-        "at so many pixels; ± standard deviation over networks, or over banks of random filters. The paper's figure "
-        "does not say how it was centred, and no convention here gives all of its values at once"
+        "at so many pixels; ± standard deviation over networks, or over banks of random"
+        " filters. The paper's figure does not say how it was centred, and no"
+        " convention here gives all of its values at once"
     )
     return frame.Table(columns, note)

@@ -15,9 +15,10 @@ import linear_cnn
 import theory
 from experiments.paper.theory_vs_simulation.settings import Settings
 
-EXACT_INIT_STD = 0.1  # of the single runs: large, so that the initial filters matter throughout
-# Images whose gradients are computed at once in the full convolution of all of them: few, so that their patches stay
-# in the cache of a CPU (five times faster than 500).
+# Of the single runs: large, so that the initial filters matter throughout.
+EXACT_INIT_STD = 0.1
+# Images whose gradients are computed at once in the full convolution of all of them:
+# few, so that their patches stay in the cache of a CPU (five times faster than 500).
 LARGEST_BATCH = 10
 
 
@@ -42,14 +43,21 @@ def exact_run(
     rate: float | None = None,
     dtype: Any = jnp.float64,
 ) -> dict[str, Any]:
-    """One trained network for each set of targets, (S, N) or (S, N, M); the exact form, and deliberately wrong ones."""
+    """One trained network for each set of targets, (S, N) or (S, N, M); the exact form,
+    and deliberately wrong ones."""
     size, width = settings.kernel_size, settings.filters
     head = np.ones(width) if head is None else head
     window: dict[str, Any] = {"stride": stride, "padding": padding}
     sets = targets.reshape(*targets.shape[:2], -1)
-    moments = theory.mean_patch_moments(images, sets.transpose(1, 0, 2).reshape(len(images), -1), size, **window)
+    moments = theory.mean_patch_moments(
+        images, sets.transpose(1, 0, 2).reshape(len(images), -1), size, **window
+    )
     # x_max = rate: the border of stability is at 2.
-    learning_rate = (rate or settings.rate) / 2 * float(theory.largest_stable_learning_rate(moments, head))
+    learning_rate = (
+        (rate or settings.rate)
+        / 2
+        * float(theory.largest_stable_learning_rate(moments, head))
+    )
     records = record_steps(steps or settings.exact_steps)
 
     seen: Any = images
@@ -62,15 +70,27 @@ def exact_run(
 
     def init(key: jax.Array) -> nnx.Module:
         return linear_cnn.LinearCNN(
-            images.shape[-1], width, size, **conv, head=head, init_std=EXACT_INIT_STD, dtype=dtype, rngs=nnx.Rngs(key)
+            images.shape[-1],
+            width,
+            size,
+            **conv,
+            head=head,
+            init_std=EXACT_INIT_STD,
+            dtype=dtype,
+            rngs=nnx.Rngs(key),
         )
 
     optimizer: Any = optax.sgd(learning_rate)
     batch, batches = None, 1
     if accumulate:
-        batch = max(n for n in range(1, min(len(images), LARGEST_BATCH) + 1) if len(images) % n == 0)
+        batch = max(
+            n
+            for n in range(1, min(len(images), LARGEST_BATCH) + 1)
+            if len(images) % n == 0
+        )
         batches = len(images) // batch
-        # The mean of the gradients of all batches of an epoch is that of the full batch.
+        # The mean of the gradients of all batches of an epoch is that of the full
+        # batch.
         optimizer = optax.MultiSteps(optimizer, batches, accumulator_dtype=dtype)
     run = partial(
         linear_cnn.train_seeds if len(sets) > 1 else linear_cnn.train,
@@ -101,7 +121,12 @@ def exact_run(
                 target_covariance=moments.target_covariance[own, own],
             )
             forms.append(theory.gradient_descent(of_set, head, learning_rate))
-        return np.stack([form.kernel(records, kernel) for form, kernel in zip(forms, initial, strict=True)])
+        return np.stack(
+            [
+                form.kernel(records, kernel)
+                for form, kernel in zip(forms, initial, strict=True)
+            ]
+        )
 
     wrong = {"wrong_learning_rate": predict(moments.second, learning_rate / 2)}
     if data == "images":
@@ -121,19 +146,35 @@ def exact_run(
     }
 
 
-def run_permutations(settings: Settings, key: jax.Array, images: np.ndarray) -> dict[str, Any]:
-    """Networks trained on all 720 orders of 6 labels: the shuffled law gives their mean energy exactly."""
-    size, width, head = settings.kernel_size, settings.filters, np.ones(settings.filters)
+def run_permutations(
+    settings: Settings, key: jax.Array, images: np.ndarray
+) -> dict[str, Any]:
+    """Networks trained on all 720 orders of 6 labels: the shuffled law gives their mean
+    energy exactly."""
+    size, width, head = (
+        settings.kernel_size,
+        settings.filters,
+        np.ones(settings.filters),
+    )
     few = images[np.linspace(0, len(images) - 1, 6).round().astype(int)]
     labels = np.array([0.0, 0.0, 1.0, 2.0, 3.0, 7.0])
     orders = np.array(list(itertools.permutations(labels)))
     moments = theory.mean_patch_moments(few, labels, size)
-    learning_rate = settings.rate / 2 * float(theory.largest_stable_learning_rate(moments, head))
+    learning_rate = (
+        settings.rate / 2 * float(theory.largest_stable_learning_rate(moments, head))
+    )
     components = theory.patch_spectrum(images, size, center=False).components
     records = record_steps(min(1000, settings.exact_steps))
 
     def init(key: jax.Array) -> nnx.Module:
-        return linear_cnn.LinearCNN(images.shape[-1], width, size, init_std=0.0, dtype=jnp.float64, rngs=nnx.Rngs(key))
+        return linear_cnn.LinearCNN(
+            images.shape[-1],
+            width,
+            size,
+            init_std=0.0,
+            dtype=jnp.float64,
+            rngs=nnx.Rngs(key),
+        )
 
     trained = linear_cnn.train_seeds(
         init,
@@ -144,11 +185,27 @@ def run_permutations(settings: Settings, key: jax.Array, images: np.ndarray) -> 
         keys=jax.random.split(key, len(orders)),
         record_steps=records,
     )
-    biased = replace(moments, target_covariance=jnp.asarray(moments.target_covariance) * 5 / 6)
-    law: dict[str, Any] = {"init_std": 0.0, "targets": "shuffled", "components": components}
+    biased = replace(
+        moments, target_covariance=jnp.asarray(moments.target_covariance) * 5 / 6
+    )
+    law: dict[str, Any] = {
+        "init_std": 0.0,
+        "targets": "shuffled",
+        "components": components,
+    }
     return {
         "steps": records,
-        "energy": np.mean(np.asarray(theory.energy_profile(trained.conv1, components)) ** 2, axis=0),
-        "expected": theory.gradient_descent(moments, head, learning_rate).expected_profile(records, **law),
-        "wrong_count": theory.gradient_descent(biased, head, learning_rate).expected_profile(records, **law),
+        "energy": np.mean(
+            np.asarray(theory.energy_profile(trained.conv1, components)) ** 2, axis=0
+        ),
+        "expected": (
+            theory.gradient_descent(moments, head, learning_rate).expected_profile(
+                records, **law
+            )
+        ),
+        "wrong_count": (
+            theory.gradient_descent(biased, head, learning_rate).expected_profile(
+                records, **law
+            )
+        ),
     }

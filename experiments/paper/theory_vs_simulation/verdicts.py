@@ -12,20 +12,37 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-2}
 
 
 def judge(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Every comparison, with how far the simulation moved, the bound, and what a wrong formula gives."""
+    """Every comparison, with how far the simulation moved, the bound, and what a wrong
+    formula gives."""
     checks = [exact_check(arrays, name, title) for name, title in EXACT.items()]
     checks += [
         agreement_check(arrays, original, compressed)
-        for original, compressed in (("full", "compressed_full"), ("mean_patches", "compressed"))
+        for original, compressed in (
+            ("full", "compressed_full"),
+            ("mean_patches", "compressed"),
+        )
     ]
     checks.append(permutation_check(arrays))
     for name, title in ENSEMBLES.items():
         for kind in ("weights", "change"):
             checks += ensemble_checks(arrays, name, title, kind)
-    checks += [theorem_check(arrays, "patches_drawn", True), theorem_check(arrays, "raw_drawn", False)]
-    flat = arrays["patches_drawn/theorem"][-1] * np.sqrt(arrays["patches_drawn/variance"])
-    checks.append(result("e_i lambda_i constant at the last step (theorem)", flat.max() / flat.min() - 1, 0.1))
-    gap = np.abs(arrays["autocorrelation/shortcut"] - arrays["autocorrelation/measured"]).max()
+    checks += [
+        theorem_check(arrays, "patches_drawn", True),
+        theorem_check(arrays, "raw_drawn", False),
+    ]
+    flat = arrays["patches_drawn/theorem"][-1] * np.sqrt(
+        arrays["patches_drawn/variance"]
+    )
+    checks.append(
+        result(
+            "e_i lambda_i constant at the last step (theorem)",
+            flat.max() / flat.min() - 1,
+            0.1,
+        )
+    )
+    gap = np.abs(
+        arrays["autocorrelation/shortcut"] - arrays["autocorrelation/measured"]
+    ).max()
     filters = arrays["autocorrelation/filters"]
     checks.append(
         result(
@@ -39,7 +56,8 @@ def judge(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
 
 
 def exact_check(arrays: dict[str, np.ndarray], name: str, title: str) -> dict[str, Any]:
-    """Largest error of the exact form over all recorded steps, as a fraction of how far the weights moved."""
+    """Largest error of the exact form over all recorded steps, as a fraction of how far
+    the weights moved."""
     simulated = arrays[f"{name}/simulated"]
     # The least of several networks.
     moved = np.abs(simulated - simulated[:, :1]).max(axis=(1, 2, 3, 4, 5)).min()
@@ -54,11 +72,17 @@ def exact_check(arrays: dict[str, np.ndarray], name: str, title: str) -> dict[st
         error("predicted"),
         TOLERANCE[str(simulated.dtype)],
         moved=f"max |w - w(0)| = {moved:.2g}",
-        wrong={label: error(form) for label, form in wrong.items() if f"{name}/{form}" in arrays},
+        wrong={
+            label: error(form)
+            for label, form in wrong.items()
+            if f"{name}/{form}" in arrays
+        },
     )
 
 
-def agreement_check(arrays: dict[str, np.ndarray], original: str, compressed: str) -> dict[str, Any]:
+def agreement_check(
+    arrays: dict[str, np.ndarray], original: str, compressed: str
+) -> dict[str, Any]:
     """Trajectories of the same network on the original and on the compressed data."""
     simulated = arrays[f"{original}/simulated"]
     moved = np.abs(simulated - simulated[:, :1]).max(axis=(1, 2, 3, 4, 5)).min()
@@ -71,11 +95,17 @@ def agreement_check(arrays: dict[str, np.ndarray], original: str, compressed: st
 
 
 def permutation_check(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Mean energy over all orders of the labels against the shuffled law, relative to each step's largest."""
+    """Mean energy over all orders of the labels against the shuffled law, relative to
+    each step's largest."""
     energy = arrays["permutations/energy"][1:]
 
     def error(form: str) -> float:
-        return float((np.abs(arrays[f"permutations/{form}"][1:] ** 2 - energy).max(axis=1) / energy.max(axis=1)).max())
+        return float(
+            (
+                np.abs(arrays[f"permutations/{form}"][1:] ** 2 - energy).max(axis=1)
+                / energy.max(axis=1)
+            ).max()
+        )
 
     return result(
         "shuffled law, mean over all 720 orders of 6 labels",
@@ -86,7 +116,9 @@ def permutation_check(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     )
 
 
-def simulated_profiles(arrays: dict[str, np.ndarray], name: str, kind: str) -> np.ndarray:
+def simulated_profiles(
+    arrays: dict[str, np.ndarray], name: str, kind: str
+) -> np.ndarray:
     """Energy profile of each seed at each recorded step, (S, R, d)."""
     kernels = arrays[f"{name}/kernels"]
     if kind == "change":
@@ -94,20 +126,28 @@ def simulated_profiles(arrays: dict[str, np.ndarray], name: str, kind: str) -> n
     return np.asarray(theory.energy_profile(kernels, arrays[f"{name}/components"]))
 
 
-def ensemble_checks(arrays: dict[str, np.ndarray], name: str, title: str, kind: str) -> list[dict[str, Any]]:
-    """Mean energy in standard errors from the expected one, and the share of seeds inside the 90 % band."""
+def ensemble_checks(
+    arrays: dict[str, np.ndarray], name: str, title: str, kind: str
+) -> list[dict[str, Any]]:
+    """Mean energy in standard errors from the expected one, and the share of seeds
+    inside the 90 % band."""
     profiles = simulated_profiles(arrays, name, kind)[:, 1:]
     energy, seeds = profiles**2, len(profiles)
     mean, error = energy.mean(axis=0), energy.std(axis=0, ddof=1) / np.sqrt(seeds)
 
     def deviation(form: str) -> float:
-        return float(np.abs((mean - arrays[f"{name}/{form}_{kind}"][1:] ** 2) / error).max())
+        return float(
+            np.abs((mean - arrays[f"{name}/{form}_{kind}"][1:] ** 2) / error).max()
+        )
 
     label = {"weights": "W", "change": "change of W"}[kind]
-    moved = f"rms change {np.sqrt(mean[-1].max()) / arrays[f'{name}/init_std']:.2g} x init"
+    moved = (
+        f"rms change {np.sqrt(mean[-1].max()) / arrays[f'{name}/init_std']:.2g} x init"
+    )
     rows = [
         result(
-            f"expected profile, {title}, {label}: standard errors, worst of {mean.size}",
+            f"expected profile, {title}, {label}: standard errors, worst of"
+            f" {mean.size}",
             deviation("expected"),
             5.0,
             moved=moved,
@@ -118,7 +158,8 @@ def ensemble_checks(arrays: dict[str, np.ndarray], name: str, title: str, kind: 
     inside = ((profiles >= low) & (profiles <= high)).mean(axis=0)
     share = QUANTILES[1] - QUANTILES[0]
     binomial = np.sqrt(share * (1 - share) / seeds)
-    if name.endswith("drawn"):  # for other targets the band rests on a central limit theorem
+    # For other targets the band rests on a central limit theorem.
+    if name.endswith("drawn"):
         rows.append(
             result(
                 f"90 % band, {title}, {label}: binomial errors, worst of {inside.size}",
@@ -131,11 +172,17 @@ def ensemble_checks(arrays: dict[str, np.ndarray], name: str, title: str, kind: 
     return rows
 
 
-def theorem_check(arrays: dict[str, np.ndarray], name: str, holds: bool) -> dict[str, Any]:
-    """Relative error of Theorem 4.2, no parameter fitted, beyond 3 standard errors of the simulated rms profile."""
+def theorem_check(
+    arrays: dict[str, np.ndarray], name: str, holds: bool
+) -> dict[str, Any]:
+    """Relative error of Theorem 4.2, no parameter fitted, beyond 3 standard errors of
+    the simulated rms profile."""
     energy = simulated_profiles(arrays, name, "change")[:, 1:] ** 2
     mean, seeds = energy.mean(axis=0), len(energy)
-    rms, error = np.sqrt(mean), energy.std(axis=0, ddof=1) / np.sqrt(seeds) / (2 * np.sqrt(mean))
+    rms, error = (
+        np.sqrt(mean),
+        energy.std(axis=0, ddof=1) / np.sqrt(seeds) / (2 * np.sqrt(mean)),
+    )
 
     def excess(form: str) -> float:
         profile = arrays[f"{name}/{form}"][1:]
@@ -153,7 +200,8 @@ def theorem_check(arrays: dict[str, np.ndarray], name: str, holds: bool) -> dict
         )
     ratio = arrays[f"{name}/decorrelation_ratio"]
     row = result(
-        f"Theorem 4.2 fails on {title} (decorrelation ratio {ratio.min():.2g} to {ratio.max():.3g})",
+        f"Theorem 4.2 fails on {title} (decorrelation ratio {ratio.min():.2g} to"
+        f" {ratio.max():.3g})",
         0.1,
         excess("theorem"),
         moved=moved_text(rms),
@@ -169,10 +217,23 @@ def table(checks: list[dict[str, Any]]) -> str:
     """The checks as text."""
     lines = [f"{'':6}{'measured':>10}  {'bound':>7}  check"]
     for row in checks:
-        wrong = ", ".join(f"{name}: {value:.2g}" for name, value in row["wrong_formulas"].items())
-        notes = "; ".join(filter(None, [row["moved"] and f"moved: {row['moved']}", wrong and f"wrong formula {wrong}"]))
+        wrong = ", ".join(
+            f"{name}: {value:.2g}" for name, value in row["wrong_formulas"].items()
+        )
+        notes = "; ".join(
+            filter(
+                None,
+                [
+                    row["moved"] and f"moved: {row['moved']}",
+                    wrong and f"wrong formula {wrong}",
+                ],
+            )
+        )
         bound = row["bound"] if isinstance(row["bound"], str) else f"{row['bound']:.2g}"
-        lines.append(f"{'ok' if row['passed'] else 'FAIL':6}{row['measured']:>10.2g}  {bound:>7}  {row['check']}")
+        lines.append(
+            f"{'ok' if row['passed'] else 'FAIL':6}{row['measured']:>10.2g}  {bound:>7}"
+            f"  {row['check']}"
+        )
         lines += [f"{'':27}{notes}"] if notes else []
     passed = sum(row["passed"] for row in checks)
     return "\n".join([*lines, f"{passed} of {len(checks)} checks passed"])
