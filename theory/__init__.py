@@ -2,22 +2,13 @@
 Weiss, ICML 2023)."""
 
 from theory.autocorrelation import CrossMoments, autocorrelation, cross_moments
-from theory.dynamics import (
-    LinearDynamics,
-    gradient_descent,
-    largest_stable_learning_rate,
-)
+from theory.dynamics import LinearDynamics
 from theory.fitting import ProfileFit, fit_profile, time_interval
 from theory.geometric_sum import geometric_sum
+from theory.gradient_descent import gradient_descent, largest_stable_learning_rate
 from theory.labels import LabelCorrelation, label_correlation
-from theory.moments import (
-    MeanPatchMoments,
-    PatchMoments,
-    PatchSpectrum,
-    mean_patch_moments,
-    patch_moments,
-    patch_spectrum,
-)
+from theory.mean_patches import MeanPatchMoments, mean_patch_moments
+from theory.moments import PatchMoments, PatchSpectrum, patch_moments, patch_spectrum
 from theory.profiles import energy_profile, filters_with_profile, profile_correlation
 from theory.quadratic_form import quadratic_form_quantile
 from theory.storage import load_moments, save_moments

@@ -10,13 +10,10 @@ import numpy as np
 
 from theory._checks import (
     check_finite,
-    check_head,
     check_iterations,
     check_kernel,
-    check_kind,
     check_positive,
     check_probabilities,
-    check_stable,
 )
 from theory._precision import (
     as_floats,
@@ -25,10 +22,8 @@ from theory._precision import (
     float64_outside_traces,
     matmul,
     square_root,
-    without_rounding,
 )
 from theory.geometric_sum import decay, geometric_sum
-from theory.moments import MeanPatchMoments
 from theory.quadratic_form import quadratic_form_quantile
 
 # The "mse" loss is the mean over images of the squared error summed over outputs; its
@@ -36,25 +31,6 @@ from theory.quadratic_form import quadratic_form_quantile
 GRADIENT_FACTOR = 2
 
 Targets = Literal["drawn", "shuffled"]
-
-
-@float64_outside_traces
-def largest_stable_learning_rate(moments: MeanPatchMoments, head: Any) -> jax.Array:
-    r"""The border of stability, :math:`2 / (2 \max_i \alpha_i \max_j h_j)`: below it
-    every mode decays.
-
-    Ours (docs/derivations.md, section 3). Arguments as in `gradient_descent`; returns a
-    scalar.
-    """
-    check_head(head)
-    second, a = as_floats(moments.second, head)
-    # The largest singular value of the head squares to the largest eigenvalue of a^T a.
-    curvature = (
-        GRADIENT_FACTOR
-        * jnp.linalg.eigvalsh(second)[-1]
-        * jnp.linalg.norm(a.reshape(a.shape[0], -1), ord=2) ** 2
-    )
-    return 2 / curvature
 
 
 @jax.tree_util.register_dataclass
@@ -237,98 +213,6 @@ class LinearDynamics:
                 f"components must have shape (d, p) with d = {d}, got"
                 f" {np.shape(components)}."
             )
-
-
-@float64_outside_traces
-def gradient_descent(
-    moments: MeanPatchMoments, head: Any, learning_rate: Any
-) -> LinearDynamics:
-    """Closed form of full-batch gradient descent on the "mse" loss of a linear CNN:
-    decompose once, query at any t.
-
-    Ours (docs/derivations.md, section 3). The network is conv (no bias), global average
-    pool and a fixed head; the loss is the mean over images of the squared error summed
-    over outputs.
-
-    Args:
-      moments: of the training images and targets.
-      head: a, (K,) or (K, M), of any rank; its number of outputs must be that of the
-        targets.
-      learning_rate: eta > 0, as `optax.sgd` means it; scalar.
-
-    Returns:
-      the dynamics. Curvatures below rounding (d * eps * the largest) are taken as zero.
-      Outside a JAX transformation the decomposition is in float64 whatever JAX's flag;
-      inside, in the dtype of the moments, and values are not checked. In float32 a
-      curvature below about 3e-6 of the largest counts as zero: its mode grows by its
-      drive for ever, which is right while learning_rate * curvature * t is small.
-
-    Raises:
-      TypeError: other moments. ValueError: a head of zeros, outputs that do not match,
-        or a step size that is not positive or at or beyond the border of stability; the
-        message names the largest stable one.
-    """
-    check_kind("moments", moments, MeanPatchMoments, "mean_patch_moments")
-    check_head(head)
-    check_positive("learning_rate", learning_rate)
-    outputs = 1 if moments.cross.ndim == 1 else moments.cross.shape[1]
-    head_outputs = 1 if np.ndim(head) == 1 else np.shape(head)[1]
-    if head_outputs != outputs:
-        raise ValueError(
-            f"head of shape {np.shape(head)} has {head_outputs} outputs, but the"
-            f" targets have {outputs}."
-        )
-    dynamics = _decompose(moments, head, learning_rate)
-    curvature = (
-        GRADIENT_FACTOR * dynamics.mean_patch_variance[:1] * dynamics.head_variance[:1]
-    )
-    check_stable("learning_rate", learning_rate, curvature)
-    return dynamics
-
-
-@jax.jit
-def _decompose(
-    moments: MeanPatchMoments, head: Any, learning_rate: Any
-) -> LinearDynamics:
-    second, cross, mean, target_mean, covariance, a, eta = as_floats(
-        moments.second,
-        moments.cross,
-        moments.mean,
-        moments.target_mean,
-        moments.target_covariance,
-        head,
-        learning_rate,
-    )
-    a = a.reshape(a.shape[0], -1)
-    outputs = a.shape[1]
-    alpha, e = (array[..., ::-1] for array in jnp.linalg.eigh(second))
-    h, q = (array[..., ::-1] for array in jnp.linalg.eigh(matmul(a.T, a)))
-    alpha, h = without_rounding(alpha), without_rounding(h)
-    target_mean = matmul(q.T, target_mean.reshape(outputs))
-    covariance = einsum("mi,mn,nj->ij", q, covariance.reshape(outputs, outputs), q)
-    drive = einsum("di,dm,mj->ij", e, cross.reshape(-1, outputs), q)
-    # By Cauchy and Schwarz |drive_ij|^2 <= alpha_i E[y_j^2]. Where alpha_i is zero the
-    # drive is rounding, of E or of the sum over images in B; it must not accumulate
-    # over the steps.
-    of_axes = alpha.shape[0] * jnp.linalg.norm(drive, axis=0, keepdims=True)
-    of_sums = jnp.sqrt(alpha[0] * (jnp.diag(covariance) + target_mean**2))[None]
-    noise = (alpha[:, None] == 0) & (
-        jnp.abs(drive) <= 4 * jnp.finfo(drive.dtype).eps * (of_axes + of_sums)
-    )
-    return LinearDynamics(
-        learning_rate=eta,
-        head=a,
-        mean_patch_variance=alpha,
-        components=e,
-        head_variance=h,
-        head_components=q,
-        drive=jnp.where(noise, 0, drive),
-        mean=jnp.where(alpha > 0, matmul(e.T, mean), 0),
-        target_mean=target_mean,
-        target_covariance=covariance,
-        count=moments.count,
-        kernel_shape=moments.kernel_shape,
-    )
 
 
 def _rates(

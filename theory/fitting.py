@@ -1,13 +1,11 @@
 """The formula of Theorem 4.2 fitted to an energy profile: the time at which they agree
 best."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import numpy as np
-from jax import lax
 from scipy import special
 
 from theory._checks import (
@@ -21,19 +19,19 @@ from theory._precision import (
     as_results,
     concrete,
     is_traced,
-    matmul,
     namespace,
 )
+from theory.criteria import (
+    OBJECTIVES,
+    Criterion,
+    formula_values,
+    of_all,
+    of_candidates,
+    standardized,
+    weights,
+)
+from theory.maxima import log_time_range, maxima, search_times
 
-# Half as many times still found every maximum that a grid of 150,000 has, to rounding,
-# for profiles with several equal maxima and for variances that differ by one part in a
-# thousand or by twelve orders of magnitude.
-_TIMES = 256  # at which the criterion is looked at
-_PASSES = 3  # that move these times to where the formula's shape changes
-_MAXIMA = 4  # local ones that are refined
-_REFINEMENTS = 8
-Criterion = Literal["correlation", "likelihood"]
-_SERIES = 0.05  # up to here the series of `_growth` is exact to rounding
 # Relative; of variances that differ by less, rounding decides where the formula is
 # nearly constant.
 _DIFFERENT = 1e-6
@@ -256,11 +254,11 @@ def _fit(
         step = learning_rate * largest
         rates = -xp.log1p(-step * variance) / step
     objective, data = (
-        _OBJECTIVES[criterion],
+        OBJECTIVES[criterion],
         profile / profile.max(axis=-1, keepdims=True),
     )
-    standardized, _ = _standardized(data)
-    compared = standardized if criterion == "correlation" else data**2
+    shape, _ = standardized(data)
+    compared = shape if criterion == "correlation" else data**2
 
     def parts(log_time: Any) -> tuple[Any, Any]:
         """The formula's limit, and the exponent of each component, both (..., d)."""
@@ -269,18 +267,18 @@ def _fit(
 
     def derivative(log_time: Any) -> Any:
         """Of the objective with respect to log time, (..., candidates)."""
-        return objective(compared, *parts(log_time), _of_candidates)[1]
+        return objective(compared, *parts(log_time), of_candidates)[1]
 
-    log_times = _search_times(
-        lambda times: _formula(*parts(times)), *_log_time_range(rates, seen)
+    log_times = search_times(
+        lambda times: formula_values(*parts(times)), *log_time_range(rates, seen)
     )
-    found = _maxima(
-        derivative, log_times, *objective(compared, *parts(log_times), _of_all)
+    found = maxima(
+        derivative, log_times, *objective(compared, *parts(log_times), of_all)
     )
 
     ends = xp.stack([rates * limit, limit])
     ends = xp.broadcast_to(ends, (*found.shape[:-1], *ends.shape))
-    candidates = xp.concatenate([ends, _formula(*parts(found))], axis=-2)
+    candidates = xp.concatenate([ends, formula_values(*parts(found))], axis=-2)
     times = xp.concatenate(
         [
             xp.zeros_like(found[..., :1]),
@@ -291,14 +289,12 @@ def _fit(
     )
     # 1 - correlation as a sum of squares keeps its digits where the correlation is
     # nearly 1.
-    distance = ((_standardized(candidates)[0] - standardized[..., None, :]) ** 2).sum(
-        axis=-1
-    )
+    distance = ((standardized(candidates)[0] - shape[..., None, :]) ** 2).sum(axis=-1)
     correlation = xp.maximum(1 - distance / 2, -1)
     misfit = (
         distance
         if criterion == "correlation"
-        else _of_candidates(compared, _weights(candidates)[1])
+        else of_candidates(compared, weights(candidates)[1])
     )
     best = misfit.argmin(axis=-1)[..., None]
     fitted = xp.take_along_axis(candidates, best[..., None], axis=-2)[..., 0, :]
@@ -323,188 +319,6 @@ def _fit(
         correlation_at_zero=correlation[..., 0],
         correlation_at_infinity=correlation[..., 1],
     )
-
-
-def _of_all(data: Any, values: Any) -> Any:
-    """Every profile's product with the values at every time: (..., d), (times, d) ->
-    (..., times)."""
-    return matmul(data, values.T)
-
-
-def _of_candidates(data: Any, values: Any) -> Any:
-    """Every profile's product with the values at times of its own: (..., d), (...,
-    times, d) -> (..., times)."""
-    return (data[..., None, :] * values).sum(axis=-1)
-
-
-def _formula(limit: Any, x: Any) -> Any:
-    return limit * -namespace(x).expm1(-x)
-
-
-def _correlation(
-    data: Any, limit: Any, x: Any, product: Callable[[Any, Any], Any]
-) -> tuple[Any, Any]:
-    """Pearson correlation, and its derivative with respect to log time.
-
-    Args:
-      data: the profile, standardised, (..., d).
-      limit, x: of the formula, (times, d) or (..., times, d).
-      product: of data and values, `_of_all` or `_of_candidates`.
-    """
-    shape, size = _standardized(_formula(limit, x))
-    slope = _centered(limit * x * namespace(x).exp(-x)) / size
-    # Towards both ends it is nearly parallel to the shape, so that once leaves rounding
-    # errors.
-    for _ in range(2):
-        slope = slope - (slope * shape).sum(axis=-1, keepdims=True) * shape
-    return product(data, shape), product(data, slope)
-
-
-def _likelihood(
-    squares: Any, limit: Any, x: Any, product: Callable[[Any, Any], Any]
-) -> tuple[Any, Any]:
-    """Log-likelihood at the best scale, per coefficient and up to a constant; of the
-    profile's squares, up to a factor.
-
-    The rest is as of `_correlation`.
-    """
-    share, precision = _weights(_formula(limit, x))
-    growth = _growth(x)
-    growth = growth - (share * growth).sum(axis=-1, keepdims=True)
-    misfit = product(squares, precision)
-    return (
-        -namespace(misfit).log(misfit) / 2,
-        product(squares, precision * growth) / misfit,
-    )
-
-
-def _weights(formula: Any) -> tuple[Any, Any]:
-    """Of the components, whose formula is 0 left out, in means over them; and these
-    over the square of the formula divided by its geometric mean."""
-    xp, seen = namespace(formula), formula > 0
-    share = seen.astype(formula.dtype) / seen.sum(axis=-1, keepdims=True).astype(
-        formula.dtype
-    )
-    formula = xp.where(seen, formula, 1)
-    return (
-        share,
-        share
-        * (xp.exp((share * xp.log(formula)).sum(axis=-1, keepdims=True)) / formula)
-        ** 2,
-    )
-
-
-def _growth(x: Any) -> Any:
-    """The derivative of log(1 - exp(-x)) with respect to log x, x / (exp(x) - 1); minus
-    1 where all are nearly 1."""
-    xp = namespace(x)
-    small, large = xp.minimum(x, _SERIES), xp.maximum(x, _SERIES)
-    series = small * (
-        small * (1 / 12 - small**2 * (1 / 720 - small**2 / 30_240)) - 1 / 2
-    )
-    growth = large * xp.exp(-large) / -xp.expm1(-large)
-    early = x.max(axis=-1, keepdims=True) < 1
-    return xp.where(
-        early,
-        xp.where(x > _SERIES, growth - 1, series),
-        xp.where(x > _SERIES, growth, 1 + series),
-    )
-
-
-_OBJECTIVES = {"correlation": _correlation, "likelihood": _likelihood}
-
-
-def _centered(values: Any) -> Any:
-    return values - values.mean(axis=-1, keepdims=True)
-
-
-def _standardized(values: Any) -> tuple[Any, Any]:
-    """Mean removed and scaled to unit norm, and the norm that it had."""
-    centered = _centered(values)
-    norm = namespace(values).sqrt((centered**2).sum(axis=-1, keepdims=True))
-    return centered / norm, norm
-
-
-def _log_time_range(rates: Any, seen: Any) -> tuple[Any, Any]:
-    """Where the formula differs from its two limits by sqrt(eps), and correlations at a
-    maximum hence by eps."""
-    xp = namespace(rates)
-    small = np.sqrt(np.finfo(rates.dtype).eps)
-    slowest = xp.where(seen, rates, np.inf).min()
-    return xp.log(small / rates.max()), xp.log(-np.log(small) / slowest)
-
-
-def _search_times(formula: Callable[[Any], Any], first: Any, last: Any) -> Any:
-    """Log times from first to last, half of them evenly spaced and half evenly along
-    the curve of the formula's shape.
-
-    No correlation can change faster than the shape does. Between neighbours of an even
-    spacing the shape may turn around (if all variances are nearly equal): each pass
-    moves times to where it does.
-    """
-    xp = namespace(first)
-    even = xp.linspace(0, 1, _TIMES, dtype=first.dtype)
-
-    def moved(log_times: Any) -> Any:
-        shapes, _ = _standardized(formula(log_times))
-        turn = xp.sqrt(((shapes[1:] - shapes[:-1]) ** 2).sum(axis=-1))
-        share = turn / turn.sum() + (log_times[1:] - log_times[:-1]) / (last - first)
-        covered = xp.concatenate([xp.zeros_like(even[:1]), xp.cumsum(share)])
-        return xp.interp(even, covered / covered[-1], log_times)
-
-    return _repeated(xp, moved, _PASSES, first + (last - first) * even)
-
-
-def _maxima(
-    derivative: Callable[[Any], Any], log_times: Any, objective: Any, slope: Any
-) -> Any:
-    """Log times of the largest local maxima of the objective, (..., candidates), by
-    Ridders' method.
-
-    Where there are fewer maxima, the others are any times.
-
-    Args:
-      derivative: of the objective with respect to log time.
-      log_times: (times,), ascending.
-      objective, slope: the objective and its derivative at these times, (..., times).
-    """
-    xp = namespace(log_times, objective)
-    maximum_within = (slope[..., :-1] > 0) & (slope[..., 1:] <= 0)
-    height = xp.where(
-        maximum_within, xp.maximum(objective[..., :-1], objective[..., 1:]), -np.inf
-    )
-    interval = xp.argpartition(height, -_MAXIMA, axis=-1)[..., -_MAXIMA:]
-    low, high = log_times[interval], log_times[interval + 1]
-    at_low, at_high = (
-        xp.take_along_axis(slope, interval + shift, axis=-1) for shift in (0, 1)
-    )
-
-    def refined(bracket: Any) -> Any:
-        low, high, at_low, at_high, _ = bracket
-        middle = (low + high) / 2
-        at_middle = derivative(middle)
-        square = at_middle**2 - at_low * at_high
-        root = xp.sqrt(xp.where(square > 0, square, 1))
-        new = xp.clip(middle + (middle - low) * at_middle / root, low, high)
-        for time, value in ((middle, at_middle), (new, derivative(new))):
-            rises = value > 0
-            low, high = xp.where(rises, time, low), xp.where(rises, high, time)
-            at_low, at_high = (
-                xp.where(rises, value, at_low),
-                xp.where(rises, at_high, value),
-            )
-        return low, high, at_low, at_high, new
-
-    return _repeated(xp, refined, _REFINEMENTS, (low, high, at_low, at_high, low))[-1]
-
-
-def _repeated(xp: Any, function: Callable[[Any], Any], count: int, state: Any) -> Any:
-    """The function applied so many times; as a loop that JAX compiles once."""
-    if xp is not np:
-        return lax.fori_loop(0, count, lambda _, state: function(state), state)
-    for _ in range(count):
-        state = function(state)
-    return state
 
 
 def _time_interval(times: Any, confidence: float) -> tuple[Any, Any]:

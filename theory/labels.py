@@ -10,7 +10,8 @@ import numpy as np
 
 from theory._checks import check_images
 from theory._precision import concrete, einsum, float64_outside_traces, square_root
-from theory.moments import MeanPatchCovariances, PatchSpectrum, mean_patch_covariances
+from theory.mean_patches import MeanPatchCovariances, mean_patch_covariances
+from theory.moments import PatchSpectrum
 
 _RENUMBER = (
     "numpy.unique(labels, return_inverse=True)[1] numbers the classes that occur"

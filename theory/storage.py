@@ -14,7 +14,8 @@ import numpy as np
 
 from theory._precision import is_traced
 from theory.autocorrelation import CrossMoments
-from theory.moments import MeanPatchMoments, PatchMoments
+from theory.mean_patches import MeanPatchMoments
+from theory.moments import PatchMoments
 
 Moments = PatchMoments | MeanPatchMoments | CrossMoments
 

@@ -24,7 +24,8 @@ from theory._precision import (
 )
 from theory.dynamics import GRADIENT_FACTOR
 from theory.geometric_sum import geometric_sum
-from theory.moments import MeanPatchMoments, PatchSpectrum
+from theory.mean_patches import MeanPatchMoments
+from theory.moments import PatchSpectrum
 
 
 def iteration_profile(

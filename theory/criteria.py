@@ -1,0 +1,112 @@
+"""The two criteria by which a profile tells its time, and their derivatives with
+respect to log time."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from theory._precision import matmul, namespace
+
+Criterion = Literal["correlation", "likelihood"]
+
+_SERIES = 0.05  # up to here the series of `_growth` is exact to rounding
+
+
+def of_all(data: Any, values: Any) -> Any:
+    """Every profile's product with the values at every time: (..., d), (times, d) ->
+    (..., times)."""
+    return matmul(data, values.T)
+
+
+def of_candidates(data: Any, values: Any) -> Any:
+    """Every profile's product with the values at times of its own: (..., d), (...,
+    times, d) -> (..., times)."""
+    return (data[..., None, :] * values).sum(axis=-1)
+
+
+def formula_values(limit: Any, x: Any) -> Any:
+    """The formula, (1 - exp(-x_i)) times its limit at infinite time, 1 / lambda_i."""
+    return limit * -namespace(x).expm1(-x)
+
+
+def _correlation(
+    data: Any, limit: Any, x: Any, product: Callable[[Any, Any], Any]
+) -> tuple[Any, Any]:
+    """Pearson correlation, and its derivative with respect to log time.
+
+    Args:
+      data: the profile, standardised, (..., d).
+      limit, x: of the formula, (times, d) or (..., times, d).
+      product: of data and values, `of_all` or `of_candidates`.
+    """
+    shape, size = standardized(formula_values(limit, x))
+    slope = _centered(limit * x * namespace(x).exp(-x)) / size
+    # Towards both ends it is nearly parallel to the shape, so that once leaves rounding
+    # errors.
+    for _ in range(2):
+        slope = slope - (slope * shape).sum(axis=-1, keepdims=True) * shape
+    return product(data, shape), product(data, slope)
+
+
+def _likelihood(
+    squares: Any, limit: Any, x: Any, product: Callable[[Any, Any], Any]
+) -> tuple[Any, Any]:
+    """Log-likelihood at the best scale, per coefficient and up to a constant; of the
+    profile's squares, up to a factor.
+
+    The rest is as of `_correlation`.
+    """
+    share, precision = weights(formula_values(limit, x))
+    growth = _growth(x)
+    growth = growth - (share * growth).sum(axis=-1, keepdims=True)
+    misfit = product(squares, precision)
+    return (
+        -namespace(misfit).log(misfit) / 2,
+        product(squares, precision * growth) / misfit,
+    )
+
+
+def weights(formula: Any) -> tuple[Any, Any]:
+    """Of the components, whose formula is 0 left out, in means over them; and these
+    over the square of the formula divided by its geometric mean."""
+    xp, seen = namespace(formula), formula > 0
+    share = seen.astype(formula.dtype) / seen.sum(axis=-1, keepdims=True).astype(
+        formula.dtype
+    )
+    formula = xp.where(seen, formula, 1)
+    return (
+        share,
+        share
+        * (xp.exp((share * xp.log(formula)).sum(axis=-1, keepdims=True)) / formula)
+        ** 2,
+    )
+
+
+def _growth(x: Any) -> Any:
+    """The derivative of log(1 - exp(-x)) with respect to log x, x / (exp(x) - 1); minus
+    1 where all are nearly 1."""
+    xp = namespace(x)
+    small, large = xp.minimum(x, _SERIES), xp.maximum(x, _SERIES)
+    series = small * (
+        small * (1 / 12 - small**2 * (1 / 720 - small**2 / 30_240)) - 1 / 2
+    )
+    growth = large * xp.exp(-large) / -xp.expm1(-large)
+    early = x.max(axis=-1, keepdims=True) < 1
+    return xp.where(
+        early,
+        xp.where(x > _SERIES, growth - 1, series),
+        xp.where(x > _SERIES, growth, 1 + series),
+    )
+
+
+OBJECTIVES = {"correlation": _correlation, "likelihood": _likelihood}
+
+
+def _centered(values: Any) -> Any:
+    return values - values.mean(axis=-1, keepdims=True)
+
+
+def standardized(values: Any) -> tuple[Any, Any]:
+    """Mean removed and scaled to unit norm, and the norm that it had."""
+    centered = _centered(values)
+    norm = namespace(values).sqrt((centered**2).sum(axis=-1, keepdims=True))
+    return centered / norm, norm
