@@ -18,25 +18,29 @@ from flax import nnx
 from jax import lax
 
 import linear_cnn
-from linear_cnn.networks import _classifiers as classifiers
 
 Compute = Callable[[], np.ndarray]
 CLASSES = 10
 VGG_BATCH, VGG_STEPS = 128, 6
 SEEDS, SEEDS_BATCH, SEEDS_STEPS = 16, 64, 16
 LEARNING_RATE = 0.01
+XLAS_CONVOLUTION = {"conv_general_dilated": lax.conv_general_dilated}
 
 
 def our_vgg(
     images: np.ndarray, width: float, default_convolution: bool = False
 ) -> Compute:
     """`linear_cnn.train` of VGG11-BN; or the same with XLA's own convolution."""
-    if default_convolution:
-        _use_default_convolution()
+    convolution = XLAS_CONVOLUTION if default_convolution else {}
 
     def init(key: jax.Array) -> nnx.Module:
         return linear_cnn.VGG(
-            11, CLASSES, in_features=images.shape[-1], width=width, rngs=nnx.Rngs(key)
+            11,
+            CLASSES,
+            in_features=images.shape[-1],
+            width=width,
+            rngs=nnx.Rngs(key),
+            **convolution,
         )
 
     train = _training(init, images, VGG_BATCH, VGG_STEPS)
@@ -142,8 +146,7 @@ def one_seed_after_another(images: np.ndarray) -> Compute:
 
 def default_convolution_mapped(images: np.ndarray) -> Compute:
     """The small network with XLA's own convolution, its seeds through `jax.lax.map`."""
-    _use_default_convolution()
-    train = _small_training(images)
+    train = _small_training(images, **XLAS_CONVOLUTION)
     keys = jax.random.split(jax.random.key(0), SEEDS)
     run = jax.jit(partial(lax.map, lambda key: linear_cnn.train(key=key, **train).loss))
 
@@ -154,7 +157,9 @@ def default_convolution_mapped(images: np.ndarray) -> Compute:
     return compute
 
 
-def _small_training(images: np.ndarray) -> dict[str, Any]:
+def _small_training(
+    images: np.ndarray, **convolution: Callable[..., jax.Array]
+) -> dict[str, Any]:
     # As the experiments do.
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
@@ -164,6 +169,7 @@ def _small_training(images: np.ndarray) -> dict[str, Any]:
             in_features=images.shape[-1],
             features=(8, 16, 32),
             rngs=nnx.Rngs(key),
+            **convolution,
         )
 
     return _training(init, images, SEEDS_BATCH, SEEDS_STEPS)
@@ -193,8 +199,3 @@ def _parameters(init: Any) -> np.ndarray:
         lambda key: nnx.as_pure(nnx.state(init(key), nnx.Param)), jax.random.key(0)
     )
     return np.array([float(sum(leaf.size for leaf in jax.tree.leaves(shapes)))])
-
-
-def _use_default_convolution() -> None:
-    """For all networks that this process makes from now on."""
-    setattr(classifiers, "convolution", lax.conv_general_dilated)  # noqa: B010

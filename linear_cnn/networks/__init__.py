@@ -1,8 +1,10 @@
 """Networks, and the convolution that they are made of."""
 
-from linear_cnn.networks._classifiers import VGG, ResNet, SmallCNN
 from linear_cnn.networks._convolution import patch_convolution
 from linear_cnn.networks._linear import LinearCNN, first_kernel
+from linear_cnn.networks._resnet import ResNet
+from linear_cnn.networks._small import SmallCNN
+from linear_cnn.networks._vgg import VGG
 
 __all__ = [
     "VGG",

@@ -4,6 +4,7 @@ layer."""
 import math
 from itertools import combinations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -340,6 +341,40 @@ def test_every_convolution_is_the_fast_one(network):
     convs = modules(tiny(network), nnx.Conv)
     assert len(convs) > 1
     assert all(conv.conv_general_dilated is convolution for conv in convs)
+
+
+@pytest.mark.parametrize("network", [VGG, ResNet, SmallCNN])
+def test_every_convolution_can_be_another_which_draws_the_same_weights(network):
+    ours = tiny(network)
+    xlas = tiny(network, conv_general_dilated=jax.lax.conv_general_dilated)
+    convs = modules(xlas, nnx.Conv)
+    assert len(convs) == len(modules(ours, nnx.Conv)) > 1
+    assert all(
+        conv.conv_general_dilated is jax.lax.conv_general_dilated for conv in convs
+    )
+    states = (nnx.as_pure(nnx.state(model, nnx.Param)) for model in (ours, xlas))
+    chex.assert_trees_all_equal(*states)
+
+
+def test_outputs_and_gradients_are_those_of_xlas_convolution():
+    @nnx.jit
+    def outputs_and_gradients(model):
+        def loss(model):
+            outputs = model(IMAGES)
+            return jnp.sum(outputs**2), outputs
+
+        gradients, outputs = nnx.grad(loss, has_aux=True)(model)
+        return outputs, nnx.as_pure(gradients)
+
+    (outputs, gradients), expected = (
+        outputs_and_gradients(tiny(SmallCNN, **settings))
+        for settings in ({}, {"conv_general_dilated": jax.lax.conv_general_dilated})
+    )
+    sizes = [np.abs(leaf).max() for leaf in jax.tree.leaves((outputs, gradients))]
+    assert min(sizes) > 1e-3
+    chex.assert_trees_all_close(
+        (outputs, gradients), expected, rtol=1e-9, atol=1e-12 * max(sizes)
+    )
 
 
 def test_initial_weights():
