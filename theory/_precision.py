@@ -14,6 +14,10 @@ from jax.extend.core import get_opaque_trace_state
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# What statistics and dynamics are: JAX arrays, but outside of JAX transformations NumPy
+# arrays of float64 where JAX's float64 is off (`float64_outside_traces`).
+Array = jax.Array | np.ndarray
+
 _OUTSIDE_TRACES = get_opaque_trace_state()
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from theory._checks import check_kernel
 from theory._precision import (
+    Array,
     as_floats,
     as_results,
     einsum,
@@ -20,7 +22,7 @@ from theory._precision import (
 from theory.moments import check_same_patches, repeated, weighted_mean
 from theory.pair_sums import assemble_pair_sums, pair_sums
 from theory.patches import Window, flatten_kernel, patch_sums
-from theory.streaming import Statistic, accumulate
+from theory.streaming import Images, Statistic, accumulate
 
 
 @jax.tree_util.register_dataclass
@@ -43,10 +45,10 @@ class CrossMoments:
       centered: whether the mean patch was subtracted.
     """
 
-    second: jax.Array
-    cross: jax.Array
-    mean: jax.Array
-    pair_mean: jax.Array
+    second: Array
+    cross: Array
+    mean: Array
+    pair_mean: Array
     distances: tuple[int, ...] = field(metadata={"static": True})
     count: int = field(metadata={"static": True})
     locations: tuple[int, int] = field(metadata={"static": True})
@@ -59,7 +61,7 @@ class CrossMoments:
         )
         means = weighted_mean(self, other, "mean", "pair_mean")
 
-        def about_both(part: CrossMoments) -> tuple[jax.Array, jax.Array]:
+        def about_both(part: CrossMoments) -> tuple[Array, Array]:
             if not self.centered:
                 return part.second, part.cross
             shift, pair = part.mean - means["mean"], part.pair_mean - part.mean[None]
@@ -91,7 +93,7 @@ class CrossMoments:
 
 
 def cross_moments(
-    images: Any,
+    images: Images,
     kernel_size: int | Sequence[int],
     distances: Sequence[int] | int,
     *,
@@ -237,7 +239,7 @@ _PAIRS = Statistic(_pair_sums, _finish_pairs)
 
 
 @float64_outside_traces
-def autocorrelation(kernel: Any, cross_moments: CrossMoments) -> jax.Array:
+def autocorrelation(kernel: ArrayLike, cross_moments: CrossMoments) -> Array:
     r"""Autocorrelation of the vector of all filters' responses against distance.
 
     .. math::

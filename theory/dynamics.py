@@ -2,11 +2,12 @@
 initialisation and targets."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from theory._checks import (
     check_finite,
@@ -16,6 +17,7 @@ from theory._checks import (
     check_probabilities,
 )
 from theory._precision import (
+    Array,
     as_floats,
     concrete,
     einsum,
@@ -57,16 +59,16 @@ class LinearDynamics:
       kernel_shape: (kh, kw, C).
     """
 
-    learning_rate: jax.Array
-    head: jax.Array
-    mean_patch_variance: jax.Array
-    components: jax.Array
-    head_variance: jax.Array
-    head_components: jax.Array
-    drive: jax.Array
-    mean: jax.Array
-    target_mean: jax.Array
-    target_covariance: jax.Array
+    learning_rate: Array
+    head: Array
+    mean_patch_variance: Array
+    components: Array
+    head_variance: Array
+    head_components: Array
+    drive: Array
+    mean: Array
+    target_mean: Array
+    target_covariance: Array
     count: int = field(metadata={"static": True})
     kernel_shape: tuple[int, int, int] = field(metadata={"static": True})
 
@@ -77,7 +79,7 @@ class LinearDynamics:
             *as_floats(self.learning_rate, self.mean_patch_variance, self.head_variance)
         )
 
-    def kernel(self, t: Any, initial_kernel: Any) -> jax.Array:
+    def kernel(self, t: ArrayLike, initial_kernel: ArrayLike) -> Array:
         r"""The filters after t steps, exactly, for any data, targets, head and
         initialisation.
 
@@ -115,13 +117,13 @@ class LinearDynamics:
 
     def expected_profile(
         self,
-        t: Any,
+        t: ArrayLike,
         *,
-        init_std: Any,
+        init_std: ArrayLike,
         targets: Targets = "drawn",
         change: bool = False,
-        components: Any = None,
-    ) -> jax.Array:
+        components: ArrayLike | None = None,
+    ) -> Array:
         r"""Root mean square energy profile over random initialisation and targets.
 
         For one output, in the eigenbasis of A, with :math:`\rho_i = (1 - x_i)^t`:
@@ -156,14 +158,14 @@ class LinearDynamics:
 
     def profile_quantiles(
         self,
-        q: Any,
-        t: Any,
+        q: ArrayLike,
+        t: ArrayLike,
         *,
-        init_std: Any,
+        init_std: ArrayLike,
         targets: Targets = "drawn",
         change: bool = False,
-        components: Any = None,
-    ) -> jax.Array:
+        components: ArrayLike | None = None,
+    ) -> Array:
         r"""Quantiles of each component of the energy profile over random initialisation
         and targets.
 
@@ -194,13 +196,19 @@ class LinearDynamics:
             change,
         )
 
-    def _as_float(self, t: Any) -> Any:
+    def _as_float(self, t: ArrayLike) -> ArrayLike:
         """Concrete steps in the dtype of the dynamics: int32, JAX's integer without
         float64, ends at 2e9."""
         values = concrete(t)
         return t if values is None else values.astype(self.learning_rate.dtype)
 
-    def _check_law(self, t: Any, init_std: Any, targets: str, components: Any) -> None:
+    def _check_law(
+        self,
+        t: ArrayLike,
+        init_std: ArrayLike,
+        targets: str,
+        components: ArrayLike | None,
+    ) -> None:
         check_iterations(t)
         if targets not in ("drawn", "shuffled"):
             raise ValueError(f"targets must be 'drawn' or 'shuffled', got {targets!r}.")
@@ -240,7 +248,9 @@ def _mode_sums(x: jax.Array, t: jax.Array) -> jax.Array:
 
 @float64_outside_traces
 @jax.jit
-def _kernel(dynamics: LinearDynamics, t: Any, initial_kernel: Any) -> jax.Array:
+def _kernel(
+    dynamics: LinearDynamics, t: ArrayLike, initial_kernel: ArrayLike
+) -> jax.Array:
     kernel, t, eta, a, alpha, e, h, q, drive = as_floats(
         initial_kernel,
         t,
@@ -269,9 +279,9 @@ def _gaussian_law(
     dynamics: LinearDynamics,
     t: jax.Array,
     init_std: jax.Array,
-    components: Any,
-    shuffled: Any,
-    change: Any,
+    components: ArrayLike | None,
+    shuffled: ArrayLike,
+    change: ArrayLike,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """K e_u^2 as sigma^2 chi2 with some degrees of freedom plus |z|^2, z Gaussian
     (docs/derivations.md, section 4).
@@ -322,11 +332,11 @@ def _gaussian_law(
 @jax.jit
 def _expected_profile(
     dynamics: LinearDynamics,
-    t: Any,
-    init_std: Any,
-    components: Any,
-    shuffled: Any,
-    change: Any,
+    t: ArrayLike,
+    init_std: ArrayLike,
+    components: ArrayLike | None,
+    shuffled: ArrayLike,
+    change: ArrayLike,
 ) -> jax.Array:
     t, init_std, _ = as_floats(t, init_std, dynamics.learning_rate)
     variance, freedom, mean, covariance = _gaussian_law(
@@ -344,12 +354,12 @@ def _expected_profile(
 @jax.jit
 def _profile_quantiles(
     dynamics: LinearDynamics,
-    q: Any,
-    t: Any,
-    init_std: Any,
-    components: Any,
-    shuffled: Any,
-    change: Any,
+    q: ArrayLike,
+    t: ArrayLike,
+    init_std: ArrayLike,
+    components: ArrayLike | None,
+    shuffled: ArrayLike,
+    change: ArrayLike,
 ) -> jax.Array:
     q, t, init_std, _ = as_floats(q, t, init_std, dynamics.learning_rate)
     variance, freedom, mean, covariance = _gaussian_law(

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 from scipy import special
 
 from theory._checks import (
@@ -15,6 +16,7 @@ from theory._checks import (
     check_variance,
 )
 from theory._precision import (
+    Array,
     as_floats,
     as_results,
     concrete,
@@ -58,18 +60,18 @@ class ProfileFit:
         lambda_i, whitening.
     """
 
-    correlation: jax.Array
-    time: jax.Array
-    profile: jax.Array
-    correlation_at_zero: jax.Array
-    correlation_at_infinity: jax.Array
+    correlation: Array
+    time: Array
+    profile: Array
+    correlation_at_zero: Array
+    correlation_at_infinity: Array
 
 
 def fit_profile(
-    profile: Any,
-    variance: Any,
+    profile: ArrayLike,
+    variance: ArrayLike,
     *,
-    learning_rate: Any = None,
+    learning_rate: ArrayLike | None = None,
     criterion: Criterion = "correlation",
 ) -> ProfileFit:
     r"""The time at which the formula of Theorem 4.2 agrees best with an energy profile.
@@ -140,7 +142,7 @@ def fit_profile(
     )
 
 
-def time_interval(times: Any, confidence: float = 0.95) -> tuple[jax.Array, jax.Array]:
+def time_interval(times: ArrayLike, confidence: float = 0.95) -> tuple[Array, Array]:
     r"""Confidence interval for the time, from the fits of several seeds.
 
     .. math::
@@ -182,7 +184,10 @@ def time_interval(times: Any, confidence: float = 0.95) -> tuple[jax.Array, jax.
 
 
 def _check(
-    profile: Any, variance: Any, learning_rate: Any, criterion: Criterion
+    profile: ArrayLike,
+    variance: ArrayLike,
+    learning_rate: ArrayLike | None,
+    criterion: Criterion,
 ) -> None:
     check_variance(variance, one_axis=True)
     d = np.shape(variance)[0]

@@ -1,16 +1,15 @@
 """The sum of a geometric series, from which every closed form of the dynamics is
 built."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from theory._checks import check_iterations
 from theory._precision import as_floats
 
 
-def geometric_sum(rate: Any, iterations: Any) -> jax.Array:
+def geometric_sum(rate: ArrayLike, iterations: ArrayLike) -> jax.Array:
     r"""What t gradient steps do to a mode that decays by 1 - x in each of them.
 
     .. math:: \varphi_t(x) = \sum_{s=0}^{t-1} (1 - x)^s = \frac{1 - (1 - x)^t}{x}
@@ -38,13 +37,13 @@ def geometric_sum(rate: Any, iterations: Any) -> jax.Array:
     return jax.jit(_geometric_sum)(*_broadcast(rate, iterations))
 
 
-def decay(rate: Any, iterations: Any) -> jax.Array:
+def decay(rate: ArrayLike, iterations: ArrayLike) -> jax.Array:
     r"""What is left of a mode after t gradient steps, :math:`(1 - x)^t`; arguments as
     `geometric_sum`."""
     return jax.jit(_decay)(*_broadcast(rate, iterations))
 
 
-def _broadcast(rate: Any, iterations: Any) -> list[jax.Array]:
+def _broadcast(rate: ArrayLike, iterations: ArrayLike) -> list[jax.Array]:
     x, t = as_floats(rate, iterations)
     return jnp.broadcast_arrays(x, jnp.round(t))
 

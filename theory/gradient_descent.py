@@ -1,13 +1,13 @@
 """Full-batch gradient descent on a linear CNN, decomposed into independent modes."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from theory._checks import check_head, check_kind, check_positive, check_stable
 from theory._precision import (
+    Array,
     as_floats,
     einsum,
     float64_outside_traces,
@@ -19,7 +19,7 @@ from theory.mean_patches import MeanPatchMoments
 
 
 @float64_outside_traces
-def largest_stable_learning_rate(moments: MeanPatchMoments, head: Any) -> jax.Array:
+def largest_stable_learning_rate(moments: MeanPatchMoments, head: ArrayLike) -> Array:
     r"""The border of stability, :math:`2 / (2 \max_i \alpha_i \max_j h_j)`: below it
     every mode decays.
 
@@ -39,7 +39,7 @@ def largest_stable_learning_rate(moments: MeanPatchMoments, head: Any) -> jax.Ar
 
 @float64_outside_traces
 def gradient_descent(
-    moments: MeanPatchMoments, head: Any, learning_rate: Any
+    moments: MeanPatchMoments, head: ArrayLike, learning_rate: ArrayLike
 ) -> LinearDynamics:
     """Closed form of full-batch gradient descent on the "mse" loss of a linear CNN:
     decompose once, query at any t.
@@ -86,7 +86,7 @@ def gradient_descent(
 
 @jax.jit
 def _decompose(
-    moments: MeanPatchMoments, head: Any, learning_rate: Any
+    moments: MeanPatchMoments, head: ArrayLike, learning_rate: ArrayLike
 ) -> LinearDynamics:
     second, cross, mean, target_mean, covariance, a, eta = as_floats(
         moments.second,

@@ -2,16 +2,23 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from theory._checks import check_images
-from theory._precision import concrete, einsum, float64_outside_traces, square_root
+from theory._precision import (
+    Array,
+    concrete,
+    einsum,
+    float64_outside_traces,
+    square_root,
+)
 from theory.mean_patches import MeanPatchCovariances, mean_patch_covariances
 from theory.moments import PatchSpectrum
+from theory.streaming import Images
 
 _RENUMBER = (
     "numpy.unique(labels, return_inverse=True)[1] numbers the classes that occur"
@@ -35,14 +42,14 @@ class LabelCorrelation:
         component, ().
     """
 
-    patch: jax.Array
-    mean_patch: jax.Array
-    patch_noise: jax.Array
-    mean_patch_noise: jax.Array
+    patch: Array
+    mean_patch: Array
+    patch_noise: Array
+    mean_patch_noise: Array
 
 
 def label_correlation(
-    images: Any, labels: Any, spectrum: PatchSpectrum
+    images: Images, labels: ArrayLike, spectrum: PatchSpectrum
 ) -> LabelCorrelation:
     r"""Correlation of each class, against all others, with each principal component of
     the patches.
@@ -103,7 +110,7 @@ def label_correlation(
     return _correlations(total, spectrum)
 
 
-def _one_vs_all(labels: Any) -> Any:
+def _one_vs_all(labels: ArrayLike) -> np.ndarray:
     """(N,) integers -> (N, classes) of booleans, checked."""
     values = concrete(labels)
     if values is None:

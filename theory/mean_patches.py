@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from theory._checks import check_finite, check_images
-from theory._precision import as_results, is_traced, matmul
+from theory._precision import Array, as_results, is_traced, matmul
 from theory.moments import check_same_patches, repeated, weighted_mean
 from theory.patches import Padding, Window, patch_sums
-from theory.streaming import Statistic, accumulate
+from theory.streaming import Images, Statistic, accumulate
 
 
 @jax.tree_util.register_dataclass
@@ -34,11 +35,11 @@ class MeanPatchMoments:
       kernel_shape, stride, padding: as in `PatchSpectrum`.
     """
 
-    second: jax.Array
-    cross: jax.Array
-    mean: jax.Array
-    target_mean: jax.Array
-    target_covariance: jax.Array
+    second: Array
+    cross: Array
+    mean: Array
+    target_mean: Array
+    target_covariance: Array
     count: int = field(metadata={"static": True})
     patches_per_image: int = field(metadata={"static": True})
     kernel_shape: tuple[int, int, int] = field(metadata={"static": True})
@@ -76,8 +77,8 @@ class MeanPatchMoments:
 
 
 def mean_patch_moments(
-    images: Any,
-    targets: Any,
+    images: Images,
+    targets: ArrayLike,
     kernel_size: int | Sequence[int],
     *,
     stride: int | Sequence[int] = 1,
@@ -140,11 +141,11 @@ class MeanPatchCovariances:
     """Of images' mean patches and targets, all about their means and normalised by the
     number of images."""
 
-    mean: jax.Array
-    target_mean: jax.Array
-    patches: jax.Array
-    cross: jax.Array
-    targets: jax.Array
+    mean: Array
+    target_mean: Array
+    patches: Array
+    cross: Array
+    targets: Array
     count: int = field(metadata={"static": True})
     where: Window = field(metadata={"static": True})
     channels: int = field(metadata={"static": True})

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from theory._precision import (
+    Array,
     as_results,
     float64_now,
     is_traced,
@@ -21,7 +22,7 @@ from theory._precision import (
 )
 from theory.pair_sums import assemble_pair_sums, pair_sums
 from theory.patches import Padding, Window, patch_sums
-from theory.streaming import Statistic, accumulate
+from theory.streaming import Images, Statistic, accumulate
 
 
 def weighted_mean(a: Any, b: Any, *names: str) -> dict[str, Any]:
@@ -73,9 +74,9 @@ class PatchSpectrum:
       centered: whether the second moment was taken about the mean patch or about zero.
     """
 
-    variance: jax.Array
-    components: jax.Array
-    mean: jax.Array
+    variance: Array
+    components: Array
+    mean: Array
     count: int = field(metadata={"static": True})
     kernel_shape: tuple[int, int, int] = field(metadata={"static": True})
     stride: tuple[int, int] = field(metadata={"static": True})
@@ -99,8 +100,8 @@ class PatchMoments:
       kernel_shape, stride, padding: as in `PatchSpectrum`.
     """
 
-    mean: jax.Array
-    covariance: jax.Array
+    mean: Array
+    covariance: Array
     count: int = field(metadata={"static": True})
     kernel_shape: tuple[int, int, int] = field(metadata={"static": True})
     stride: tuple[int, int] = field(metadata={"static": True})
@@ -147,9 +148,7 @@ class PatchMoments:
         )
 
 
-def _eigenvectors(
-    mean: Any, covariance: Any, center: bool
-) -> tuple[jax.Array, jax.Array]:
+def _eigenvectors(mean: Any, covariance: Any, center: bool) -> tuple[Array, Array]:
     # NumPy where it can be, since nothing needs to be compiled for it.
     if not is_traced(mean, covariance):
         mean, covariance = np.asarray(mean), np.asarray(covariance)
@@ -165,7 +164,7 @@ def _eigenvectors(
 
 
 def patch_moments(
-    images: Any,
+    images: Images,
     kernel_size: int | Sequence[int],
     *,
     stride: int | Sequence[int] = 1,
@@ -236,7 +235,7 @@ _PATCHES = Statistic(_patch_sums, _finish_patches)
 
 
 def patch_spectrum(
-    images: Any,
+    images: Images,
     kernel_size: int | Sequence[int],
     *,
     stride: int | Sequence[int] = 1,

@@ -1,11 +1,11 @@
 """Energy profiles of filter banks, and how two of them are compared."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from theory._checks import check_kernel, check_real
 from theory._precision import as_floats, einsum, square_root
@@ -13,7 +13,7 @@ from theory.moments import PatchSpectrum
 from theory.patches import flatten_kernel
 
 
-def energy_profile(kernel: Any, components: Any) -> jax.Array:
+def energy_profile(kernel: ArrayLike, components: ArrayLike) -> jax.Array:
     r"""Root mean square projection of a filter bank on each component.
 
     .. math:: e_i^2 = \frac1K \sum_k (w_k^T u_i)^2
@@ -52,7 +52,7 @@ def _energy_profile(w: jax.Array, u: jax.Array) -> jax.Array:
     return square_root(jnp.mean(projections**2, axis=-1))
 
 
-def profile_correlation(a: Any, b: Any) -> jax.Array:
+def profile_correlation(a: ArrayLike, b: ArrayLike) -> jax.Array:
     """Pearson correlation of two profiles along their last axis (the paper's measure of
     similarity).
 
@@ -86,7 +86,7 @@ def _standardized(profile: jax.Array) -> jax.Array:
     return deviation / jnp.linalg.norm(deviation, axis=-1, keepdims=True)
 
 
-def filters_with_profile(profile: Any, spectrum: PatchSpectrum) -> jax.Array:
+def filters_with_profile(profile: ArrayLike, spectrum: PatchSpectrum) -> jax.Array:
     """A bank of d filters, one along each component, whose energy profile is the one
     given.
 

@@ -12,12 +12,13 @@ there to the path of steepest descent to second order (docs/derivations.md, sect
 for one degree of freedom as for nearly normal sums.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from theory._checks import check_probabilities
 from theory._precision import as_floats, concrete
@@ -40,7 +41,7 @@ class _Terms(NamedTuple):
 
 
 def quadratic_form_quantile(
-    q: Any, *, variances: Any, means: Any, degrees: Any
+    q: ArrayLike, *, variances: ArrayLike, means: ArrayLike, degrees: ArrayLike
 ) -> jax.Array:
     r"""Quantiles of :math:`X = \sum_j \| m_j + \sqrt{v_j} Z_j \|^2`, Z_j standard
     normal with n_j entries.

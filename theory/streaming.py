@@ -13,12 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 from threadpoolctl import ThreadpoolController
 
 from theory._checks import check_finite, check_images
 from theory._precision import float64_now, is_traced, matmul, namespace
 from theory.patches import Padding, Window, pad_images, window
 
+# An array (N, H, W, C), or batches of them that are read one after the other.
+Images = ArrayLike | Iterable[ArrayLike]
 Result = TypeVar("Result")
 
 # Padded pixels whose products are taken at once: on a CPU as many as its cache holds,

@@ -1,10 +1,9 @@
 """Theorems 4.2 and 4.3 of the paper, and the diagnostic that says whether their
 assumption holds."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from theory._checks import (
     check_head,
@@ -15,6 +14,7 @@ from theory._checks import (
     check_variance,
 )
 from theory._precision import (
+    Array,
     as_floats,
     einsum,
     float64_outside_traces,
@@ -29,7 +29,7 @@ from theory.moments import PatchSpectrum
 
 
 def iteration_profile(
-    variance: Any, iterations: Any, effective_learning_rate: Any
+    variance: ArrayLike, iterations: ArrayLike, effective_learning_rate: ArrayLike
 ) -> jax.Array:
     r"""Energy profile of a linear CNN's first layer after t iterations, up to a
     constant factor.
@@ -63,7 +63,7 @@ def iteration_profile(
     return einsum("i,...i->...i", rate * square_root(variance), sums)
 
 
-def whitening_profile(variance: Any) -> jax.Array:
+def whitening_profile(variance: ArrayLike) -> jax.Array:
     r"""The limit of `iteration_profile` at t = infinity: 1 / lambda_i, a whitening
     filter bank.
 
@@ -85,14 +85,14 @@ def whitening_profile(variance: Any) -> jax.Array:
 
 
 def theorem_profile(
-    variance: Any,
-    iterations: Any,
+    variance: ArrayLike,
+    iterations: ArrayLike,
     *,
-    learning_rate: Any,
-    head: Any,
+    learning_rate: ArrayLike,
+    head: ArrayLike,
     patches_per_image: int,
     count: int,
-    target_std: Any = 1.0,
+    target_std: ArrayLike = 1.0,
 ) -> jax.Array:
     r"""Root mean square energy profile of Theorem 4.2 with every constant, hence no
     free parameter.
@@ -150,9 +150,7 @@ def theorem_profile(
 
 
 @float64_outside_traces
-def decorrelation_ratio(
-    moments: MeanPatchMoments, spectrum: PatchSpectrum
-) -> jax.Array:
+def decorrelation_ratio(moments: MeanPatchMoments, spectrum: PatchSpectrum) -> Array:
     r"""How far the data are from the assumption of Theorem 4.2 that patches of an image
     are uncorrelated.
 
