@@ -24,14 +24,14 @@ CLASSES = 10
 VGG_BATCH, VGG_STEPS = 128, 6
 SEEDS, SEEDS_BATCH, SEEDS_STEPS = 16, 64, 16
 LEARNING_RATE = 0.01
-XLAS_CONVOLUTION = {"conv_general_dilated": lax.conv_general_dilated}
+XLAS_CONVOLUTION: dict[str, Any] = {"conv_general_dilated": lax.conv_general_dilated}
 
 
 def our_vgg(
     images: np.ndarray, width: float, default_convolution: bool = False
 ) -> Compute:
     """`linear_cnn.train` of VGG11-BN; or the same with XLA's own convolution."""
-    convolution = XLAS_CONVOLUTION if default_convolution else {}
+    convolution: dict[str, Any] = XLAS_CONVOLUTION if default_convolution else {}
 
     def init(key: jax.Array) -> nnx.Module:
         return linear_cnn.VGG(
@@ -157,9 +157,7 @@ def default_convolution_mapped(images: np.ndarray) -> Compute:
     return compute
 
 
-def _small_training(
-    images: np.ndarray, **convolution: Callable[..., jax.Array]
-) -> dict[str, Any]:
+def _small_training(images: np.ndarray, **convolution: Any) -> dict[str, Any]:
     # As the experiments do.
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from linear_cnn._npz import NPZ_DAMAGE
+from linear_cnn._npz import read_npz
 from linear_cnn.datasets._image_files import ImageFiles
 from linear_cnn.datasets._image_set import ImageSet
 
@@ -152,20 +152,12 @@ def npz_images(path: str | Path) -> ImageSet:
         missing, or of other kinds or shapes.
     """
     path = Path(path).expanduser()
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {
-                name: stored[name]
-                for name in ("images", "labels", "class_names")
-                if name in stored
-            }
-    except FileNotFoundError:
-        raise
-    except NPZ_DAMAGE as error:
-        raise ValueError(
-            f"{path} cannot be read as an .npz file ({error}); write it with"
-            " numpy.savez."
-        ) from error
+    arrays = read_npz(
+        path,
+        "cannot be read as an .npz file",
+        "write it with numpy.savez",
+        names=("images", "labels", "class_names"),
+    )
     for name in ("images", "labels"):
         if name not in arrays:
             raise ValueError(
