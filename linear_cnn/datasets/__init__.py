@@ -2,10 +2,13 @@
 and random textures."""
 
 from linear_cnn.datasets._built_in import gaussian_images, photographs
+from linear_cnn.datasets._channels import normalize_channels
 from linear_cnn.datasets._image_files import ImageFiles
 from linear_cnn.datasets._image_set import ImageSet, image_batches, scale_pixels
 from linear_cnn.datasets._image_sets import load_images
+from linear_cnn.datasets._labels import label_by_energy, select_classes, shuffle_labels
 from linear_cnn.datasets._own import image_folder, labelled_folder, npz_images
+from linear_cnn.datasets._patches import scale_component, shuffle_patches
 from linear_cnn.datasets._standard import (
     CIFAR10_FILES,
     CIFAR100_COUNTS,
@@ -17,14 +20,6 @@ from linear_cnn.datasets._standard import (
     parse_cifar10,
     parse_cifar100,
     parse_fashion_mnist,
-)
-from linear_cnn.datasets._transformations import (
-    label_by_energy,
-    normalize_channels,
-    scale_component,
-    select_classes,
-    shuffle_labels,
-    shuffle_patches,
 )
 
 __all__ = [

@@ -18,7 +18,7 @@ from linear_cnn import (
     shuffle_labels,
     shuffle_patches,
 )
-from linear_cnn.datasets import _transformations
+from linear_cnn.datasets import _blocks
 
 KEY = jax.random.key(21)
 RANDOM = np.random.default_rng(23)
@@ -29,7 +29,7 @@ DTYPES = [np.float64, np.float32, jnp.bfloat16]
 def several_blocks(monkeypatch):
     """Small data are also worked on in several blocks of images, the last one
     shorter."""
-    monkeypatch.setattr(_transformations, "_BLOCK_ENTRIES", 400)
+    monkeypatch.setattr(_blocks, "_BLOCK_ENTRIES", 400)
 
 
 @pytest.fixture(scope="module")
@@ -600,7 +600,7 @@ def test_malformed_images_are_not_normalized():
 )
 def test_memory_beside_the_result_is_small(monkeypatch, transform):
     """A float64 copy of the images would be twice their size."""
-    monkeypatch.setattr(_transformations, "_BLOCK_ENTRIES", 2**14)
+    monkeypatch.setattr(_blocks, "_BLOCK_ENTRIES", 2**14)
     images = RANDOM.random(size=(500, 32, 32, 3), dtype=np.float32)
     tracemalloc.start()
     try:
