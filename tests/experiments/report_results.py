@@ -7,7 +7,9 @@ from typing import Any
 
 from PIL import Image
 
-from experiments import inputs, iterations, networks, random_labels, store, theory_vs_simulation
+from experiments import trained
+from experiments.frame import disk
+from experiments.paper import iterations, random_labels, theory_vs_simulation
 
 NASTY = "/data/<script>alert(1)<img src=x> & 'more' | \"mine\".npz"
 ENVIRONMENT = {
@@ -68,21 +70,21 @@ def write(folder: Path, settings: Any, summary: Any, *pictures: str) -> Path:
     for picture in pictures:
         colour = (10 * len(picture), 90, len(str(settings.dataset)))
         Image.new("RGB", (1500, 600), colour).save(folder / f"{picture}.png")
-    store.write_arrays(folder / "arrays.npz", {"a": 1})
-    store.write_json(folder / "summary.json", summary)
+    disk.write_arrays(folder / "arrays.npz", {"a": 1})
+    disk.write_json(folder / "summary.json", summary)
     config = {"settings": asdict(settings), "environment": ENVIRONMENT, "seconds": 754.3}
-    store.write_json(folder / "config.json", config)
+    disk.write_json(folder / "config.json", config)
     return folder
 
 
 def write_all(out: Path) -> Path:
     """Three experiments, one of them on a data set with a name like an attack."""
-    settings = networks.resolve(random_labels.Settings(seeds=3, out=out))
-    write(inputs.folder(out, "random_labels", "cifar10"), settings, RANDOM_LABELS, "random_labels")
+    settings = trained.resolve(random_labels.Settings(seeds=3, out=out))
+    write(disk.folder(out, "random_labels", "cifar10"), settings, RANDOM_LABELS, "random_labels")
     nasty = iterations.Settings(dataset=NASTY, decades=3)
-    write(inputs.folder(out, "iterations", NASTY), nasty, ITERATIONS, "iterations")
+    write(disk.folder(out, "iterations", NASTY), nasty, ITERATIONS, "iterations")
     theory = theory_vs_simulation.Settings()
-    write(inputs.folder(out, "theory_vs_simulation", "photographs"), theory, THEORY, "errors", "profiles")
+    write(disk.folder(out, "theory_vs_simulation", "photographs"), theory, THEORY, "errors", "profiles")
     return out
 
 

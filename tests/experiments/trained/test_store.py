@@ -11,29 +11,10 @@ import numpy as np
 import pytest
 
 import linear_cnn
-import theory
-from experiments import inputs, runs
-from experiments.runs import Network, Run
-
-SMALL = Network("SmallCNN", features=(4, 2, 2))
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """60 images of three classes, of 30, 20 and 10."""
-    random = np.random.default_rng(0)
-    labels = np.repeat([0, 1, 2], [30, 20, 10])[random.permutation(60)]
-    pixels = random.integers(0, 256, (60, 8, 8, 3), np.uint8)
-    np.savez(tmp_path / "images.npz", images=pixels, labels=labels)
-    return tmp_path / "images.npz"
-
-
-@pytest.fixture
-def run(images: Path) -> Run:
-    return Run(
-        SMALL, str(images), images=24, validation=6, hold_out=4, epochs=5, record_epochs=(1, 5), batch_size=5,
-        learning_rate=0.01, seeds=2, classes=("0", "1"),
-    )  # fmt: skip
+from experiments import trained
+from experiments.frame import disk
+from experiments.trained import Network, Run, store
+from experiments.trained import data as trained_data
 
 
 class Training:
@@ -62,19 +43,19 @@ class Training:
 
 @pytest.fixture
 def training(monkeypatch: pytest.MonkeyPatch) -> Training:
-    runs._image_set.cache_clear()
+    trained_data._image_set.cache_clear()
     fake = Training()
     monkeypatch.setattr(linear_cnn, "train_seeds", fake)
     return fake
 
 
-def trained(run: Run, folder: Path, **options):
-    return runs.trained(run, runs.load(run), folder, **options)
+def recorded(run: Run, folder: Path, **options):
+    return store.trained(run, trained.load(run), folder, **options)
 
 
 def test_training_takes_what_the_run_says(run: Run, training: Training, tmp_path: Path) -> None:
     run = dataclasses.replace(run, seed=3, frozen=("conv1",), weight_decay=0.5)
-    arrays = trained(run, tmp_path / "store")
+    arrays = recorded(run, tmp_path / "store")
     given = training.arguments
     np.testing.assert_array_equal(given["record_steps"], [4, 20])  # 24 images are 4 batches of 5
     np.testing.assert_array_equal(arrays["epochs"], [0, 1, 5])
@@ -97,10 +78,10 @@ def test_training_takes_what_the_run_says(run: Run, training: Training, tmp_path
 
 
 def test_a_finished_run_is_read(run: Run, training: Training, tmp_path: Path) -> None:
-    first = trained(run, tmp_path / "store")
-    again = trained(dataclasses.replace(run), tmp_path / "store")
+    first = recorded(run, tmp_path / "store")
+    again = recorded(dataclasses.replace(run), tmp_path / "store")
     assert training.started == 1
-    assert first.keys() == again.keys() == {*runs.RECORDED, "epochs"}
+    assert first.keys() == again.keys() == {*store.RECORDED, "epochs"}
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])
     [place] = (tmp_path / "store").iterdir()
@@ -119,12 +100,12 @@ def test_more_seeds_extend_a_run(run: Run, training: Training, tmp_path: Path) -
 
     def content(seeds: int) -> dict:
         more = dataclasses.replace(run, seeds=seeds)
-        name = runs.identifier(runs.configuration(more, runs.load(more)))
+        name = store.identifier(store.configuration(more, trained.load(more)))
         return {"name": name} | json.loads((tmp_path / "store" / name / "config.json").read_text())
 
     parts = {}
     for seeds, trained_now in ((2, 2), (3, 1), (7, 4)):
-        arrays = trained(dataclasses.replace(run, seeds=seeds), tmp_path / "store")
+        arrays = recorded(dataclasses.replace(run, seeds=seeds), tmp_path / "store")
         keys = jax.random.key_data(jax.random.split(jax.random.key(run.seed), seeds))
         np.testing.assert_array_equal(jax.random.key_data(training.arguments["keys"]), keys[seeds - trained_now :])
         for name, array in arrays.items():
@@ -139,20 +120,20 @@ def test_more_seeds_extend_a_run(run: Run, training: Training, tmp_path: Path) -
     assert content(3)["first_networks_from"] == content(2)["name"]
     assert training.started == 3
     # Not a run that differs in more than its seeds, nor any if all is to be trained afresh.
-    trained(dataclasses.replace(run, seeds=8, seed=1), tmp_path / "store")
+    recorded(dataclasses.replace(run, seeds=8, seed=1), tmp_path / "store")
     assert len(training.arguments["keys"]) == 8
-    trained(dataclasses.replace(run, seeds=7), tmp_path / "store", fresh=True)
+    recorded(dataclasses.replace(run, seeds=7), tmp_path / "store", fresh=True)
     assert len(training.arguments["keys"]) == 7
     assert content(7)["first_networks_from"] is None
 
 
 def test_fewer_seeds_are_read_from_a_larger_run(run: Run, training: Training, tmp_path: Path) -> None:
     """From the one that is just large enough; nothing is written."""
-    largest = trained(dataclasses.replace(run, seeds=7), tmp_path / "store")
+    largest = recorded(dataclasses.replace(run, seeds=7), tmp_path / "store")
     shutil.rmtree(next((tmp_path / "store").iterdir()) / "checkpoints", ignore_errors=True)
-    five = trained(dataclasses.replace(run, seeds=5), tmp_path / "store", fresh=True)
+    five = recorded(dataclasses.replace(run, seeds=5), tmp_path / "store", fresh=True)
     before = sorted((tmp_path / "store").rglob("*"))
-    few = trained(dataclasses.replace(run, seeds=2), tmp_path / "store")
+    few = recorded(dataclasses.replace(run, seeds=2), tmp_path / "store")
     assert few.keys() == five.keys() == largest.keys()
     for name, array in few.items():
         np.testing.assert_array_equal(array, five[name] if name in ("steps", "epochs") else five[name][:2])
@@ -162,14 +143,14 @@ def test_fewer_seeds_are_read_from_a_larger_run(run: Run, training: Training, tm
 
 
 def test_a_run_in_a_folder_of_another_name_is_not_used(run: Run, training: Training, tmp_path: Path) -> None:
-    trained(run, tmp_path / "store")
+    recorded(run, tmp_path / "store")
     [place] = (tmp_path / "store").iterdir()
     place.rename(place.with_name("0123456789abcdef"))
     (tmp_path / "store" / "damaged").mkdir()
     for number, text in enumerate(("{", "[]", "{}", '{"run": 1}', '{"run": {"seeds": "many"}}')):
         (tmp_path / "store" / f"damaged_{number}").mkdir()
         (tmp_path / "store" / f"damaged_{number}" / "config.json").write_text(text)
-    trained(dataclasses.replace(run, seeds=3), tmp_path / "store")
+    recorded(dataclasses.replace(run, seeds=3), tmp_path / "store")
     assert len(training.arguments["keys"]) == 3
 
 
@@ -178,64 +159,64 @@ def test_a_killed_run_continues_as_it_began(run: Run, training: Training, tmp_pa
     more = dataclasses.replace(run, seeds=5)
     training.killed = True
     with pytest.raises(KeyboardInterrupt):
-        trained(more, tmp_path / "store")  # all 5
+        recorded(more, tmp_path / "store")  # all 5
     training.killed = False
-    trained(run, tmp_path / "store")
-    trained(dataclasses.replace(run, seeds=9), tmp_path / "store")  # 7 beside these 2
-    trained(more, tmp_path / "store")
+    recorded(run, tmp_path / "store")
+    recorded(dataclasses.replace(run, seeds=9), tmp_path / "store")  # 7 beside these 2
+    recorded(more, tmp_path / "store")
     assert len(training.arguments["keys"]) == 5
     assert (training.started, training.continued) == (4, 1)
     training.killed = True
     with pytest.raises(KeyboardInterrupt):
-        trained(more, tmp_path / "store", fresh=True)
+        recorded(more, tmp_path / "store", fresh=True)
     training.killed = False
-    trained(more, tmp_path / "store")
+    recorded(more, tmp_path / "store")
     assert len(training.arguments["keys"]) == 5
     assert (training.started, training.continued) == (6, 2)
     # One that took networks over continues with the same ones.
     most = dataclasses.replace(run, seeds=12)
     training.killed = True
     with pytest.raises(KeyboardInterrupt):
-        trained(most, tmp_path / "store")  # the last 3
+        recorded(most, tmp_path / "store")  # the last 3
     training.killed = False
-    trained(dataclasses.replace(run, seeds=11), tmp_path / "store")
-    trained(most, tmp_path / "store")
+    recorded(dataclasses.replace(run, seeds=11), tmp_path / "store")
+    recorded(most, tmp_path / "store")
     assert len(training.arguments["keys"]) == 3
     assert (training.started, training.continued) == (9, 3)
     assert not list((tmp_path / "store").glob("*/checkpoints"))
 
 
 def test_divergence_says_how_networks_are_counted(run: Run, training: Training, tmp_path: Path, monkeypatch) -> None:
-    trained(run, tmp_path / "store")
+    recorded(run, tmp_path / "store")
 
     def diverge(*arguments, **options):
         raise linear_cnn.TrainingDiverged("the loss of seed 0 is nan at step 1", "what was recorded")
 
     monkeypatch.setattr(linear_cnn, "train_seeds", diverge)
     with pytest.raises(linear_cnn.TrainingDiverged, match=r"seed 0 is nan .* after the first 2 networks") as raised:
-        trained(dataclasses.replace(run, seeds=4), tmp_path / "store")
+        recorded(dataclasses.replace(run, seeds=4), tmp_path / "store")
     assert raised.value.trajectory == "what was recorded"
     with pytest.raises(linear_cnn.TrainingDiverged, match=r"^the loss of seed 0 is nan at step 1$"):
-        trained(dataclasses.replace(run, seed=9), tmp_path / "store")
+        recorded(dataclasses.replace(run, seed=9), tmp_path / "store")
 
 
 def test_a_run_is_not_extended_if_it_is_damaged(run: Run, training: Training, tmp_path: Path) -> None:
-    trained(run, tmp_path / "store")
+    recorded(run, tmp_path / "store")
     [place] = (tmp_path / "store").iterdir()
     (place / "arrays.npz").unlink()
     more = dataclasses.replace(run, seeds=3)
     with pytest.raises(FileNotFoundError, match=rf"{place.name}.*does not exist; train the run again with --fresh"):
-        trained(more, tmp_path / "store")
+        recorded(more, tmp_path / "store")
     assert training.started == 1
-    assert len(trained(more, tmp_path / "store", fresh=True)["loss"]) == 3
+    assert len(recorded(more, tmp_path / "store", fresh=True)["loss"]) == 3
 
 
 def test_networks_of_an_extended_run_are_those_of_one_run(run: Run, tmp_path: Path) -> None:
-    runs._image_set.cache_clear()
+    trained_data._image_set.cache_clear()
     more = dataclasses.replace(run, seeds=3)
-    together = trained(more, tmp_path / "one")
-    trained(run, tmp_path / "two")
-    extended = trained(more, tmp_path / "two")
+    together = recorded(more, tmp_path / "one")
+    recorded(run, tmp_path / "two")
+    extended = recorded(more, tmp_path / "two")
     assert together.keys() == extended.keys()
     for name, array in together.items():
         np.testing.assert_allclose(extended[name], array, rtol=1e-4, atol=1e-6)
@@ -243,7 +224,7 @@ def test_networks_of_an_extended_run_are_those_of_one_run(run: Run, tmp_path: Pa
 
 def test_the_optimizer_has_momentum_and_weight_decay() -> None:
     """Two steps at weights of 2 and gradients of 1: 0.9 of the first is in the second."""
-    optimizer = runs._optimizer(0.1, 0.9, 0.25)
+    optimizer = store._optimizer(0.1, 0.9, 0.25)
     weights, gradient = np.full(3, 2.0, np.float32), np.ones(3, np.float32)
     state = optimizer.init(weights)
     for expected in (-0.15, -0.15 * 1.9):
@@ -252,9 +233,9 @@ def test_the_optimizer_has_momentum_and_weight_decay() -> None:
 
 
 def test_a_cosine_lets_the_rate_fall_to_zero_by_the_end(run: Run, training: Training, tmp_path: Path) -> None:
-    trained(run, tmp_path / "store")
+    recorded(run, tmp_path / "store")
     constant = training.arguments["optimizer"]
-    trained(dataclasses.replace(run, schedule="cosine"), tmp_path / "store")
+    recorded(dataclasses.replace(run, schedule="cosine"), tmp_path / "store")
     assert training.started == 2  # another run
     for optimizer, expected in (
         (constant, np.full(20, 0.01)),
@@ -269,22 +250,22 @@ def test_a_cosine_lets_the_rate_fall_to_zero_by_the_end(run: Run, training: Trai
 
 
 def test_runs_from_before_there_were_schedules_are_found(run: Run) -> None:
-    data = runs.load(run)
-    assert "schedule" not in runs.configuration(run, data)
-    assert runs.configuration(dataclasses.replace(run, schedule="cosine"), data)["schedule"] == "cosine"
+    data = trained.load(run)
+    assert "schedule" not in store.configuration(run, data)
+    assert store.configuration(dataclasses.replace(run, schedule="cosine"), data)["schedule"] == "cosine"
 
 
 def test_runs_of_another_format_are_others(run: Run, training: Training, tmp_path: Path, monkeypatch) -> None:
-    trained(run, tmp_path / "store")
-    monkeypatch.setattr(runs, "FORMAT", runs.FORMAT + 1)
-    trained(run, tmp_path / "store")
+    recorded(run, tmp_path / "store")
+    monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
+    recorded(run, tmp_path / "store")
     assert training.started == 2
 
 
 def test_fresh_that_is_killed_while_it_removes_leaves_no_finished_run(
     run: Run, training: Training, tmp_path: Path, monkeypatch
 ) -> None:
-    trained(run, tmp_path / "store")
+    recorded(run, tmp_path / "store")
 
     def stop(*arguments, **options):
         raise KeyboardInterrupt
@@ -292,44 +273,44 @@ def test_fresh_that_is_killed_while_it_removes_leaves_no_finished_run(
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", stop)
         with pytest.raises(KeyboardInterrupt):
-            trained(run, tmp_path / "store", fresh=True)
-    trained(run, tmp_path / "store")
+            recorded(run, tmp_path / "store", fresh=True)
+    recorded(run, tmp_path / "store")
     assert training.started == 2
 
 
 def test_fresh_replaces_a_run(run: Run, training: Training, tmp_path: Path) -> None:
-    first = trained(run, tmp_path / "store")
-    again = trained(run, tmp_path / "store", fresh=True)
+    first = recorded(run, tmp_path / "store")
+    again = recorded(run, tmp_path / "store", fresh=True)
     assert (training.started, training.continued) == (2, 0)
     assert (first["loss"] != again["loss"]).all()
-    np.testing.assert_array_equal(trained(run, tmp_path / "store")["loss"], again["loss"])
+    np.testing.assert_array_equal(recorded(run, tmp_path / "store")["loss"], again["loss"])
     # Nor does it continue what was left unfinished.
     training.killed = True
     with pytest.raises(KeyboardInterrupt):
-        trained(run, tmp_path / "store", fresh=True)
+        recorded(run, tmp_path / "store", fresh=True)
     training.killed = False
-    trained(run, tmp_path / "store", fresh=True)
+    recorded(run, tmp_path / "store", fresh=True)
     assert (training.started, training.continued) == (4, 0)
 
 
 def test_a_killed_run_continues(run: Run, training: Training, tmp_path: Path, monkeypatch) -> None:
     training.killed = True
     with pytest.raises(KeyboardInterrupt):
-        trained(run, tmp_path / "store")
+        recorded(run, tmp_path / "store")
     training.killed = False
     # Killed again, between the two files: the checkpoints must still be there.
     with monkeypatch.context() as patch:
-        patch.setattr(runs.store, "write_json", lambda *content: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(disk, "write_json", lambda *content: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            trained(run, tmp_path / "store")
-    trained(run, tmp_path / "store")
+            recorded(run, tmp_path / "store")
+    recorded(run, tmp_path / "store")
     assert (training.started, training.continued) == (3, 2)
     [place] = (tmp_path / "store").iterdir()
     assert json.loads((place / "config.json").read_text())["continued_from_checkpoint"] is True
     assert not (place / "checkpoints").exists()
     # Killed while the checkpoints were removed.
     (place / "checkpoints").mkdir()
-    trained(run, tmp_path / "store")
+    recorded(run, tmp_path / "store")
     assert training.started == 3
     assert not (place / "checkpoints").exists()
 
@@ -357,144 +338,18 @@ CHANGES = {
 
 
 def test_every_part_of_the_configuration_makes_another_run(run: Run, images: Path, tmp_path: Path) -> None:
-    runs._image_set.cache_clear()
+    trained_data._image_set.cache_clear()
     shutil.copy(images, tmp_path / "copy.npz")
     changes = CHANGES | {"dataset": str(tmp_path / "copy.npz")}
     run = dataclasses.replace(run, validation=0)  # ten classes of energy need ten images
     assert changes.keys() == {field.name for field in dataclasses.fields(Run)}
 
     def name(run: Run) -> str:
-        return runs.identifier(runs.configuration(run, runs.load(run)))
+        return store.identifier(store.configuration(run, trained.load(run)))
 
     names = {name(dataclasses.replace(run, **{field: value})) for field, value in changes.items()}
     assert len(names | {name(run)}) == len(changes) + 1
     assert all(len(name) == 16 for name in names)
-
-
-def test_a_changed_image_or_label_makes_another_run(run: Run, images: Path) -> None:
-    checksums = set()
-    with np.load(images) as stored:
-        pixels, labels = stored["images"], stored["labels"]
-    first = int(np.flatnonzero(labels == 0)[0])
-    swapped = labels.copy()
-    swapped[[first, np.flatnonzero(labels == 1)[0]]] = (1, 0)
-    other = pixels.copy()
-    other[first, 0, 0, 0] ^= 1
-    validated = pixels.copy()
-    validated[3::4] ^= 1  # held out
-    for content in ((pixels, labels), (other, labels), (pixels, swapped), (validated, labels), (pixels, labels)):
-        np.savez(images, images=content[0], labels=content[1])
-        runs._image_set.cache_clear()
-        checksums.add(runs.load(run).checksum)
-    assert len(checksums) == 4
-
-
-def test_the_data_of_a_run(run: Run, images: Path) -> None:
-    runs._image_set.cache_clear()
-    with np.load(images) as stored:
-        pixels, labels = stored["images"] / 255, stored["labels"]
-    data = runs.load(run)
-    assert np.bincount(data.labels).tolist() == [12, 12]
-    validation, validation_labels = data.validation
-    assert np.bincount(validation_labels).tolist() == [3, 3]
-    # Every fourth image is held out, and none is on both sides.
-    held = np.arange(60) % 4 == 3
-    sides = {"training": (data.images, ~held), "validation": (validation, held)}
-    chosen = {}
-    for side, (normalized, allowed) in sides.items():
-        mean, std = pixels_statistics(pixels, labels, data)
-        distances = np.abs((normalized * std + mean)[:, None] - pixels[None]).max(axis=(2, 3, 4))
-        assert (distances.min(axis=1) < 1e-5).all()
-        chosen[side] = distances.argmin(axis=1)
-        assert allowed[chosen[side]].all()
-        assert (np.diff(chosen[side]) > 0).all()
-    np.testing.assert_array_equal(data.labels, labels[chosen["training"]])
-    np.testing.assert_array_equal(validation_labels, labels[chosen["validation"]])
-    # Statistics are those of the training images alone.
-    np.testing.assert_allclose(data.images.mean(axis=(0, 1, 2)), 0, atol=1e-6)
-    np.testing.assert_allclose(data.images.std(axis=(0, 1, 2)), 1, atol=1e-5)
-    shuffled = runs.load(dataclasses.replace(run, shuffled_labels=1))
-    np.testing.assert_array_equal(shuffled.images, data.images)
-    assert np.bincount(shuffled.labels).tolist() == [12, 12]
-    assert (shuffled.labels != data.labels).sum() > 0
-    expected = linear_cnn.shuffle_labels(data.labels, jax.random.key(1))
-    np.testing.assert_array_equal(shuffled.labels, expected)
-    np.testing.assert_array_equal(shuffled.validation[1], validation_labels)
-    assert runs.load(dataclasses.replace(run, validation=0)).validation is None
-
-
-def pixels_statistics(pixels: np.ndarray, labels: np.ndarray, data: runs.Data) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the channels over the training images, picked one by one."""
-    available = [index for index in range(60) if index % 4 != 3]
-    chosen = []
-    for label in (0, 1):
-        own = [index for index in available if labels[index] == label]
-        chosen += [own[round(float(place))] for place in np.linspace(0, len(own) - 1, 12)]
-    return pixels[chosen].mean(axis=(0, 1, 2)), pixels[chosen].std(axis=(0, 1, 2))
-
-
-def test_labels_by_energy_and_scaled_components(run: Run) -> None:
-    runs._image_set.cache_clear()
-    plain = runs.load(dataclasses.replace(run, validation=0))
-    labelled = runs.load(dataclasses.replace(run, validation=0, energy_component=3, images=20))
-    spectrum = theory.patch_spectrum(labelled.images, 3)
-    expected = linear_cnn.label_by_energy(labelled.images, spectrum.components[:, 2], 3, 10)
-    np.testing.assert_array_equal(labelled.labels, expected)
-    assert np.bincount(labelled.labels).tolist() == [2] * 10
-    assert len(labelled.class_names) == 10
-    shuffled = runs.load(dataclasses.replace(run, validation=0, energy_component=3, images=20, shuffled_labels=0))
-    assert sorted(shuffled.labels) == sorted(labelled.labels)
-    assert (shuffled.labels != labelled.labels).any()
-    # Images are scaled alike for training and validation, by the component of the training images.
-    scaled = runs.load(dataclasses.replace(run, scaled_component=(2, 3.0)))
-    before, after = (np.asarray(theory.patch_spectrum(data.images, 3, stride=3).variance) for data in (plain, scaled))
-    assert np.abs(after[:, None] - 9 * before[1]).min() < 1e-4 * after[0]
-    direction = theory.patch_spectrum(plain.images, 3, stride=3).components[:, 1]
-    validation = linear_cnn.scale_component(runs.load(run).validation[0], direction, 3, 3.0)
-    np.testing.assert_allclose(scaled.validation[0], validation, atol=1e-5)
-    np.testing.assert_array_equal(scaled.labels, plain.labels)
-
-
-def test_cifar10_has_the_channels_of_the_paper_and_its_test_set(run: Run, monkeypatch) -> None:
-    random = np.random.default_rng(0)
-    sets = {
-        split: linear_cnn.ImageSet(random.integers(0, 256, (40, 8, 8, 3), np.uint8), np.arange(40) % 2, ("a", "b"))
-        for split in ("train", "test")
-    }
-    monkeypatch.setattr(runs, "_image_set", lambda dataset, split, data_dir: sets[split])
-    data = runs.load(dataclasses.replace(run, dataset="cifar10", classes=None, hold_out=None, images=40, validation=40))
-    for normalized, split in ((data.images, "train"), (data.validation[0], "test")):
-        expected = (sets[split].images / 255 - [0.4914, 0.4822, 0.4465]) / [0.2471, 0.2435, 0.2616]
-        np.testing.assert_allclose(normalized, expected, atol=1e-5)
-
-
-def test_evenly_spaced_images() -> None:
-    labels = np.array([1, 0, 0, 0, 1, 1, 0, 0])
-    assert inputs.evenly_spaced(labels, ("a", "b"), 5).tolist() == [0, 1, 3, 5, 7]
-    assert inputs.evenly_spaced(labels, ("a", "b"), 6).tolist() == [0, 1, 3, 4, 5, 7]
-    with pytest.raises(
-        ValueError, match=r"8 images of 2 classes are 4 of each, but there are 3 of 'b'; take at most 6"
-    ):
-        inputs.evenly_spaced(labels, ("a", "b"), 8)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"images": 36}, "36 images of 2 classes are 18 of each, but there are 1. of '1'"),
-        ({"validation": 20}, "20 images of 2 classes are 10 of each"),
-        ({"hold_out": None}, "no images to validate on: .* Hold images of the training set out with --hold-out"),
-        ({"classes": ("0", "cat")}, "'cat', which is none of the class names"),
-        ({"energy_component": 28}, "patches have the components 1 to 27, got 28"),
-        ({"scaled_component": (0, 2.0)}, "patches have the components 1 to 27, got 0"),
-        ({"batch_size": 25}, "the batch of 25 is more than the 24 training images"),
-        ({"dataset": "cifar"}, "there is no image set 'cifar'; choose one of photographs, cifar10"),
-    ],
-)
-def test_bad_runs(run: Run, change: dict, message: str) -> None:
-    runs._image_set.cache_clear()
-    with pytest.raises(ValueError, match=message):
-        runs.load(dataclasses.replace(run, **change))
 
 
 def without(name: str, path: Path) -> None:
@@ -528,25 +383,25 @@ def encrypted(path: Path) -> None:
         ("arrays.npz", lambda path: path.unlink(), "arrays.npz does not exist"),
         *(
             ("arrays.npz", partial(without, name), "arrays.npz is damaged: arrays of 2 networks are missing")
-            for name in ("epochs", *runs.RECORDED)
+            for name in ("epochs", *store.RECORDED)
         ),
         ("arrays.npz", encrypted, "arrays.npz is damaged"),
         ("arrays.npz", fewer_seeds, "arrays.npz is damaged: arrays of 2 networks are missing"),
     ],
 )
 def test_damage(run: Run, training: Training, tmp_path: Path, file: str, damage, message: str) -> None:
-    trained(run, tmp_path / "store")
+    recorded(run, tmp_path / "store")
     [place] = (tmp_path / "store").iterdir()
     damage(place / file)
     with pytest.raises((ValueError, FileNotFoundError), match=rf"{message}.*train the run again with --fresh"):
-        trained(run, tmp_path / "store")
+        recorded(run, tmp_path / "store")
     assert training.started == 1
-    trained(run, tmp_path / "store", fresh=True)
+    recorded(run, tmp_path / "store", fresh=True)
     assert training.started == 2
 
 
 def test_an_unusable_store(run: Run, training: Training, tmp_path: Path) -> None:
     (tmp_path / "store").write_text("in the way")
     with pytest.raises(OSError, match="--store"):
-        trained(run, tmp_path / "store")
+        recorded(run, tmp_path / "store")
     assert training.started == 0

@@ -1,7 +1,7 @@
 """The catalogue has every experiment; `all` makes what is not finished, and goes on after a failure."""
 
-import importlib
 import json
+import pkgutil
 import shlex
 import sys
 import types
@@ -15,26 +15,19 @@ import pytest
 import tyro
 from PIL import Image
 
-from experiments import (
-    catalogue,
-    everything,
-    frame,
-    pretrained_data,
-    store,
-)
+from experiments import benchmark, catalogue, everything, frame, paper
 from experiments.__main__ import COMMANDS
 from experiments.catalogue import CATALOGUE, PRESETS, Experiment
+from experiments.download import pretrained as download_pretrained
+from experiments.frame import disk
 
 # --- the catalogue ---
 
 
 def test_every_experiment_is_in_the_catalogue() -> None:
-    folder = Path(catalogue.__file__).parent
-    modules = [importlib.import_module(f"experiments.{file.stem}") for file in folder.glob("*.py")
-               if not file.stem.startswith("__")]  # fmt: skip
-    names = {module.NAME for module in modules if hasattr(module, "NAME")}
-    assert names == {*CATALOGUE, "benchmark"}
-    assert set(COMMANDS) == names | {"list", "all", "report", "data"}
+    rooms = [room.name for room in pkgutil.iter_modules(paper.__path__)]
+    assert sorted(rooms) == sorted(CATALOGUE)
+    assert set(COMMANDS) == {*CATALOGUE, benchmark.NAME, "list", "all", "report", "data"}
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
@@ -77,7 +70,7 @@ def test_a_command_gives_the_settings_that_it_was_made_of(name: str, preset: Any
 
     def resolved(settings: Any) -> dict[str, Any]:
         whole = catalogue.resolved(name, settings)
-        return json.loads(store.json_text(asdict(replace(whole, out=out))))
+        return json.loads(disk.json_text(asdict(replace(whole, out=out))))
 
     given = resolved(catalogue.settings(name, preset, **CHANGED[name] if changed else {}))
     words = shlex.split(catalogue.command(name, given, out))
@@ -87,6 +80,11 @@ def test_a_command_gives_the_settings_that_it_was_made_of(name: str, preset: Any
     assert parsed.out == out
     if name in ("formula_fit", "pretrained") and not changed:
         assert words[4:] == ["--preset", preset, "--out", "my results"]
+
+
+def test_pretrained_networks_and_filters_are_there() -> None:
+    assert CATALOGUE["pretrained"].needs == ("pretrained",)
+    assert "filters" in CATALOGUE
 
 
 # --- all, with experiments that take no time ---
@@ -102,7 +100,7 @@ class Fake(types.ModuleType):
     """An experiment that notes when it computes and draws, and raises what it is told to."""
 
     def __init__(self, name: str, log: list[str], raises: dict[str, Callable[[], BaseException]]) -> None:
-        super().__init__(f"experiments.{name}")
+        super().__init__(f"experiments.paper.{name}")
         self.NAME, self.Settings = name, Settings
 
         def note(stage: str) -> None:
@@ -160,7 +158,7 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
         kept = dict(CATALOGUE)
         CATALOGUE.clear()
         for name in ("second", "first", "third"):
-            patch.setitem(sys.modules, f"experiments.{name}", Fake(name, log, raises))
+            patch.setitem(sys.modules, f"experiments.paper.{name}", Fake(name, log, raises))
             presets = PRESETS_OF_FAKES if name == "first" else {preset: {} for preset in PRESETS}
             CATALOGUE[name] = Experiment(f"what {name} shows", "Fig. 0", dict.fromkeys(PRESETS, "0 s"), presets=presets)
         yield Fakes(log, raises, tmp_path / "out")
@@ -188,7 +186,7 @@ def test_all_does_not_make_again_what_is_finished(fakes: Fakes, capsys, tmp_path
     fakes.out = fakes.out.rename(tmp_path / "moved")
     assert fakes.all(data_dir=tmp_path) == []
     # On its own, an experiment is made again.
-    sys.modules["experiments.first"].main(catalogue.settings("first", "smoke", out=fakes.out))
+    sys.modules["experiments.paper.first"].main(catalogue.settings("first", "smoke", out=fakes.out))
     assert fakes.computed == ["first"]
 
 
@@ -267,7 +265,7 @@ def test_missing_pretrained_networks(fakes: Fakes, capsys, tmp_path: Path) -> No
         fakes.all(data_dir=tmp_path)
     assert fakes.computed == ["second", "first"]
     assert "left out: third: there is no pretrained network" in capsys.readouterr().out
-    network = tmp_path / "pretrained" / pretrained_data.NETWORKS[-1].file
+    network = tmp_path / "pretrained" / download_pretrained.NETWORKS[-1].file
     network.parent.mkdir(parents=True)
     network.touch()
     assert fakes.all(data_dir=tmp_path) == ["third"]
