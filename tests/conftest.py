@@ -1,6 +1,8 @@
-"""Every test runs with strict dtype and rank promotion, warnings as errors (pyproject.toml) and no display.
+"""Every test runs with strict dtype and rank promotion, warnings as errors
+(pyproject.toml) and no display.
 
-Float64 is on unless JAX_ENABLE_X64=0, as in `make test-float32`, which runs the tests marked float32.
+Float64 is on unless JAX_ENABLE_X64=0, as in `make test-float32`, which runs the tests
+marked float32.
 """
 
 import os

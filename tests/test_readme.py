@@ -19,7 +19,11 @@ def test_there_are_examples() -> None:
 def test_example_runs(example: str, tmp_path: Path) -> None:
     # In a process of its own with a user's settings: float64 off, promotion not strict.
     run = subprocess.run(
-        [sys.executable, "-c", example], capture_output=True, text=True, cwd=tmp_path, env=_plain_env()
+        [sys.executable, "-c", example],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=_plain_env(),
     )
     assert run.returncode == 0, run.stderr
 
@@ -36,4 +40,6 @@ def test_images_and_links_exist() -> None:
 def _plain_env() -> dict[str, str]:
     import os
 
-    return {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_X64"}
+    return {
+        name: value for name, value in os.environ.items() if name != "JAX_ENABLE_X64"
+    }

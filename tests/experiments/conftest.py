@@ -11,15 +11,23 @@ import linear_cnn
 
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_cnn, "train_seeds", lambda *args, **arguments: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        linear_cnn,
+        "train_seeds",
+        lambda *args, **arguments: pytest.fail("trained again"),
+    )
 
 
 @pytest.fixture
 def refused(tmp_path: Path, no_training: None) -> Callable[[Any, dict, str], None]:
-    """A check that an experiment refuses settings with a message, before it trains, and leaves no file."""
+    """A check that an experiment refuses settings with a message, before it trains, and
+    leaves no file."""
 
     def check(module: Any, change: dict, message: str) -> None:
-        settings = module.Settings(**{"preset": "smoke", "out": tmp_path, "data_dir": tmp_path / "none"} | change)
+        settings = module.Settings(
+            **{"preset": "smoke", "out": tmp_path, "data_dir": tmp_path / "none"}
+            | change
+        )
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             module.main(settings)
         assert not any(file.is_file() for file in tmp_path.rglob("*"))

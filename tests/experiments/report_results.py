@@ -28,40 +28,93 @@ def spread(mean: float) -> dict[str, Any]:
 
 RANDOM_LABELS = {
     "results": [
-        {"comparison": "true against <b>shuffled</b> labels", "change": spread(0.9512345), "weights": spread(0.9),
-         "paper": [0.90, 0.02]},
-        {"comparison": "across seeds, true labels", "change": spread(0.98), "weights": spread(0.9), "paper": None},
-        {"comparison": "shuffled labels against initial", "change": spread(-0.05914), "weights": spread(0.9),
-         "paper": [0.03, 0.22]},
-        {"comparison": "not judged", "change": spread(0.77), "weights": spread(0.9), "paper": [0.66, 0.01]},
+        {
+            "comparison": "true against <b>shuffled</b> labels",
+            "change": spread(0.9512345),
+            "weights": spread(0.9),
+            "paper": [0.90, 0.02],
+        },
+        {
+            "comparison": "across seeds, true labels",
+            "change": spread(0.98),
+            "weights": spread(0.9),
+            "paper": None,
+        },
+        {
+            "comparison": "shuffled labels against initial",
+            "change": spread(-0.05914),
+            "weights": spread(0.9),
+            "paper": [0.03, 0.22],
+        },
+        {
+            "comparison": "not judged",
+            "change": spread(0.77),
+            "weights": spread(0.9),
+            "paper": [0.66, 0.01],
+        },
     ],
     "checks": [
-        {"check": "true against <b>shuffled</b> labels", "value": 0.9512345, "bound": ">= 0.9", "passed": True},
-        {"check": "shuffled labels against initial", "value": -0.05914, "bound": ">= -0.41 and <= 0.47",
-         "passed": True},
-        {"check": "lowest training accuracy, VGG11", "value": 0.8211, "bound": ">= 0.9", "passed": False},
+        {
+            "check": "true against <b>shuffled</b> labels",
+            "value": 0.9512345,
+            "bound": ">= 0.9",
+            "passed": True,
+        },
+        {
+            "check": "shuffled labels against initial",
+            "value": -0.05914,
+            "bound": ">= -0.41 and <= 0.47",
+            "passed": True,
+        },
+        {
+            "check": "lowest training accuracy, VGG11",
+            "value": 0.8211,
+            "bound": ">= 0.9",
+            "passed": False,
+        },
     ],
     "runs": [
-        {"run": "VGG11, 64 filters", "training_accuracy": [0.8211, 0.9977], "validation_accuracy": [0.511, 0.522],
-         "judged": False},
+        {
+            "run": "VGG11, 64 filters",
+            "training_accuracy": [0.8211, 0.9977],
+            "validation_accuracy": [0.511, 0.522],
+            "judged": False,
+        },
     ],
     "differs_from_paper": ["width 0.25 (paper: 1)"],
-}  # fmt: skip
+}
 ITERATIONS = {
     "results": [
-        {"iterations": 1000, "largest_component": 13, "whitened_components": 11, "largest_component_exact": 4},
+        {
+            "iterations": 1000,
+            "largest_component": 13,
+            "whitened_components": 11,
+            "largest_component_exact": 4,
+        },
     ],
     "checks": [],
-}  # fmt: skip
+}
 THEORY = {
     "checks": [
-        {"check": "exact form, few", "moved": "max 0.05", "measured": 1.58e-12, "bound": 1e-9,
-         "wrong_formulas": {"eta / 2": 0.39}, "passed": True},
-        {"check": "Theorem 4.2 fails on raw images", "moved": None, "measured": 26.0, "bound": "> 0.1",
-         "wrong_formulas": {}, "passed": True},
+        {
+            "check": "exact form, few",
+            "moved": "max 0.05",
+            "measured": 1.58e-12,
+            "bound": 1e-9,
+            "wrong_formulas": {"eta / 2": 0.39},
+            "passed": True,
+        },
+        {
+            "check": "Theorem 4.2 fails on raw images",
+            "moved": None,
+            "measured": 26.0,
+            "bound": "> 0.1",
+            "wrong_formulas": {},
+            "passed": True,
+        },
     ],
     "seconds": {"few": 1.0},
-}  # fmt: skip
+}
 
 
 def write(folder: Path, settings: Any, summary: Any, *pictures: str) -> Path:
@@ -72,7 +125,11 @@ def write(folder: Path, settings: Any, summary: Any, *pictures: str) -> Path:
         Image.new("RGB", (1500, 600), colour).save(folder / f"{picture}.png")
     disk.write_arrays(folder / "arrays.npz", {"a": 1})
     disk.write_json(folder / "summary.json", summary)
-    config = {"settings": asdict(settings), "environment": ENVIRONMENT, "seconds": 754.3}
+    config = {
+        "settings": asdict(settings),
+        "environment": ENVIRONMENT,
+        "seconds": 754.3,
+    }
     disk.write_json(folder / "config.json", config)
     return folder
 
@@ -80,11 +137,22 @@ def write(folder: Path, settings: Any, summary: Any, *pictures: str) -> Path:
 def write_all(out: Path) -> Path:
     """Three experiments, one of them on a data set with a name like an attack."""
     settings = trained.resolve(random_labels.Settings(seeds=3, out=out))
-    write(disk.folder(out, "random_labels", "cifar10"), settings, RANDOM_LABELS, "random_labels")
+    write(
+        disk.folder(out, "random_labels", "cifar10"),
+        settings,
+        RANDOM_LABELS,
+        "random_labels",
+    )
     nasty = iterations.Settings(dataset=NASTY, decades=3)
     write(disk.folder(out, "iterations", NASTY), nasty, ITERATIONS, "iterations")
     theory = theory_vs_simulation.Settings()
-    write(disk.folder(out, "theory_vs_simulation", "photographs"), theory, THEORY, "errors", "profiles")
+    write(
+        disk.folder(out, "theory_vs_simulation", "photographs"),
+        theory,
+        THEORY,
+        "errors",
+        "profiles",
+    )
     return out
 
 

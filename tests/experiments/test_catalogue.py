@@ -1,4 +1,5 @@
-"""The catalogue has every experiment; `all` makes what is not finished, and goes on after a failure."""
+"""The catalogue has every experiment; `all` makes what is not finished, and goes on
+after a failure."""
 
 import json
 import pkgutil
@@ -27,7 +28,14 @@ from experiments.frame import disk
 def test_every_experiment_is_in_the_catalogue() -> None:
     rooms = [room.name for room in pkgutil.iter_modules(paper.__path__)]
     assert sorted(rooms) == sorted(CATALOGUE)
-    assert set(COMMANDS) == {*CATALOGUE, benchmark.NAME, "list", "all", "report", "data"}
+    assert set(COMMANDS) == {
+        *CATALOGUE,
+        benchmark.NAME,
+        "list",
+        "all",
+        "report",
+        "data",
+    }
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
@@ -38,9 +46,11 @@ def test_an_entry(name: str) -> None:
     assert experiment.shows[0].islower()
     assert not experiment.shows.endswith(".")
     for preset in PRESETS:
-        settings = catalogue.settings(name, preset, out=Path("elsewhere"), fresh=True, nothing_of_the_kind=3)
+        settings = catalogue.settings(
+            name, preset, out=Path("elsewhere"), fresh=True, nothing_of_the_kind=3
+        )
         assert settings.out == Path("elsewhere")
-        (data_set, *_) = catalogue.data_sets(name, preset)
+        data_set, *_ = catalogue.data_sets(name, preset)
         assert data_set == ("photographs" if preset == "smoke" else data_set)
         assert data_set in ("photographs", "cifar10")
 
@@ -57,26 +67,51 @@ def test_list(capsys) -> None:
 
 
 CHANGED = {
-    "formula_fit": {"pairs": ("dog,cat", "a b,c"), "learning_rate": 0.5, "validation": 0, "seeds": 7},
-    "pretrained": {"second": "", "images": 77, "channel_order": "BGR", "files": (Path("a b.npz"), Path("c.onnx"))},
-    "theory_vs_simulation": {"seeds": 3, "dataset": "/my images/it's.npz", "init_std": 1e-3},
+    "formula_fit": {
+        "pairs": ("dog,cat", "a b,c"),
+        "learning_rate": 0.5,
+        "validation": 0,
+        "seeds": 7,
+    },
+    "pretrained": {
+        "second": "",
+        "images": 77,
+        "channel_order": "BGR",
+        "files": (Path("a b.npz"), Path("c.onnx")),
+    },
+    "theory_vs_simulation": {
+        "seeds": 3,
+        "dataset": "/my images/it's.npz",
+        "init_std": 1e-3,
+    },
 }
 
 
-@pytest.mark.parametrize(("name", "preset"), [(name, preset) for name in CHANGED for preset in PRESETS])
+@pytest.mark.parametrize(
+    ("name", "preset"), [(name, preset) for name in CHANGED for preset in PRESETS]
+)
 @pytest.mark.parametrize("changed", [False, True])
-def test_a_command_gives_the_settings_that_it_was_made_of(name: str, preset: Any, changed: bool) -> None:
+def test_a_command_gives_the_settings_that_it_was_made_of(
+    name: str, preset: Any, changed: bool
+) -> None:
     module, out = catalogue.module(name), Path("my results")
 
     def resolved(settings: Any) -> dict[str, Any]:
         whole = catalogue.resolved(name, settings)
         return json.loads(disk.json_text(asdict(replace(whole, out=out))))
 
-    given = resolved(catalogue.settings(name, preset, **CHANGED[name] if changed else {}))
+    given = resolved(
+        catalogue.settings(name, preset, **CHANGED[name] if changed else {})
+    )
     words = shlex.split(catalogue.command(name, given, out))
     assert words[:4] == ["python", "-m", "experiments", name]
-    parsed = tyro.cli(module.Settings, args=words[4:], config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
-    assert resolved(parsed) | {"store": None} == given | {"store": None}  # the store is in the folder of the results
+    parsed = tyro.cli(
+        module.Settings,
+        args=words[4:],
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    # The store is in the folder of the results.
+    assert resolved(parsed) | {"store": None} == given | {"store": None}
     assert parsed.out == out
     if name in ("formula_fit", "pretrained") and not changed:
         assert words[4:] == ["--preset", preset, "--out", "my results"]
@@ -97,9 +132,12 @@ class Settings(frame.Settings):
 
 
 class Fake(types.ModuleType):
-    """An experiment that notes when it computes and draws, and raises what it is told to."""
+    """An experiment that notes when it computes and draws, and raises what it is told
+    to."""
 
-    def __init__(self, name: str, log: list[str], raises: dict[str, Callable[[], BaseException]]) -> None:
+    def __init__(
+        self, name: str, log: list[str], raises: dict[str, Callable[[], BaseException]]
+    ) -> None:
         super().__init__(f"experiments.paper.{name}")
         self.NAME, self.Settings = name, Settings
 
@@ -118,19 +156,29 @@ class Fake(types.ModuleType):
             Image.new("RGB", (30, 20)).save(folder / f"{name}.png")
 
         def summary(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-            check = {"check": "size", "value": float(arrays["size"]), "bound": "> 0", "passed": True}
+            check = {
+                "check": "size",
+                "value": float(arrays["size"]),
+                "bound": "> 0",
+                "passed": True,
+            }
             return {"results": [{"size": int(arrays["size"])}], "checks": [check]}
 
         def table(summary: dict[str, Any]) -> frame.Table:
-            return frame.Table({"size": [str(row["size"]) for row in summary["results"]]}, "")
+            return frame.Table(
+                {"size": [str(row["size"]) for row in summary["results"]]}, ""
+            )
 
-        self.main = lambda settings: frame.run(name, settings, compute, summary, draw, table)
+        self.main = lambda settings: frame.run(
+            name, settings, compute, summary, draw, table
+        )
         self.draw, self.table = draw, table
 
 
 @dataclass
 class Fakes:
-    """What the fake experiments did, what they are to raise, and where their results go."""
+    """What the fake experiments did, what they are to raise, and where their results
+    go."""
 
     log: list[str]
     raises: dict[str, Callable[[], BaseException]]
@@ -144,10 +192,18 @@ class Fakes:
 
     @property
     def computed(self) -> list[str]:
-        return [entry.removeprefix("compute ") for entry in self.log if entry.startswith("compute ")]
+        return [
+            entry.removeprefix("compute ")
+            for entry in self.log
+            if entry.startswith("compute ")
+        ]
 
 
-PRESETS_OF_FAKES: Any = {"smoke": {"size": 1}, "cpu": {"dataset": "cifar10"}, "paper": {"size": 9}}
+PRESETS_OF_FAKES: Any = {
+    "smoke": {"size": 1},
+    "cpu": {"dataset": "cifar10"},
+    "paper": {"size": 9},
+}
 
 
 @pytest.fixture
@@ -158,9 +214,20 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
         kept = dict(CATALOGUE)
         CATALOGUE.clear()
         for name in ("second", "first", "third"):
-            patch.setitem(sys.modules, f"experiments.paper.{name}", Fake(name, log, raises))
-            presets = PRESETS_OF_FAKES if name == "first" else {preset: {} for preset in PRESETS}
-            CATALOGUE[name] = Experiment(f"what {name} shows", "Fig. 0", dict.fromkeys(PRESETS, "0 s"), presets=presets)
+            patch.setitem(
+                sys.modules, f"experiments.paper.{name}", Fake(name, log, raises)
+            )
+            presets = (
+                PRESETS_OF_FAKES
+                if name == "first"
+                else {preset: {} for preset in PRESETS}
+            )
+            CATALOGUE[name] = Experiment(
+                f"what {name} shows",
+                "Fig. 0",
+                dict.fromkeys(PRESETS, "0 s"),
+                presets=presets,
+            )
         yield Fakes(log, raises, tmp_path / "out")
         CATALOGUE.clear()
         CATALOGUE.update(kept)
@@ -168,25 +235,36 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
 
 def test_all_makes_everything_in_order_and_the_report(fakes: Fakes, capsys) -> None:
     assert fakes.all() == ["second", "first", "third"]
-    assert json.loads((fakes.out / "first" / "photographs" / "config.json").read_text())["settings"]["size"] == 1
+    assert (
+        json.loads((fakes.out / "first" / "photographs" / "config.json").read_text())[
+            "settings"
+        ]["size"]
+        == 1
+    )
     page = (fakes.out / "report.html").read_text()
     assert page.count("<img") == 3
     assert "missing" not in page
     assert "3 of 3 experiments are there" in capsys.readouterr().out
 
 
-def test_all_does_not_make_again_what_is_finished(fakes: Fakes, capsys, tmp_path: Path) -> None:
+def test_all_does_not_make_again_what_is_finished(
+    fakes: Fakes, capsys, tmp_path: Path
+) -> None:
     fakes.all()
     before = {file: file.stat().st_mtime_ns for file in fakes.out.rglob("*/*/*")}
     assert fakes.all() == []
     assert fakes.log == []
-    assert {file: file.stat().st_mtime_ns for file in fakes.out.rglob("*/*/*")} == before
+    assert {
+        file: file.stat().st_mtime_ns for file in fakes.out.rglob("*/*/*")
+    } == before
     assert "finished with these settings" in capsys.readouterr().out
     # Wherever the data lie and the results have been moved to.
     fakes.out = fakes.out.rename(tmp_path / "moved")
     assert fakes.all(data_dir=tmp_path) == []
     # On its own, an experiment is made again.
-    sys.modules["experiments.paper.first"].main(catalogue.settings("first", "smoke", out=fakes.out))
+    sys.modules["experiments.paper.first"].main(
+        catalogue.settings("first", "smoke", out=fakes.out)
+    )
     assert fakes.computed == ["first"]
 
 
@@ -199,10 +277,20 @@ def test_all_makes_again_what_had_other_settings(fakes: Fakes) -> None:
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [("config.json", None), ("config.json", b"{"), ("config.json", b"[]"), ("config.json", b'{"settings": 3}'),
-     ("summary.json", None), ("summary.json", b'{"res'), ("arrays.npz", None), ("first.png", None)],
-)  # fmt: skip
-def test_all_makes_again_what_is_not_whole(fakes: Fakes, file: str, content: bytes | None) -> None:
+    [
+        ("config.json", None),
+        ("config.json", b"{"),
+        ("config.json", b"[]"),
+        ("config.json", b'{"settings": 3}'),
+        ("summary.json", None),
+        ("summary.json", b'{"res'),
+        ("arrays.npz", None),
+        ("first.png", None),
+    ],
+)
+def test_all_makes_again_what_is_not_whole(
+    fakes: Fakes, file: str, content: bytes | None
+) -> None:
     fakes.all()
     path = fakes.out / "first" / "photographs" / file
     path.unlink()
@@ -220,7 +308,8 @@ def test_interrupted_anywhere_all_continues(fakes: Fakes, stage: str) -> None:
         fakes.all()
     fakes.raises.clear()
     if stage == "draw first":
-        # Its arrays are the new ones; nothing may say that they belong to the old settings.
+        # Its arrays are the new ones; nothing may say that they belong to the old
+        # settings.
         assert not (fakes.out / "first" / "photographs" / "config.json").exists()
     assert fakes.all(preset="paper" if stage == "compute first" else "smoke") == (
         [] if stage == "compute first" else ["first"]
@@ -228,8 +317,12 @@ def test_interrupted_anywhere_all_continues(fakes: Fakes, stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", ["compute first", "draw first"])
-@pytest.mark.parametrize("error", [ValueError("too few images"), RuntimeError("out of memory")])
-def test_all_goes_on_after_a_failure(fakes: Fakes, capsys, stage: str, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [ValueError("too few images"), RuntimeError("out of memory")]
+)
+def test_all_goes_on_after_a_failure(
+    fakes: Fakes, capsys, stage: str, error: Exception
+) -> None:
     fakes.raises[stage] = lambda: error
     with pytest.raises(SystemExit) as stopped:
         fakes.all()
@@ -248,7 +341,9 @@ def test_all_goes_on_after_a_failure(fakes: Fakes, capsys, stage: str, error: Ex
     assert fakes.all() == ["first"]
 
 
-def test_a_missing_data_set_is_said_before_anything_starts(fakes: Fakes, capsys, tmp_path: Path) -> None:
+def test_a_missing_data_set_is_said_before_anything_starts(
+    fakes: Fakes, capsys, tmp_path: Path
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         fakes.all(preset="cpu", data_dir=tmp_path)
     assert fakes.computed == ["second", "third"]
@@ -283,6 +378,13 @@ def test_theory_vs_simulation_is_finished_too(tmp_path: Path) -> None:
     folder = tmp_path / "theory_vs_simulation" / "photographs"
     folder.mkdir(parents=True)
     assert not frame.finished(folder, settings)
-    frame.write(folder, settings, {"a": np.ones(1)}, {}, lambda folder, _: (folder / "a.png").write_bytes(b""), 1.0)
+    frame.write(
+        folder,
+        settings,
+        {"a": np.ones(1)},
+        {},
+        lambda folder, _: (folder / "a.png").write_bytes(b""),
+        1.0,
+    )
     assert frame.finished(folder, settings)
     assert not frame.finished(folder, replace(settings, steps=7))

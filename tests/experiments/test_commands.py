@@ -11,7 +11,11 @@ import pytest
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).parents[2]
     return subprocess.run(
-        [sys.executable, "-m", "experiments", *arguments], capture_output=True, text=True, cwd=root, env=os.environ
+        [sys.executable, "-m", "experiments", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env=os.environ,
     )
 
 

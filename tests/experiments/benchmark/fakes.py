@@ -5,14 +5,22 @@ import numpy as np
 OURS = "theory.patch_spectrum"
 TORCH = "torch.pca_lowrank of all patches"
 NUMPY = "NumPy sum over batches"
-FIT, FITS, SCAN = "theory.fit_profile", "theory.fit_profile, 256 profiles", "scan of 19,961 times"
+FIT, FITS, SCAN = (
+    "theory.fit_profile",
+    "theory.fit_profile, 256 profiles",
+    "scan of 19,961 times",
+)
 PEERS = {"torch": "2.0", "scikit-learn": "1.0"}
 
 
 def some_images(count=5, size=8):
-    return np.random.default_rng(0).random((count, size, size, 3), dtype=np.float32) + np.float32(0.5)
+    return np.random.default_rng(0).random(
+        (count, size, size, 3), dtype=np.float32
+    ) + np.float32(0.5)
 
 
-def measurement(seconds=1.0, again=0.5, megabytes=100.0, values=(4.0, 2.0, 0.0), lower_bound=False):
+def measurement(
+    seconds=1.0, again=0.5, megabytes=100.0, values=(4.0, 2.0, 0.0), lower_bound=False
+):
     numbers = {"seconds": seconds, "seconds_again": again, "megabytes": megabytes}
     return numbers | {"lower_bound": lower_bound, "values": list(values)}

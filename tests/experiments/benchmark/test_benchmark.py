@@ -1,4 +1,5 @@
-"""The whole benchmark, with measurements that cost nothing: its order, its summary, its table, and bad input."""
+"""The whole benchmark, with measurements that cost nothing: its order, its summary, its
+table, and bad input."""
 
 import itertools
 import json
@@ -12,7 +13,17 @@ from experiments.benchmark import Settings
 from experiments.benchmark import benchmark as whole
 from experiments.benchmark import measurement as one
 from experiments.benchmark.rows import rows
-from tests.experiments.benchmark.fakes import FIT, FITS, NUMPY, OURS, PEERS, SCAN, TORCH, measurement, some_images
+from tests.experiments.benchmark.fakes import (
+    FIT,
+    FITS,
+    NUMPY,
+    OURS,
+    PEERS,
+    SCAN,
+    TORCH,
+    measurement,
+    some_images,
+)
 
 
 def install(monkeypatch, version):
@@ -23,13 +34,16 @@ def install(monkeypatch, version):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """The measurements taken, as (method, images in the file); torch takes 50, 60 and 100 times as long as ours."""
+    """The measurements taken, as (method, images in the file); torch takes 50, 60 and
+    100 times as long as ours."""
     taken, torch_seconds = [], itertools.cycle((100.0, 50.0, 60.0))
 
     def measure(method, file):
         taken.append((method, len(np.load(file))))
         if method == TORCH:
-            return measurement(next(torch_seconds), 20.0, 3000.0, (4.0, 2.0 + 1e-9, 0.0))
+            return measurement(
+                next(torch_seconds), 20.0, 3000.0, (4.0, 2.0 + 1e-9, 0.0)
+            )
         return measurement(2.0, 1.5) if method == NUMPY else measurement()
 
     monkeypatch.setattr(whole, "measure", measure)
@@ -45,7 +59,9 @@ def run(tmp_path, **settings):
     return json.loads(file.read_text())
 
 
-def test_peer_and_ours_take_turns_and_ratios_say_how_much_better_ours_is(tmp_path, measured, monkeypatch, capsys):
+def test_peer_and_ours_take_turns_and_ratios_say_how_much_better_ours_is(
+    tmp_path, measured, monkeypatch, capsys
+):
     install(monkeypatch, PEERS.get)
     summary = run(tmp_path, images=20)
     assert measured[:6] == [(TORCH, 20), (OURS, 20)] * 3
@@ -54,18 +70,42 @@ def test_peer_and_ours_take_turns_and_ratios_say_how_much_better_ours_is(tmp_pat
     assert len(measured) == 3 * 13
 
     first = summary["rows"][0]
-    assert (first["faster"], first["faster_again"], first["less_memory"]) == (60.0, 40.0, 30.0)
+    assert (first["faster"], first["faster_again"], first["less_memory"]) == (
+        60.0,
+        40.0,
+        30.0,
+    )
     assert first["difference"] == pytest.approx(5e-10)
     assert first["peer"]["seconds"] == [100.0, 50.0, 60.0]
-    assert first["targets"] == [{"number": "difference", "relation": "at most", "bound": 1e-6, "met": True}]
+    assert first["targets"] == [
+        {"number": "difference", "relation": "at most", "bound": 1e-6, "met": True}
+    ]
     assert summary["rows"][3]["difference"] is None  # other images, other numbers
     given = {"dataset": "photographs", "images": 20, "repeats": 3, "only": None}
     assert summary["settings"] == {"out": str(tmp_path)} | given
 
     shown = capsys.readouterr().out.splitlines()
-    assert shown[1].split() == ["ok", "60", "x", "40", "x", "30", "x", "5.0e-10", "3x3x3", "patch", "spectrum"]
-    assert shown[2].strip() == f"peer: 60 s (50 to 100), 2nd call 20 s; 3000 MB; {TORCH}, 20 images"
-    assert shown[3].strip() == f"ours: 1 s (1 to 1), 2nd call 0.5 s; 100 MB; {OURS}, 20 images"
+    assert shown[1].split() == [
+        "ok",
+        "60",
+        "x",
+        "40",
+        "x",
+        "30",
+        "x",
+        "5.0e-10",
+        "3x3x3",
+        "patch",
+        "spectrum",
+    ]
+    assert (
+        shown[2].strip()
+        == f"peer: 60 s (50 to 100), 2nd call 20 s; 3000 MB; {TORCH}, 20 images"
+    )
+    assert (
+        shown[3].strip()
+        == f"ours: 1 s (1 to 1), 2nd call 0.5 s; 100 MB; {OURS}, 20 images"
+    )
     assert shown[-1] == f"written to {tmp_path / 'benchmark'}"
 
 
@@ -77,7 +117,11 @@ def test_only_some_rows(tmp_path, measured, monkeypatch):
     assert all("theory.fit_profile" in row["ours"]["method"] for row in rows)
     measured.clear()
     with pytest.raises(
-        ValueError, match=r"--only 'fit_profil\?' occurs in no row; these are compared: .*theory.fit_profile"
+        ValueError,
+        match=(
+            r"--only 'fit_profil\?' occurs in no row; these are compared:"
+            r" .*theory.fit_profile"
+        ),
     ):
         run(tmp_path, images=20, only="fit_profil?")
     assert not measured
@@ -100,14 +144,29 @@ def test_a_busy_machine_is_told(tmp_path, measured, monkeypatch, capsys, load):
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     assert run(tmp_path, images=5, repeats=1)["environment"]["machine"]["load"] == load
-    assert ("The machine was busy (load 3.0 on 2 cores)" in capsys.readouterr().out) == (load == 3.0)
+    assert (
+        "The machine was busy (load 3.0 on 2 cores)" in capsys.readouterr().out
+    ) == (load == 3.0)
 
 
-def test_without_peers_ours_is_still_measured_and_the_remedy_named(tmp_path, measured, monkeypatch, capsys):
+def test_without_peers_ours_is_still_measured_and_the_remedy_named(
+    tmp_path, measured, monkeypatch, capsys
+):
     install(monkeypatch, lambda package: None)
     rows = run(tmp_path, images=5, repeats=2)["rows"]
-    assert {method for method, _ in measured} == {OURS, f"{OURS}, 7x7", NUMPY, FIT, FITS, SCAN}
-    assert [row["not_installed"] for row in rows] == ["torch", "scikit-learn", *[None] * 5]
+    assert {method for method, _ in measured} == {
+        OURS,
+        f"{OURS}, 7x7",
+        NUMPY,
+        FIT,
+        FITS,
+        SCAN,
+    }
+    assert [row["not_installed"] for row in rows] == [
+        "torch",
+        "scikit-learn",
+        *[None] * 5,
+    ]
     assert rows[0]["seconds"] == 1.0
     assert rows[0]["faster"] is None
     assert rows[0]["peer"]["seconds"] == []
@@ -133,8 +192,14 @@ def test_bad_settings_stop_before_any_work(tmp_path, measured, settings, message
 
 
 def test_images_smaller_than_the_largest_kernel(tmp_path, measured):
-    np.savez(tmp_path / "small.npz", images=some_images(size=6) / 2, labels=np.zeros(5, np.int32))
-    with pytest.raises(ValueError, match=r"small.npz has images of 6x6 pixels; patches of 7x7"):
+    np.savez(
+        tmp_path / "small.npz",
+        images=some_images(size=6) / 2,
+        labels=np.zeros(5, np.int32),
+    )
+    with pytest.raises(
+        ValueError, match=r"small.npz has images of 6x6 pixels; patches of 7x7"
+    ):
         benchmark.main(Settings(out=tmp_path, dataset=str(tmp_path / "small.npz")))
     assert not measured
 
@@ -144,7 +209,9 @@ def test_a_full_disk_names_the_remedy(tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OSError, match=r"No space left on device; choose another folder with TMPDIR"):
+    with pytest.raises(
+        OSError, match=r"No space left on device; choose another folder with TMPDIR"
+    ):
         whole.save_images(some_images(), rows((5, 8, 8, 3)), tmp_path)
 
 

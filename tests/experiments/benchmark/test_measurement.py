@@ -12,11 +12,15 @@ from experiments.benchmark import measurement as one
 from experiments.benchmark.methods import METHODS, Method
 from tests.experiments.benchmark.fakes import NUMPY, OURS, some_images
 
-needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can reset the peak")
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="only Linux can reset the peak"
+)
 
 
 @needs_proc
-def test_report_measures_the_calls_and_not_the_preparation(tmp_path, monkeypatch, capsys):
+def test_report_measures_the_calls_and_not_the_preparation(
+    tmp_path, monkeypatch, capsys
+):
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
@@ -47,7 +51,9 @@ def test_report_measures_the_calls_and_not_the_preparation(tmp_path, monkeypatch
     assert measurement["values"] == [2.0, 2.0]
 
 
-def test_memory_is_called_a_lower_bound_where_the_peak_cannot_be_reset(tmp_path, monkeypatch, capsys):
+def test_memory_is_called_a_lower_bound_where_the_peak_cannot_be_reset(
+    tmp_path, monkeypatch, capsys
+):
     def refuse(*_):
         raise PermissionError("read-only")
 
@@ -74,7 +80,11 @@ def test_a_fresh_process_compiles_whatever_the_cache_holds(tmp_path, monkeypatch
 def test_a_failing_process_says_why(tmp_path):
     np.save(tmp_path / "images.npy", some_images(size=2))
     with pytest.raises(
-        ChildProcessError, match=rf"(?s){NUMPY} failed with exit code 1:\n.*Traceback.*window shape cannot be larger"
+        ChildProcessError,
+        match=(
+            rf"(?s){NUMPY} failed with exit code 1:\n.*Traceback.*window shape cannot"
+            r" be larger"
+        ),
     ):
         one.measure(NUMPY, tmp_path / "images.npy")
 
@@ -82,5 +92,7 @@ def test_a_failing_process_says_why(tmp_path):
 def test_a_process_killed_for_want_of_memory_says_so(tmp_path, monkeypatch):
     killed = subprocess.CompletedProcess([], -9, "", "")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
-    with pytest.raises(ChildProcessError, match=f"{NUMPY} was killed.*memory.*--images"):
+    with pytest.raises(
+        ChildProcessError, match=f"{NUMPY} was killed.*memory.*--images"
+    ):
         one.measure(NUMPY, tmp_path / "images.npy")

@@ -11,7 +11,12 @@ from tests.experiments.benchmark.fakes import FIT, FITS, SCAN, some_images
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in METHODS if name not in (FIT, FITS, SCAN) and "CNN" not in name and "VGG" not in name]
+    "name",
+    [
+        name
+        for name in METHODS
+        if name not in (FIT, FITS, SCAN) and "CNN" not in name and "VGG" not in name
+    ],
 )
 def test_every_method_has_the_eigenvalues_of_the_centred_patches(name, monkeypatch):
     package = METHODS[name].package
@@ -20,7 +25,12 @@ def test_every_method_has_the_eigenvalues_of_the_centred_patches(name, monkeypat
     monkeypatch.setattr(methods, "BATCH", 2)
     images, size = some_images(), 7 if "7x7" in name else 3
     places = range(images.shape[1] - size + 1)
-    patches = [image[i : i + size, j : j + size].ravel() for image in images for i in places for j in places]
+    patches = [
+        image[i : i + size, j : j + size].ravel()
+        for image in images
+        for i in places
+        for j in places
+    ]
     covariance = np.cov(np.array(patches, np.float64).T, bias=True)
     expected = np.linalg.eigvalsh(covariance)[::-1]
     values = METHODS[name].prepare(images)()
@@ -31,7 +41,9 @@ def test_every_method_has_the_eigenvalues_of_the_centred_patches(name, monkeypat
 
 def test_the_fits_agree(monkeypatch):
     monkeypatch.setattr(methods, "ITERATIONS", range(10_000, 5_000_001, 10_000))
-    one, many, scan = (METHODS[name].prepare(some_images(count=20))() for name in (FIT, FITS, SCAN))
+    one, many, scan = (
+        METHODS[name].prepare(some_images(count=20))() for name in (FIT, FITS, SCAN)
+    )
     assert one.shape == many.shape == scan.shape == (1,)
     assert {one.dtype, many.dtype, scan.dtype} == {np.dtype(np.float64)}
     assert 0.5 < scan[0] <= one[0] < scan[0] + 1e-4
@@ -59,7 +71,12 @@ def test_all_ways_of_training_train_the_same_small_network(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [name for name in METHODS if "VGG" in name and "16 filters" in name and "XLA" not in name]
+    "name",
+    [
+        name
+        for name in METHODS
+        if "VGG" in name and "16 filters" in name and "XLA" not in name
+    ],
 )
 def test_all_ways_of_training_train_the_same_vgg(name, monkeypatch):
     package = METHODS[name].package
@@ -67,4 +84,6 @@ def test_all_ways_of_training_train_the_same_vgg(name, monkeypatch):
         pytest.skip(f"{package} is not installed")
     for constant, value in (("VGG_BATCH", 4), ("VGG_STEPS", 1)):
         monkeypatch.setattr(training, constant, value)
-    np.testing.assert_array_equal(METHODS[name].prepare(some_images(size=32))(), [612_810])
+    np.testing.assert_array_equal(
+        METHODS[name].prepare(some_images(size=32))(), [612_810]
+    )

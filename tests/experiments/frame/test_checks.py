@@ -33,7 +33,16 @@ def test_check(bounds: dict, value: float, passed: bool) -> None:
 
 def test_what_a_check_says() -> None:
     row = frame.check("name", 0, at_least=-0.41, at_most=0)
-    assert row == {"check": "name", "value": 0.0, "bound": ">= -0.41 and <= 0", "passed": True}
+    assert row == {
+        "check": "name",
+        "value": 0.0,
+        "bound": ">= -0.41 and <= 0",
+        "passed": True,
+    }
     assert frame.check("name", 0.3, above=0.1234, paper="more") == {
-        "check": "name", "value": 0.3, "bound": "> 0.1234", "passed": True, "paper": "more",
-    }  # fmt: skip
+        "check": "name",
+        "value": 0.3,
+        "bound": "> 0.1234",
+        "passed": True,
+        "paper": "more",
+    }

@@ -19,11 +19,19 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def present(data_folder, monkeypatch) -> dict[str, np.ndarray]:
-    """Four networks of three families with kernels of 3x3, one of 5x5, one that is not there: in the data folder."""
-    described = [("A1", "A", 3, "RGB"), ("A2", "A", 3, "RGB"), ("B", "B", 3, "BGR"), ("C", "C", 3, "RGB"),
-                 ("D", "D", 5, "RGB"), ("E", "E", 3, "RGB")]  # fmt: skip
+    """Four networks of three families with kernels of 3x3, one of 5x5, one that is not
+    there: in the data folder."""
+    described = [
+        ("A1", "A", 3, "RGB"),
+        ("A2", "A", 3, "RGB"),
+        ("B", "B", 3, "BGR"),
+        ("C", "C", 3, "RGB"),
+        ("D", "D", 5, "RGB"),
+        ("E", "E", 3, "RGB"),
+    ]
     table = tuple(
-        Network(title, family, f"{title}.npz", size, order, "CC0") for title, family, size, order in described
+        Network(title, family, f"{title}.npz", size, order, "CC0")
+        for title, family, size, order in described
     )
     monkeypatch.setattr(download_pretrained, "NETWORKS", table)
     folder = data_folder / "pretrained"
@@ -32,5 +40,8 @@ def present(data_folder, monkeypatch) -> dict[str, np.ndarray]:
     for seed, network in enumerate(table[:-1]):
         bank = smooth_bank(seed, network.kernel_size)
         banks[network.title] = bank.astype(np.float64)
-        np.savez(folder / network.file, w=bank[:, :, ::-1] if network.channel_order == "BGR" else bank)
+        np.savez(
+            folder / network.file,
+            w=bank[:, :, ::-1] if network.channel_order == "BGR" else bank,
+        )
     return banks

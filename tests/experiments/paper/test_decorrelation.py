@@ -22,21 +22,33 @@ from experiments.paper.decorrelation.experiment import PAPER
 from tests.experiments.fakes import CONFIG, failing, fake_run
 
 CURVES = ("change", "likelihood", "correlation")  # of every run
-LIKELY = "closed form at its most likely time against the trained change: largest difference, "
-BEST = "closed form at the time of the best correlation against the trained change: largest difference, "
+LIKELY = (
+    "closed form at its most likely time against the trained change: largest"
+    " difference, "
+)
+BEST = (
+    "closed form at the time of the best correlation against the trained change:"
+    " largest difference, "
+)
 
 
 def fake_decorrelation() -> dict[str, np.ndarray]:
     distances = np.arange(16)
     other = CONFIG["network"] | {"name": "ResNet", "depth": 18}
-    arrays = fake_run("base", 0, (0, 1, 2)) | fake_run("other", 1, (0, 1, 2), network=other) | {"distances": distances}
+    arrays = (
+        fake_run("base", 0, (0, 1, 2))
+        | fake_run("other", 1, (0, 1, 2), network=other)
+        | {"distances": distances}
+    )
     for name, rates in (("base", (0.18, 0.165)), ("other", (0.16, 0.175))):
         change = np.exp(-0.17 * distances) * [[0.99], [1], [1.01]]
         arrays[f"{name}/curve/change"] = np.stack([change, change], axis=1)
         for criterion, rate in zip(CRITERIA, rates, strict=True):
             formula = np.exp(-rate * distances) * [[1], [1], [1]]
             arrays |= trained.fits(arrays, name, criterion)
-            arrays[f"{name}/curve/{criterion}"] = np.stack([change * 0.9, formula], axis=1)
+            arrays[f"{name}/curve/{criterion}"] = np.stack(
+                [change * 0.9, formula], axis=1
+            )
     arrays["closed_form"] = np.exp(-np.geomspace(0.02, 2, 241)[:, None] * distances)
     rates = {
         "rgb": 0.1,
@@ -47,8 +59,13 @@ def fake_decorrelation() -> dict[str, np.ndarray]:
         "correlation": 0.165,
         "whitening": 2,
     }
-    for convention in conventions(trained.Data(*np.ones((2, 1, 2, 2, 3)), None, (), "", *np.ones((2, 3)))):
-        arrays |= {f"{convention}/{name}": np.exp(-rate * distances)[None] for name, rate in rates.items()}
+    for convention in conventions(
+        trained.Data(*np.ones((2, 1, 2, 2, 3)), None, (), "", *np.ones((2, 3)))
+    ):
+        arrays |= {
+            f"{convention}/{name}": np.exp(-rate * distances)[None]
+            for name, rate in rates.items()
+        }
     return arrays
 
 
@@ -57,32 +74,57 @@ def fake_decorrelation() -> dict[str, np.ndarray]:
     [
         (f"{OURS}/random", lambda c: c * 0.9, "RGB and random filters"),
         (f"{OURS}/random", lambda c: c * 0.7, "random filters above the trained layer"),
-        (f"{OURS}/weights", lambda c: c + 0.2, "random filters above the trained layer"),
+        (
+            f"{OURS}/weights",
+            lambda c: c + 0.2,
+            "random filters above the trained layer",
+        ),
         (f"{OURS}/whitening", lambda c: c + 0.5, "trained layer above whitening"),
-        ("base/curve/likelihood", lambda c: c + 0.08 * (np.arange(16) == 15), LIKELY + "VGG11, 64 f"),
-        ("other/curve/likelihood", lambda c: c - 0.08 * (np.arange(16) == 2), LIKELY + "ResNet18, 64"),
-        ("other/curve/correlation", lambda c: c + 0.08 * (np.arange(16) == 2), BEST + "ResNet18, 64"),
+        (
+            "base/curve/likelihood",
+            lambda c: c + 0.08 * (np.arange(16) == 15),
+            LIKELY + "VGG11, 64 f",
+        ),
+        (
+            "other/curve/likelihood",
+            lambda c: c - 0.08 * (np.arange(16) == 2),
+            LIKELY + "ResNet18, 64",
+        ),
+        (
+            "other/curve/correlation",
+            lambda c: c + 0.08 * (np.arange(16) == 2),
+            BEST + "ResNet18, 64",
+        ),
     ],
 )
 def test_a_wrong_array_fails_its_check(field: str, change, expected: str) -> None:
     arrays = fake_decorrelation()
     assert not failing(decorrelation.summary(arrays))
     wrong = arrays | {field: change(arrays[field])}
-    assert any(check.startswith(expected) for check in failing(decorrelation.summary(wrong)))
+    assert any(
+        check.startswith(expected) for check in failing(decorrelation.summary(wrong))
+    )
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_checks_of_the_autocorrelation(seed: int) -> None:
-    """Of mean curves: of the differences in the order at 2 pixels and more, of the closed form at every distance."""
+    """Of mean curves: of the differences in the order at 2 pixels and more, of the
+    closed form at every distance."""
     arrays = fake_decorrelation()
     random = np.random.default_rng(seed)
     arrays |= {f"{OURS}/{name}": random.normal(size=(3, 16)) for name in TITLES}
     of_runs = list(itertools.product(("base", "other"), CURVES))
-    arrays |= {f"{run}/curve/{curve}": random.normal(size=(3, 2, 16)) for run, curve in of_runs}
+    arrays |= {
+        f"{run}/curve/{curve}": random.normal(size=(3, 2, 16)) for run, curve in of_runs
+    }
     rgb, banks, weights, change, whitening = (
-        arrays[f"{OURS}/{name}"].mean(axis=0) for name in ("rgb", "random", "weights", "change", "whitening")
+        arrays[f"{OURS}/{name}"].mean(axis=0)
+        for name in ("rgb", "random", "weights", "change", "whitening")
     )
-    curves = {place: arrays["{}/curve/{}".format(*place)][:, -1].mean(axis=0) for place in of_runs}
+    curves = {
+        place: arrays["{}/curve/{}".format(*place)][:, -1].mean(axis=0)
+        for place in of_runs
+    }
     far = range(2, 16)
     expected = [
         max(abs(rgb[d] - banks[d]) for d in far),
@@ -96,14 +138,23 @@ def test_checks_of_the_autocorrelation(seed: int) -> None:
     ]
     *checks, one, two = decorrelation.summary(arrays)["checks"]
     assert [row["value"] for row in checks] == pytest.approx(expected)
-    assert [row["bound"] for row in checks] == ["<= 0.05", "> 0", "> 0", *["<= 0.05"] * 4]
+    assert [row["bound"] for row in checks] == [
+        "<= 0.05",
+        "> 0",
+        "> 0",
+        *["<= 0.05"] * 4,
+    ]
     titles = [LIKELY + "VGG11, 64 filters", LIKELY + "ResNet18, 64 filters"]
-    assert [row["check"] for row in checks[3:]] == titles + [title.replace(LIKELY, BEST) for title in titles]
+    assert [row["check"] for row in checks[3:]] == titles + [
+        title.replace(LIKELY, BEST) for title in titles
+    ]
     for row, title in ((one, "VGG11, 64 filters"), (two, "ResNet18, 64 filters")):
         assert row["check"] == f"lowest training accuracy, {title}"
 
 
-@pytest.mark.parametrize(("largest", "shown"), [(15, [1, 2, 5, 10, 15]), (7, [1, 2, 5])])
+@pytest.mark.parametrize(
+    ("largest", "shown"), [(15, [1, 2, 5, 10, 15]), (7, [1, 2, 5])]
+)
 def test_rows_of_the_autocorrelation(largest: int, shown: list[int]) -> None:
     arrays = fake_decorrelation()
     for number, key in enumerate(arrays):
@@ -113,7 +164,9 @@ def test_rows_of_the_autocorrelation(largest: int, shown: list[int]) -> None:
         elif key == "closed_form":
             arrays[key] = arrays[key][:, : largest + 1]
         elif not key.startswith(("base/", "other/", "distances")):
-            arrays[key] = np.concatenate([arrays[key], arrays[key] / (2 + number)])[..., : largest + 1]
+            arrays[key] = np.concatenate([arrays[key], arrays[key] / (2 + number)])[
+                ..., : largest + 1
+            ]
     arrays["distances"] = np.arange(largest + 1)
     summary = decorrelation.summary(arrays)
     rows, names = summary["results"], TITLES
@@ -121,62 +174,106 @@ def test_rows_of_the_autocorrelation(largest: int, shown: list[int]) -> None:
     assert conventions[0] == OURS
     papers = {OURS: PAPER}
     places = [
-        (f"{convention}/{name}", convention, names[name], papers.get(convention, {}).get(name))
+        (
+            f"{convention}/{name}",
+            convention,
+            names[name],
+            papers.get(convention, {}).get(name),
+        )
         for convention, name in itertools.product(conventions, names)
     ]
     others = {name: f"{names[name]}, ResNet18, 64 filters" for name in CURVES}
-    places += [(f"other/curve/{name}", OURS, title, None) for name, title in others.items()]
+    places += [
+        (f"other/curve/{name}", OURS, title, None) for name, title in others.items()
+    ]
     for row, (key, convention, title, paper) in zip(rows, places, strict=True):
         found = (row["convention"], row["curve"], row["distances"], row["paper"])
         assert found == (convention, title, shown, paper)
         values = arrays[key][:, -1] if "/curve/" in key else arrays[key]
         expected = values[:, shown].mean(axis=0)
-        assert [cell["mean"] for cell in row["autocorrelation"]] == pytest.approx(expected)
+        assert [cell["mean"] for cell in row["autocorrelation"]] == pytest.approx(
+            expected
+        )
     columns = decorrelation.table(summary).columns
     assert columns["at 5"] == [frame.number(row["autocorrelation"][2]) for row in rows]
 
 
 def test_the_closed_form_over_training() -> None:
-    """Of the mean over networks, where it is largest, with the standard error there; and for one network none."""
+    """Of the mean over networks, where it is largest, with the standard error there;
+    and for one network none."""
     arrays = fake_decorrelation()
     arrays |= {"distances": np.arange(3), "base/curve/change": np.zeros((3, 2, 3))}
     arrays["base/curve/likelihood"] = np.array(
-        [[[0.3, -0.1, 0], [0, 0.2, 0.5]], [[-0.3, -0.2, 0], [0, 0, 0.2]], [[0.3, -0.6, 0], [0, 0.1, 0.2]]]
+        [
+            [[0.3, -0.1, 0], [0, 0.2, 0.5]],
+            [[-0.3, -0.2, 0], [0, 0, 0.2]],
+            [[0.3, -0.6, 0], [0, 0.1, 0.2]],
+        ]
     )
     arrays["base/curve/correlation"] = 2 * arrays["base/curve/likelihood"]
-    arrays["base/accuracy"] = np.array([[0.1, 0.5, 0.9], [0.1, 0.6, 1], [0.1, 0.4, 0.8]])
+    arrays["base/accuracy"] = np.array(
+        [[0.1, 0.5, 0.9], [0.1, 0.6, 1], [0.1, 0.4, 0.8]]
+    )
     for name in CURVES:
         arrays[f"other/curve/{name}"] = arrays[f"base/curve/{name}"][:1]
     arrays["other/change"] = arrays["other/change"][:1]
     arrays["closed_form"] = arrays["closed_form"][:, :3]
-    for key in [key for key in arrays if "/" in key and "curve" not in key and arrays[key].shape[-1:] == (16,)]:
+    for key in [
+        key
+        for key in arrays
+        if "/" in key and "curve" not in key and arrays[key].shape[-1:] == (16,)
+    ]:
         arrays[key] = arrays[key][..., :3]
-    arrays["base/likely/change/time"] = np.array([[np.nan, 1, 2], [np.nan, 3, 7], [np.nan, 8, 3]])
+    arrays["base/likely/change/time"] = np.array(
+        [[np.nan, 1, 2], [np.nan, 3, 7], [np.nan, 8, 3]]
+    )
     arrays["base/fit/change/time"] = arrays["base/likely/change/time"] / 4
     arrays["base/variance"] = np.array([4.0, 1])
-    arrays["base/change"] = np.array([2, 3, 5])[:, None, None] * np.array([[0, 9], [1, 9], [2, 9]])
-    errors = [np.std(three, ddof=1) / 3**0.5 for three in ([0.1, 0.2, 0.6], [0.5, 0.2, 0.2])]
+    arrays["base/change"] = np.array([2, 3, 5])[:, None, None] * np.array(
+        [[0, 9], [1, 9], [2, 9]]
+    )
+    errors = [
+        np.std(three, ddof=1) / 3**0.5 for three in ([0.1, 0.2, 0.6], [0.5, 0.2, 0.2])
+    ]
     first, other = decorrelation.summary(arrays)["closed_form_over_training"]
     assert (first["run"], first["epochs"]) == ("VGG11, 64 filters", [1, 2])
     assert first["training_accuracy"] == pytest.approx([0.5, 0.9])
     for criterion, time, factor in (("likelihood", 1, 1), ("correlation", 1 / 4, 2)):
         times, largest = by_time(arrays, criterion)["base"]
-        np.testing.assert_array_equal(times, time * np.array([[4, 8], [12, 28], [32, 12]]))
-        np.testing.assert_array_equal(largest, factor * np.array([[0.3, 0.5], [-0.3, 0.2], [-0.6, 0.2]]))
-        assert first[criterion]["median_time_times_first_variance"] == [12 * time, 12 * time]
-        assert first[criterion]["largest_difference"] == pytest.approx([0.3 * factor, 0.3 * factor])
-        assert first[criterion]["standard_error"] == pytest.approx(np.array(errors) * factor)
-        assert other[criterion]["largest_difference"] == pytest.approx([0.3 * factor, 0.5 * factor])
+        np.testing.assert_array_equal(
+            times, time * np.array([[4, 8], [12, 28], [32, 12]])
+        )
+        np.testing.assert_array_equal(
+            largest, factor * np.array([[0.3, 0.5], [-0.3, 0.2], [-0.6, 0.2]])
+        )
+        assert first[criterion]["median_time_times_first_variance"] == [
+            12 * time,
+            12 * time,
+        ]
+        assert first[criterion]["largest_difference"] == pytest.approx(
+            [0.3 * factor, 0.3 * factor]
+        )
+        assert first[criterion]["standard_error"] == pytest.approx(
+            np.array(errors) * factor
+        )
+        assert other[criterion]["largest_difference"] == pytest.approx(
+            [0.3 * factor, 0.5 * factor]
+        )
         assert other[criterion]["standard_error"] == [None, None]
 
 
 def test_the_closed_form_at_times_that_are_not_fitted() -> None:
-    """Of the times at which the profile is fitted about as well as it can be, the one that fits the curve best."""
+    """Of the times at which the profile is fitted about as well as it can be, the one
+    that fits the curve best."""
     arrays, times = fake_decorrelation(), TIMES
     variance = arrays["base/variance"]
-    profiles = (1 - np.exp(-times[:, None] * variance / variance[0])) / np.sqrt(variance)
-    np.testing.assert_allclose(closed_form(variance), profiles, rtol=1e-10)  # 1 - exp cancels here
-    arrays["base/change"][:, -1] = profiles[[100, 110, 120]] * [[1], [2], [0.1]]  # exactly the formula's
+    profiles = (1 - np.exp(-times[:, None] * variance / variance[0])) / np.sqrt(
+        variance
+    )
+    # 1 - exp cancels here.
+    np.testing.assert_allclose(closed_form(variance), profiles, rtol=1e-10)
+    # Exactly the formula's.
+    arrays["base/change"][:, -1] = profiles[[100, 110, 120]] * [[1], [2], [0.1]]
     curves = np.exp(-np.linspace(0.1, 0.6, len(times))[:, None] * np.arange(16))
     arrays["closed_form"] = curves
     arrays["base/curve/change"][:, -1] = curves[[100, 108, 240]]
@@ -186,27 +283,38 @@ def test_the_closed_form_at_times_that_are_not_fitted() -> None:
         np.testing.assert_allclose(correlation[network], expected, rtol=1e-9)
     assert difference[0, 100] == 0
     assert difference[0, 99] > 0 > difference[0, 101]  # later curves are lower
-    np.testing.assert_allclose(np.abs(difference[2]), np.abs(curves - curves[240]).max(axis=1))
-    found = decorrelation.summary(arrays)["closed_form_over_training"][0]["times_as_good"]
+    np.testing.assert_allclose(
+        np.abs(difference[2]), np.abs(curves - curves[240]).max(axis=1)
+    )
+    found = decorrelation.summary(arrays)["closed_form_over_training"][0][
+        "times_as_good"
+    ]
     assert found["correlation_within"] == AS_GOOD == 0.005
     good = [correlation[network] >= 0.995 for network in range(3)]
     spans = [(np.flatnonzero(those)[0], np.flatnonzero(those)[-1]) for those in good]
     assert spans[2][1] < 240
     assert found["first_time"] == times[spans[1][0]]
     assert found["last_time"] == times[spans[1][1]]
-    assert found["time_of_smallest_difference"] == times[108]  # those of the three are 100, 108 and the last good one
+    # Those of the three are 100, 108 and the last good one.
+    assert found["time_of_smallest_difference"] == times[108]
     assert found["smallest_difference"] == 0
     assert found["best_correlation"] == pytest.approx(1)
-    assert found["correlation_there"] == pytest.approx(np.median([1, correlation[1, 108], correlation[2, spans[2][1]]]))
+    assert found["correlation_there"] == pytest.approx(
+        np.median([1, correlation[1, 108], correlation[2, spans[2][1]]])
+    )
 
 
 def test_conventions_of_the_autocorrelation() -> None:
     images = np.random.default_rng(2).normal(size=(4, 5, 6, 3)).astype(np.float32)
     mean, std = np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.1, 0.3])
-    ours, pixels, own = conventions(trained.Data(images, np.zeros(4, int), None, (), "", mean, std)).values()
+    ours, pixels, own = conventions(
+        trained.Data(images, np.zeros(4, int), None, (), "", mean, std)
+    ).values()
     np.testing.assert_array_equal(ours[0], images)
     np.testing.assert_allclose(pixels[0], images * std + mean, rtol=1e-6)
-    np.testing.assert_allclose(own[0], [image - image.mean(axis=(0, 1)) for image in images], atol=1e-6)
+    np.testing.assert_allclose(
+        own[0], [image - image.mean(axis=(0, 1)) for image in images], atol=1e-6
+    )
     assert [center for _, center in (ours, pixels, own)] == [True, False, True]
 
 

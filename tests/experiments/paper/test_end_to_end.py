@@ -1,4 +1,5 @@
-"""The experiments on trained networks at a small size: what they write and share, and numbers against explicit ones.
+"""The experiments on trained networks at a small size: what they write and share, and
+numbers against explicit ones.
 
 All in one file, since all read the same results: so each network is trained once.
 """
@@ -58,23 +59,37 @@ def test_files(out: Path, name: str) -> None:
     settings = json.loads((folder / "config.json").read_text())["settings"]
     assert settings["preset"] == "smoke"
     assert settings["images"] == PRESETS["smoke"]["images"]
-    summary = json.loads((folder / "summary.json").read_text(), parse_constant=lambda text: pytest.fail(text))
+    summary = json.loads(
+        (folder / "summary.json").read_text(),
+        parse_constant=lambda text: pytest.fail(text),
+    )
     own = {"slopes", "slopes_over_training", "closed_form_over_training"}
     assert summary.keys() - own == {"results", "checks", "runs", "differs_from_paper"}
-    assert all(set(row) - {"paper"} == {"check", "value", "bound", "passed"} for row in summary["checks"])
+    assert all(
+        set(row) - {"paper"} == {"check", "value", "bound", "passed"}
+        for row in summary["checks"]
+    )
     epochs = 2 if name == "frozen_first_layer" else 3
     assert f"epochs {epochs} (paper: 30)" in "\n".join(summary["differs_from_paper"])
 
 
 @pytest.mark.slow
 def test_runs_are_shared(out: Path) -> None:
-    """All classes and a pair; another width and another network; shuffled labels; each experiment's own."""
+    """All classes and a pair; another width and another network; shuffled labels; each
+    experiment's own."""
     # Frozen VGG11; VGG13 twice; two components' labels; unscaled and scaled patches.
     assert len(list((out / "runs").iterdir())) == 5 + 3 + 2 + 2
     shared = {
-        ("formula_fit", "all"): [("consistency", "base"), ("random_labels", "true"), ("decorrelation", "base")],
+        ("formula_fit", "all"): [
+            ("consistency", "base"),
+            ("random_labels", "true"),
+            ("decorrelation", "base"),
+        ],
         ("random_labels", "shuffled"): [("energy_labels", "shuffled")],
-        ("consistency", "other"): [("frozen_first_layer", "learnt/11"), ("decorrelation", "other")],
+        ("consistency", "other"): [
+            ("frozen_first_layer", "learnt/11"),
+            ("decorrelation", "other"),
+        ],
     }
 
     def run(experiment: str, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -91,14 +106,23 @@ def test_runs_are_shared(out: Path) -> None:
 def test_a_frozen_first_layer_stays(out: Path) -> None:
     arrays = disk.read_arrays(out / "frozen_first_layer" / "photographs" / "arrays.npz")
     for depth in (11, 13):
-        frozen, learnt = (arrays[f"{kind}/{depth}/conv1"] for kind in ("frozen", "learnt"))
-        np.testing.assert_array_equal(frozen, np.broadcast_to(learnt[:, :1], frozen.shape))  # from the same weights
+        frozen, learnt = (
+            arrays[f"{kind}/{depth}/conv1"] for kind in ("frozen", "learnt")
+        )
+        # From the same weights.
+        np.testing.assert_array_equal(
+            frozen, np.broadcast_to(learnt[:, :1], frozen.shape)
+        )
         assert (learnt[:, -1] != learnt[:, 0]).any()
-        np.testing.assert_array_equal(arrays[f"frozen/{depth}/loss"][:, 0], arrays[f"learnt/{depth}/loss"][:, 0])
+        np.testing.assert_array_equal(
+            arrays[f"frozen/{depth}/loss"][:, 0], arrays[f"learnt/{depth}/loss"][:, 0]
+        )
 
 
 @pytest.mark.slow
-def test_autocorrelation_of_the_trained_layer_measured_by_convolution(out: Path) -> None:
+def test_autocorrelation_of_the_trained_layer_measured_by_convolution(
+    out: Path,
+) -> None:
     arrays = disk.read_arrays(out / "decorrelation" / "photographs" / "arrays.npz")
     settings = trained.resolve(decorrelation.Settings(preset="smoke", out=out))
     data = trained.load(trained.base_run(settings))
@@ -137,17 +161,23 @@ def test_autocorrelation_of_the_trained_layer_measured_by_convolution(out: Path)
             z = sum(windows)
             z = z - z.mean(axis=(0, 1, 2)) if center else z
             down, across = (
-                np.mean(np.sum(a * b, axis=-1)) for a, b in ((z[:, 5:], z[:, :-5]), (z[:, :, 5:], z[:, :, :-5]))
+                np.mean(np.sum(a * b, axis=-1))
+                for a, b in ((z[:, 5:], z[:, :-5]), (z[:, :, 5:], z[:, :, :-5]))
             )
             expected = (down + across) / 2 / np.mean(np.sum(z**2, axis=-1))
             found = arrays[f"{convention}/{name}"]
-            assert found.shape == ({"rgb": 1, "whitening": 1, "random": 100}.get(name, 3), 16)
+            assert found.shape == (
+                {"rgb": 1, "whitening": 1, "random": 100}.get(name, 3),
+                16,
+            )
             np.testing.assert_allclose(found[:, 0], 1)
             if name == "random":  # such a bank responds as the patches do, up to chance
                 np.testing.assert_allclose(found[:, 5].mean(), expected, atol=0.02)
                 assert len(np.unique(found[:, 5])) == 100
             else:
-                np.testing.assert_allclose(found[1 if len(found) > 1 else 0, 5], expected, rtol=1e-3, atol=1e-4)
+                np.testing.assert_allclose(
+                    found[1 if len(found) > 1 else 0, 5], expected, rtol=1e-3, atol=1e-4
+                )
 
 
 CURVES = ("change", "likelihood", "correlation")  # of every run
@@ -159,21 +189,37 @@ def test_the_closed_form_is_held_against_every_network(out: Path) -> None:
     for curve in CURVES:
         last = arrays[f"base/curve/{curve}"][:, -1]
         np.testing.assert_array_equal(last, arrays[f"{OURS}/{curve}"])
-    images = trained.load(trained.base_run(trained.resolve(decorrelation.Settings(preset="smoke", out=out)))).images
-    spectrum, moments = theory.patch_spectrum(images, 3), theory.cross_moments(images, 3, range(16))
-    profiles = (1 - np.exp(-np.outer(TIMES, spectrum.variance / spectrum.variance[0]))) / np.sqrt(spectrum.variance)
-    expected = theory.autocorrelation(theory.filters_with_profile(profiles, spectrum), moments)
+    images = trained.load(
+        trained.base_run(
+            trained.resolve(decorrelation.Settings(preset="smoke", out=out))
+        )
+    ).images
+    spectrum, moments = (
+        theory.patch_spectrum(images, 3),
+        theory.cross_moments(images, 3, range(16)),
+    )
+    profiles = (
+        1 - np.exp(-np.outer(TIMES, spectrum.variance / spectrum.variance[0]))
+    ) / np.sqrt(spectrum.variance)
+    expected = theory.autocorrelation(
+        theory.filters_with_profile(profiles, spectrum), moments
+    )
     np.testing.assert_allclose(arrays["closed_form"], expected, rtol=0, atol=1e-6)
     for name in ("base_8", "other"):
         weights = arrays[f"{name}/conv1"].astype(np.float64)
         change = weights[:, 1:] - weights[:, :1]
-        profile, filters = theory.energy_profile(change, spectrum.components), {"change": change}
+        profile, filters = (
+            theory.energy_profile(change, spectrum.components),
+            {"change": change},
+        )
         for criterion in CRITERIA:
             fit = theory.fit_profile(profile, spectrum.variance, criterion=criterion)
             filters[criterion] = theory.filters_with_profile(fit.profile, spectrum)
         for curve in CURVES:
             expected = theory.autocorrelation(filters[curve], moments)
-            np.testing.assert_allclose(arrays[f"{name}/curve/{curve}"], expected, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(
+                arrays[f"{name}/curve/{curve}"], expected, rtol=0, atol=1e-6
+            )
 
 
 @pytest.mark.slow
@@ -181,14 +227,30 @@ def test_the_formula_has_the_scaled_component(out: Path) -> None:
     """Against the spectrum of the images as they are after scaling."""
     arrays = disk.read_arrays(out / "spectral_scaling" / "photographs" / "arrays.npz")
     settings = trained.resolve(spectral_scaling.Settings(preset="smoke", out=out))
-    run = trained.base_run(settings, network="SmallCNN", first_strides=3, scaled_component=(5, 3.0), seeds=2, epochs=3)
+    run = trained.base_run(
+        settings,
+        network="SmallCNN",
+        first_strides=3,
+        scaled_component=(5, 3.0),
+        seeds=2,
+        epochs=3,
+    )
     images = trained.load(run).images.astype(np.float64)
     patches = images.reshape(256, 10, 3, 10, 3, 3).swapaxes(2, 3).reshape(-1, 27)
     covariance = np.cov(patches, rowvar=False, ddof=0)
     basis, variance = arrays["unscaled/components"], arrays["unscaled/variance"]
-    np.testing.assert_allclose(np.diag(basis.T @ covariance @ basis), arrays["5 x 3/scaled_variance"], rtol=1e-4)
-    np.testing.assert_allclose(arrays["5 x 3/scaled_variance"] / variance, np.where(np.arange(27) == 4, 9, 1))
-    for name, scaled in (("unscaled", variance), ("5 x 3", arrays["5 x 3/scaled_variance"])):
+    np.testing.assert_allclose(
+        np.diag(basis.T @ covariance @ basis),
+        arrays["5 x 3/scaled_variance"],
+        rtol=1e-4,
+    )
+    np.testing.assert_allclose(
+        arrays["5 x 3/scaled_variance"] / variance, np.where(np.arange(27) == 4, 9, 1)
+    )
+    for name, scaled in (
+        ("unscaled", variance),
+        ("5 x 3", arrays["5 x 3/scaled_variance"]),
+    ):
         kernels = arrays[f"{name}/conv1"].astype(np.float64)
         projections = basis.T @ (kernels[:, -1] - kernels[:, 0]).reshape(2, 27, -1)
         profile = np.sqrt(np.mean(projections**2, axis=-1))
@@ -196,33 +258,49 @@ def test_the_formula_has_the_scaled_component(out: Path) -> None:
         fit = theory.fit_profile(profile, scaled)
         np.testing.assert_allclose(arrays[f"{name}/fit"], fit.correlation)
         np.testing.assert_allclose(arrays[f"{name}/formula"], fit.profile)
-        np.testing.assert_allclose(arrays[f"{name}/fit_unscaled"], theory.fit_profile(profile, variance).correlation)
+        np.testing.assert_allclose(
+            arrays[f"{name}/fit_unscaled"],
+            theory.fit_profile(profile, variance).correlation,
+        )
     assert (arrays["5 x 3/fit_unscaled"] < arrays["5 x 3/fit"]).all()
     # Labels against the components of the patches as they are.
-    coefficients = (patches - patches.mean(axis=0)) @ np.linalg.eigh(covariance)[1][:, ::-1]
+    coefficients = (patches - patches.mean(axis=0)) @ np.linalg.eigh(covariance)[1][
+        :, ::-1
+    ]
     one_hot = np.repeat(np.eye(6)[trained.load(run).labels], 100, axis=0)
     expected = np.corrcoef(one_hot, coefficients, rowvar=False)[:6, 6:]
-    np.testing.assert_allclose(np.abs(arrays["5 x 3/labels"]), np.abs(expected), atol=1e-4)
+    np.testing.assert_allclose(
+        np.abs(arrays["5 x 3/labels"]), np.abs(expected), atol=1e-4
+    )
 
 
 @pytest.mark.slow
 def test_profiles_are_those_of_the_kernels(out: Path) -> None:
-    """Projections on the principal components of all 3x3 patches of the training images, one by one."""
+    """Projections on the principal components of all 3x3 patches of the training
+    images, one by one."""
     settings = trained.resolve(random_labels.Settings(preset="smoke", out=out))
     images = trained.load(trained.base_run(settings)).images.astype(np.float64)
-    patches = np.stack([images[:, i : i + 30, j : j + 30] for i in range(3) for j in range(3)], axis=3)
+    patches = np.stack(
+        [images[:, i : i + 30, j : j + 30] for i in range(3) for j in range(3)], axis=3
+    )
     covariance = np.cov(patches.reshape(-1, 27), rowvar=False, ddof=0)
     variance, components = (part[..., ::-1] for part in np.linalg.eigh(covariance))
     arrays = disk.read_arrays(out / "random_labels" / "photographs" / "arrays.npz")
     np.testing.assert_allclose(arrays["true/variance"], variance, rtol=1e-6)
     kernels = arrays["true/conv1"].astype(np.float64).reshape(3, -1, 27, 12)
     for kind, filters in (("change", kernels - kernels[:, :1]), ("weights", kernels)):
-        profile = np.sqrt(np.mean(np.einsum("srdk,dp->srpk", filters, components) ** 2, axis=-1))
-        np.testing.assert_allclose(arrays[f"true/{kind}"], profile, rtol=1e-4, atol=1e-12)
+        profile = np.sqrt(
+            np.mean(np.einsum("srdk,dp->srpk", filters, components) ** 2, axis=-1)
+        )
+        np.testing.assert_allclose(
+            arrays[f"true/{kind}"], profile, rtol=1e-4, atol=1e-12
+        )
     assert arrays["true/conv1"].dtype == np.float32
     # The networks moved, and from the same initial filters with either labels.
     assert (arrays["true/change"][:, -1].max(axis=-1) > 1e-4).all()
-    np.testing.assert_array_equal(arrays["true/conv1"][:, 0], arrays["shuffled/conv1"][:, 0])
+    np.testing.assert_array_equal(
+        arrays["true/conv1"][:, 0], arrays["shuffled/conv1"][:, 0]
+    )
     assert (arrays["true/conv1"][:, -1] != arrays["shuffled/conv1"][:, -1]).any()
 
 
@@ -234,10 +312,16 @@ def test_nothing_is_trained_twice(out: Path, tmp_path: Path, capsys, name: str) 
     module.main(module.Settings(preset="smoke", out=tmp_path, store=out / "runs"))
     printed = capsys.readouterr().out.splitlines()
     first, again = (folder / name / "photographs" for folder in (out, tmp_path))
-    assert (first / "summary.json").read_bytes() == (again / "summary.json").read_bytes()
+    assert (first / "summary.json").read_bytes() == (
+        again / "summary.json"
+    ).read_bytes()
     assert (first / f"{name}.png").read_bytes() == (again / f"{name}.png").read_bytes()
     (again / f"{name}.png").unlink()
-    module.main(module.Settings(preset="smoke", out=tmp_path, store=tmp_path / "none", redraw=True))
+    module.main(
+        module.Settings(
+            preset="smoke", out=tmp_path, store=tmp_path / "none", redraw=True
+        )
+    )
     assert (first / f"{name}.png").read_bytes() == (again / f"{name}.png").read_bytes()
     table = capsys.readouterr().out.splitlines()
     assert printed[-len(table) :] == table
@@ -251,8 +335,16 @@ def test_fresh_trains_again(out: Path, tmp_path: Path) -> None:
     # As far as the first training: nothing else is thrown away.
     before = {place.name for place in (out / "runs").iterdir()}
     with pytest.raises(pytest.fail.Exception, match="trained again"):
-        random_labels.main(random_labels.Settings(preset="smoke", out=tmp_path, fresh=True))
-    left = {place.name for place in (out / "runs").iterdir() if (place / "config.json").exists()}
+        random_labels.main(
+            random_labels.Settings(preset="smoke", out=tmp_path, fresh=True)
+        )
+    left = {
+        place.name
+        for place in (out / "runs").iterdir()
+        if (place / "config.json").exists()
+    }
     assert len(before - left) == 1
-    config = disk.read_arrays(out / "random_labels" / "photographs" / "arrays.npz")["true/config"]
+    config = disk.read_arrays(out / "random_labels" / "photographs" / "arrays.npz")[
+        "true/config"
+    ]
     assert before - left == {identifier(json.loads(str(config)))}

@@ -19,21 +19,27 @@ RANDOM = np.random.default_rng(8)
 
 
 def settings(tmp_path: Path, **changes) -> pretrained.Settings:
-    return pretrained.Settings(**{"preset": "smoke", "images": 60, "out": tmp_path / "out", **changes})
+    return pretrained.Settings(
+        **{"preset": "smoke", "images": 60, "out": tmp_path / "out", **changes}
+    )
 
 
 def measured(**changes) -> dict[str, np.ndarray]:
     return pretrained.compute(pretrained.resolve(settings(Path(), **changes)))
 
 
-def explicit_profile(bank: np.ndarray, components: np.ndarray, convention: str) -> np.ndarray:
+def explicit_profile(
+    bank: np.ndarray, components: np.ndarray, convention: str
+) -> np.ndarray:
     filters_ = [bank[..., k].ravel() for k in range(bank.shape[-1])]
     largest = max(np.linalg.norm(w) for w in filters_)
     if convention == "alive":
         filters_ = [w for w in filters_ if np.linalg.norm(w) >= 0.01 * largest]
     if convention != "raw":
         filters_ = [w / np.linalg.norm(w) for w in filters_]
-    return np.array([np.sqrt(np.mean([(w @ u) ** 2 for w in filters_])) for u in components.T])
+    return np.array(
+        [np.sqrt(np.mean([(w @ u) ** 2 for w in filters_])) for u in components.T]
+    )
 
 
 def test_profiles_in_all_conventions(tmp_path, present):
@@ -44,12 +50,22 @@ def test_profiles_in_all_conventions(tmp_path, present):
     for size, titles in [(3, ["A1", "A2", "B", "C"]), (5, ["D"])]:
         spectrum = theory.patch_spectrum(images, size)
         key = f"0/{size}x{size}"
-        np.testing.assert_allclose(arrays[f"{key}/variance"], spectrum.variance, rtol=1e-9)
-        for convention, (place, title) in itertools.product(pretrained.CONVENTIONS, enumerate(titles)):
-            profile = explicit_profile(present[title], np.asarray(spectrum.components), convention)
-            np.testing.assert_allclose(arrays[f"{key}/{convention}"][place], profile, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(
+            arrays[f"{key}/variance"], spectrum.variance, rtol=1e-9
+        )
+        for convention, (place, title) in itertools.product(
+            pretrained.CONVENTIONS, enumerate(titles)
+        ):
+            profile = explicit_profile(
+                present[title], np.asarray(spectrum.components), convention
+            )
+            np.testing.assert_allclose(
+                arrays[f"{key}/{convention}"][place], profile, rtol=1e-6, atol=1e-9
+            )
             fit = theory.fit_profile(profile, spectrum.variance).correlation
-            np.testing.assert_allclose(arrays[f"{key}/{convention}/fit/correlation"][place], fit, rtol=1e-6)
+            np.testing.assert_allclose(
+                arrays[f"{key}/{convention}/fit/correlation"][place], fit, rtol=1e-6
+            )
 
 
 def test_images_of_the_paper_have_its_normalization(tmp_path, present, monkeypatch):
@@ -57,8 +73,14 @@ def test_images_of_the_paper_have_its_normalization(tmp_path, present, monkeypat
     monkeypatch.setitem(trained.PAPER_CHANNELS, "photographs", channels)
     images = linear_cnn.photographs().images
     chosen = np.linspace(0, len(images) - 1, 60).round().astype(int)
-    images = linear_cnn.normalize_channels(linear_cnn.scale_pixels(images[chosen]), *channels)
-    np.testing.assert_allclose(measured()["0/3x3/variance"], theory.patch_spectrum(images, 3).variance, rtol=1e-9)
+    images = linear_cnn.normalize_channels(
+        linear_cnn.scale_pixels(images[chosen]), *channels
+    )
+    np.testing.assert_allclose(
+        measured()["0/3x3/variance"],
+        theory.patch_spectrum(images, 3).variance,
+        rtol=1e-9,
+    )
 
 
 def test_random_filters_have_unit_norm_and_follow_the_seed(tmp_path, present):
@@ -67,14 +89,21 @@ def test_random_filters_have_unit_norm_and_follow_the_seed(tmp_path, present):
         assert arrays[f"0/{size}/random"].shape == (200, components)
         np.testing.assert_allclose((arrays[f"0/{size}/random"] ** 2).sum(axis=1), 1)
         assert arrays[f"0/{size}/random"].std(axis=0).max() < 0.03  # of 64 filters each
-    np.testing.assert_array_equal(measured(seed=1)["0/3x3/random"], arrays["0/3x3/random"])
+    np.testing.assert_array_equal(
+        measured(seed=1)["0/3x3/random"], arrays["0/3x3/random"]
+    )
     assert not np.allclose(measured(seed=2)["0/3x3/random"], arrays["0/3x3/random"])
 
 
 def test_grey_images_give_no_basis(tmp_path, present):
     images = RANDOM.uniform(size=(40, 8, 8, 1)).astype(np.float32)
     np.savez(tmp_path / "grey.npz", images=images, labels=np.arange(40) % 2)
-    with pytest.raises(ValueError, match=r"images of .*grey\.npz have 1 channels, but the networks' filters have 3"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"images of .*grey\.npz have 1 channels, but the networks' filters have 3"
+        ),
+    ):
         measured(dataset=str(tmp_path / "grey.npz"))
 
 
@@ -93,8 +122,10 @@ def test_rows_of_a_single_network_and_of_random_filters(tmp_path, present):
     summary = pretrained.summary(arrays)
     rows = [row for row in summary["results"] if row["size"] == "5x5"]
     assert [row["comparison"] for row in rows] == [
-        "with random filters", "with the fitted formula, D", "with the fitted formula, random filters"
-    ]  # fmt: skip
+        "with random filters",
+        "with the fitted formula, D",
+        "with the fitted formula, random filters",
+    ]
     assert (rows[1]["filters"], rows[1]["dead"]) == (7, 2)
     for name in ("correlation", "correlation_at_zero", "correlation_at_infinity"):
         assert rows[1]["alive"][name] == arrays[f"0/5x5/alive/fit/{name}"][0]
@@ -112,7 +143,10 @@ def test_the_size_of_most_networks_comes_first(tmp_path, present):
         np.savez(tmp_path / f"{title}.npz", w=smooth_bank(9, 5))
     files = tuple(tmp_path / f"{title}.npz" for title in "AB") * 2
     groups = pretrained.groups(measured(files=files))
-    assert list(groups) == [("photographs", "5x5", "0/5x5"), ("photographs", "3x3", "0/3x3")]
+    assert list(groups) == [
+        ("photographs", "5x5", "0/5x5"),
+        ("photographs", "3x3", "0/3x3"),
+    ]
 
 
 def test_summary_against_explicit_numbers(tmp_path, present):
@@ -121,26 +155,48 @@ def test_summary_against_explicit_numbers(tmp_path, present):
     families = ["A", "A", "B", "C"]
     for convention in pretrained.CONVENTIONS:
         profiles = arrays[f"0/3x3/{convention}"]
-        r = {(i, j): np.corrcoef(profiles[i], profiles[j])[0, 1] for i, j in itertools.combinations(range(4), 2)}
+        r = {
+            (i, j): np.corrcoef(profiles[i], profiles[j])[0, 1]
+            for i, j in itertools.combinations(range(4), 2)
+        }
         between = [(r[0, 2] + r[1, 2]) / 2, (r[0, 3] + r[1, 3]) / 2, r[2, 3]]
-        random = [np.corrcoef(p, q)[0, 1] for p in profiles for q in arrays["0/3x3/random"]]
-        rows = {row["comparison"]: row[convention] for row in summary["results"] if row["size"] == "3x3"}
+        random = [
+            np.corrcoef(p, q)[0, 1] for p in profiles for q in arrays["0/3x3/random"]
+        ]
+        rows = {
+            row["comparison"]: row[convention]
+            for row in summary["results"]
+            if row["size"] == "3x3"
+        }
         assert rows["between families"] == pytest.approx(
             {"mean": np.mean(between), "std": np.std(between, ddof=1), "count": 3}
         )
-        assert rows["within families"] == {"mean": pytest.approx(r[0, 1]), "std": None, "count": 1}
-        assert rows["with random filters"]["mean"] == pytest.approx(np.mean(random), abs=1e-12)
-        assert rows["with the fitted formula, B"]["mean"] == arrays[f"0/3x3/{convention}/fit/correlation"][2]
+        assert rows["within families"] == {
+            "mean": pytest.approx(r[0, 1]),
+            "std": None,
+            "count": 1,
+        }
+        assert rows["with random filters"]["mean"] == pytest.approx(
+            np.mean(random), abs=1e-12
+        )
+        assert (
+            rows["with the fitted formula, B"]["mean"]
+            == arrays[f"0/3x3/{convention}/fit/correlation"][2]
+        )
         if convention == "unit":
             check, control = summary["checks"][:2]
             assert check["value"] == pytest.approx(np.mean(between))
             assert check["bound"] == ">= 0.75"
             assert control["value"] == pytest.approx(np.mean(random), abs=1e-12)
             assert control["bound"] == ">= -0.2 and <= 0.2"
-    assert families == [network["family"] for network in pretrained.described(arrays, "0/3x3")]
+    assert families == [
+        network["family"] for network in pretrained.described(arrays, "0/3x3")
+    ]
     assert len(summary["checks"]) == 3  # of 5x5 there is one network: only the control
     assert summary["missing"] == ["E"]
-    assert {row["comparison"]: row.get("dead") for row in summary["results"]}["with the fitted formula, C"] == 1
+    assert {row["comparison"]: row.get("dead") for row in summary["results"]}[
+        "with the fitted formula, C"
+    ] == 1
 
 
 def test_smooth_banks_agree_and_random_ones_do_not(tmp_path, present):
@@ -149,7 +205,10 @@ def test_smooth_banks_agree_and_random_ones_do_not(tmp_path, present):
     for title in present:  # the table stays, the banks are noise of different colours
         spectrum = np.exp(RANDOM.normal(size=(*present[title].shape[:3], 1)))
         noise = spectrum * RANDOM.normal(size=present[title].shape)
-        np.savez(tmp_path / "data" / "pretrained" / f"{title}.npz", w=noise.astype(np.float32))
+        np.savez(
+            tmp_path / "data" / "pretrained" / f"{title}.npz",
+            w=noise.astype(np.float32),
+        )
     summary = pretrained.summary(measured())
     assert not summary["checks"][0]["passed"]
 
@@ -160,9 +219,17 @@ def test_files_and_redraw(tmp_path, present, capsys):
     printed = capsys.readouterr().out
     assert "not in" in printed
     assert "E; `python -m experiments data pretrained` gets them" in printed
-    summary = json.loads((folder / "summary.json").read_text(), parse_constant=lambda text: pytest.fail(text))
+    summary = json.loads(
+        (folder / "summary.json").read_text(),
+        parse_constant=lambda text: pytest.fail(text),
+    )
     assert len(summary["checks"]) == 3
-    assert {file.suffix for file in folder.iterdir()} == {".json", ".npz", ".png", ".pdf"}
+    assert {file.suffix for file in folder.iterdir()} == {
+        ".json",
+        ".npz",
+        ".png",
+        ".pdf",
+    }
     for name in ("pretrained", "pretrained_others"):
         with Image.open(folder / f"{name}.png") as picture:
             assert len(np.unique(np.asarray(picture.convert("L")))) > 20
@@ -177,13 +244,24 @@ def test_files_and_redraw(tmp_path, present, capsys):
 
 
 def test_files_of_the_user(tmp_path, present):
-    np.savez(tmp_path / "mine.npz", w=smooth_bank(7).transpose(3, 2, 0, 1), ema=smooth_bank(8).transpose(3, 2, 0, 1))
+    np.savez(
+        tmp_path / "mine.npz",
+        w=smooth_bank(7).transpose(3, 2, 0, 1),
+        ema=smooth_bank(8).transpose(3, 2, 0, 1),
+    )
     with pytest.raises(ValueError, match=r"mine\.npz: several tensors"):
         measured(files=(tmp_path / "mine.npz",))
-    arrays = measured(files=(tmp_path / "mine.npz",), tensor="w", layout="OIHW", channel_order="BGR")
+    arrays = measured(
+        files=(tmp_path / "mine.npz",), tensor="w", layout="OIHW", channel_order="BGR"
+    )
     np.testing.assert_array_equal(arrays["5/kernel"], smooth_bank(7)[:, :, ::-1])
     mine = json.loads(str(arrays["networks"]))[5]
-    assert (mine["title"], mine["family"], mine["tensor"], mine["channel_order"]) == ("mine", "mine", "w", "BGR")
+    assert (mine["title"], mine["family"], mine["tensor"], mine["channel_order"]) == (
+        "mine",
+        "mine",
+        "w",
+        "BGR",
+    )
     assert len(arrays["0/3x3/members"]) == 5
     with pytest.raises(FileNotFoundError, match="nowhere"):
         measured(files=(tmp_path / "nowhere",))
@@ -191,7 +269,8 @@ def test_files_of_the_user(tmp_path, present):
 
 def test_no_network(tmp_path, monkeypatch):
     with pytest.raises(
-        FileNotFoundError, match="no pretrained network; get them with `python -m experiments data pret"
+        FileNotFoundError,
+        match="no pretrained network; get them with `python -m experiments data pret",
     ):
         measured()
 
@@ -204,7 +283,9 @@ def test_damaged_networks_are_named(tmp_path, present):
 
 
 def test_bad_settings(tmp_path):
-    with pytest.raises(ValueError, match="--preset must be one of smoke, cpu, paper, got 'tiny'"):
+    with pytest.raises(
+        ValueError, match="--preset must be one of smoke, cpu, paper, got 'tiny'"
+    ):
         measured(preset="tiny")
     with pytest.raises(ValueError, match="--images must be at least 1, got 0"):
         measured(images=0)
@@ -214,9 +295,16 @@ def test_bad_settings(tmp_path):
 
 def test_two_bases(tmp_path, present):
     np.savez(
-        tmp_path / "mine.npz", images=RANDOM.uniform(size=(40, 8, 8, 3)).astype(np.float32), labels=np.arange(40) % 2
+        tmp_path / "mine.npz",
+        images=RANDOM.uniform(size=(40, 8, 8, 3)).astype(np.float32),
+        labels=np.arange(40) % 2,
     )
     arrays = measured(second=str(tmp_path / "mine.npz"))
     assert list(arrays["bases"]) == ["photographs", str(tmp_path / "mine.npz")]
     assert not np.allclose(arrays["0/3x3/unit"], arrays["1/3x3/unit"])
-    assert [key for _, _, key in pretrained.groups(arrays)] == ["0/3x3", "1/3x3", "0/5x5", "1/5x5"]
+    assert [key for _, _, key in pretrained.groups(arrays)] == [
+        "0/3x3",
+        "1/3x3",
+        "0/5x5",
+        "1/5x5",
+    ]

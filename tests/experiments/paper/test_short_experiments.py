@@ -10,7 +10,11 @@ from experiments.paper import iterations, label_correlation
 pytestmark = pytest.mark.slow
 SHORT = {
     "iterations": (iterations, iterations.Settings, {"decades": 3, "images": 300}),
-    "label_correlation": (label_correlation, label_correlation.Settings, {"images": 300}),
+    "label_correlation": (
+        label_correlation,
+        label_correlation.Settings,
+        {"images": 300},
+    ),
 }
 
 
@@ -21,11 +25,17 @@ def test_short_experiments(tmp_path: Path, monkeypatch, capsys, name: str) -> No
     folder = tmp_path / name / "photographs"
     printed = capsys.readouterr().out
     assert {file.name for file in folder.iterdir()} == {
-        "arrays.npz", "config.json", "summary.json", f"{name}.png", f"{name}.pdf"
-    }  # fmt: skip
+        "arrays.npz",
+        "config.json",
+        "summary.json",
+        f"{name}.png",
+        f"{name}.pdf",
+    }
     before = (folder / f"{name}.png").read_bytes()
     (folder / f"{name}.png").unlink()
-    monkeypatch.setattr(module, "compute", lambda settings: pytest.fail("computed again"))
+    monkeypatch.setattr(
+        module, "compute", lambda settings: pytest.fail("computed again")
+    )
     module.main(settings(out=tmp_path, redraw=True))
     assert (folder / f"{name}.png").read_bytes() == before
     assert capsys.readouterr().out == printed
@@ -37,7 +47,10 @@ def test_iterations_show_what_the_paper_says(tmp_path: Path) -> None:
     """Sensitivity moves to later components, and each t whitens further (Fig. 4)."""
     arrays = iterations.compute(iterations.Settings(images=300))
     rows = iterations.summary(arrays)["results"]
-    largest, whitened = ([row[key] for row in rows] for key in ("largest_component", "whitened_components"))
+    largest, whitened = (
+        [row[key] for row in rows]
+        for key in ("largest_component", "whitened_components")
+    )
     assert largest == sorted(largest)
     assert whitened == sorted(whitened)
     assert (largest[0], largest[-1]) == (1, 27)
@@ -47,7 +60,8 @@ def test_iterations_show_what_the_paper_says(tmp_path: Path) -> None:
     exact = [row["largest_component_exact"] for row in rows]
     assert exact != largest
     np.testing.assert_allclose(
-        arrays["theorem"][0] / arrays["theorem"][0, 0], np.sqrt(arrays["variance"] / arrays["variance"][0])
+        arrays["theorem"][0] / arrays["theorem"][0, 0],
+        np.sqrt(arrays["variance"] / arrays["variance"][0]),
     )
 
 

@@ -17,8 +17,15 @@ def fake_spectral_scaling() -> dict[str, np.ndarray]:
         ("7 x 5", [7, 5.0]),
     ):
         arrays |= fake_run(name, len(arrays), (0, 1, 2), scaled_component=scaled)
-        found = {"fit": np.full(3, 0.97), "fit_unscaled": np.full(3, 0.8), "labels": np.full((10, 27), -0.05)}
-        found |= {"profile": arrays[f"{name}/change"][:, -1], "formula": arrays[f"{name}/change"][:, -1]}
+        found = {
+            "fit": np.full(3, 0.97),
+            "fit_unscaled": np.full(3, 0.8),
+            "labels": np.full((10, 27), -0.05),
+        }
+        found |= {
+            "profile": arrays[f"{name}/change"][:, -1],
+            "formula": arrays[f"{name}/change"][:, -1],
+        }
         arrays |= {f"{name}/{key}": value for key, value in found.items()}
     return arrays
 
@@ -34,7 +41,9 @@ def test_a_wrong_array_fails_its_check(field: str, change, expected: str) -> Non
     arrays = fake_spectral_scaling()
     assert not failing(spectral_scaling.summary(arrays))
     wrong = arrays | {field: change(arrays[field])}
-    assert any(check.startswith(expected) for check in failing(spectral_scaling.summary(wrong)))
+    assert any(
+        check.startswith(expected) for check in failing(spectral_scaling.summary(wrong))
+    )
 
 
 def test_rows_of_the_scaled_components() -> None:
@@ -42,12 +51,21 @@ def test_rows_of_the_scaled_components() -> None:
     arrays["7 x 5/labels"][3, 4] = 0.04
     summary = spectral_scaling.summary(arrays)
     rows = summary["results"]
-    assert [(row["component"], row["factor"]) for row in rows] == [(1, 1), (3, 2), (3, 5), (7, 2), (7, 5)]
+    assert [(row["component"], row["factor"]) for row in rows] == [
+        (1, 1),
+        (3, 2),
+        (3, 5),
+        (7, 2),
+        (7, 5),
+    ]
     for row in rows:
         assert row["fit"]["mean"] == pytest.approx(0.97)
         assert row["fit_of_the_unscaled_formula"]["mean"] == pytest.approx(0.8)
         assert row["largest_label_correlation"] == 0.05
-    assert spectral_scaling.table(summary).columns["without alpha"] == ["0.800 ± 0.000"] * 5
+    assert (
+        spectral_scaling.table(summary).columns["without alpha"]
+        == ["0.800 ± 0.000"] * 5
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,10 +73,16 @@ def test_rows_of_the_scaled_components() -> None:
     [
         ({"scaled_components": (0,)}, "patches have the components 1 to 27, got 0"),
         ({"factors": (1.0,)}, "--factors must be positive and finite, and not 1"),
-        ({"scaled_components": (5, 5)}, "--scaled-components must be one number or more, none"),
+        (
+            {"scaled_components": (5, 5)},
+            "--scaled-components must be one number or more, none",
+        ),
         ({"factors": (3.0, float("inf"))}, "--factors must be positive and finite"),
         ({"factors": (0.0,)}, "--factors must be positive and finite"),
-        ({"factors": (3.0, 3.0000001)}, "--factors must be one number or more, none twice"),
+        (
+            {"factors": (3.0, 3.0000001)},
+            "--factors must be one number or more, none twice",
+        ),
         ({"factors": ()}, "--factors must be one number or more"),
         ({"stride_network": "VGG11"}, "VGG11 needs larger images"),
         ({"scaling_epochs": 0}, "--scaling-epochs must be at least 1"),

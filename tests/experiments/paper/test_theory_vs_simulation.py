@@ -1,4 +1,5 @@
-"""Closed forms against trained linear CNNs at a small size: files, redrawing, bad settings; wrong results fail."""
+"""Closed forms against trained linear CNNs at a small size: files, redrawing, bad
+settings; wrong results fail."""
 
 import dataclasses
 import json
@@ -15,7 +16,14 @@ from experiments.paper.theory_vs_simulation.single_runs import record_steps
 from experiments.paper.theory_vs_simulation.verdicts import simulated_profiles
 
 pytestmark = pytest.mark.slow
-SMALL = {"seeds": 64, "steps": 2000, "images": 256, "full_steps": 3, "exact_steps": 100, "filters": 4}
+SMALL = {
+    "seeds": 64,
+    "steps": 2000,
+    "images": 256,
+    "full_steps": 3,
+    "exact_steps": 100,
+    "filters": 4,
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,11 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 def test_files(folder: Path) -> None:
     names = {"profiles", "errors", "decorrelation_ratio", "autocorrelation"}
     expected = {f"{name}{suffix}" for name in names for suffix in (".png", ".pdf")}
-    assert {file.name for file in folder.iterdir()} == expected | {"config.json", "arrays.npz", "summary.json"}
+    assert {file.name for file in folder.iterdir()} == expected | {
+        "config.json",
+        "arrays.npz",
+        "summary.json",
+    }
     config = json.loads((folder / "config.json").read_text())
     assert config["settings"]["seeds"] == SMALL["seeds"]
     assert config["environment"]["versions"]["jax"]
@@ -46,7 +58,11 @@ def test_files(folder: Path) -> None:
 def test_checks_pass(folder: Path) -> None:
     checks = json.loads((folder / "summary.json").read_text())["checks"]
     # So few steps do not whiten; everything else holds at this size too.
-    failed = [row["check"] for row in checks if not row["passed"] and "constant at the last step" not in row["check"]]
+    failed = [
+        row["check"]
+        for row in checks
+        if not row["passed"] and "constant at the last step" not in row["check"]
+    ]
     assert not failed
     assert len(checks) == 25
     exact = [row for row in checks if row["check"].startswith("exact form")]
@@ -62,23 +78,50 @@ def failures(arrays: dict[str, np.ndarray]) -> set[str]:
 @pytest.mark.parametrize(
     ("field", "change", "failing"),
     [
-        ("full/simulated", lambda w: np.repeat(w[:, :1], w.shape[1], axis=1), "exact form, all images, full"),
-        ("full/predicted", lambda w: w[::-1], "exact form, all images, full"),  # the other network's labels
-        ("classes/predicted", lambda w: np.roll(w, 1, axis=0), "exact form, all mean patches, each class"),
+        (
+            "full/simulated",
+            lambda w: np.repeat(w[:, :1], w.shape[1], axis=1),
+            "exact form, all images, full",
+        ),
+        # The other network's labels.
+        ("full/predicted", lambda w: w[::-1], "exact form, all images, full"),
+        (
+            "classes/predicted",
+            lambda w: np.roll(w, 1, axis=0),
+            "exact form, all mean patches, each class",
+        ),
         ("few/predicted", lambda w: w * (1 + 1e-6), "exact form, 32 images, full"),
         ("permutations/expected", lambda e: e * (1 + 1e-6), "shuffled law"),
         ("compressed/simulated", lambda w: w + 1e-8, "all mean patches, vs compressed"),
-        ("raw_drawn/expected_change", lambda e: e * 2, "expected profile, raw images, drawn targets, change"),
-        ("raw_shuffled/expected_weights", lambda e: e * 2, "expected profile, raw images, shuffled labels, W"),
-        ("patches_drawn/quantiles_change", lambda q: q * 0.5, "90 % band, patch-shuffled images, drawn targets, ch"),
+        (
+            "raw_drawn/expected_change",
+            lambda e: e * 2,
+            "expected profile, raw images, drawn targets, change",
+        ),
+        (
+            "raw_shuffled/expected_weights",
+            lambda e: e * 2,
+            "expected profile, raw images, shuffled labels, W",
+        ),
+        (
+            "patches_drawn/quantiles_change",
+            lambda q: q * 0.5,
+            "90 % band, patch-shuffled images, drawn targets, ch",
+        ),
         ("patches_drawn/theorem", lambda e: e * 1.6, "Theorem 4.2, patch-shuffled"),
         ("raw_drawn/theorem", None, "Theorem 4.2 fails on raw images"),
-        ("autocorrelation/shortcut", lambda c: c + 1e-5, "autocorrelation from cross moments"),
+        (
+            "autocorrelation/shortcut",
+            lambda c: c + 1e-5,
+            "autocorrelation from cross moments",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_array_fails_its_check(arrays, field, change, failing) -> None:
     if change is None:  # a theorem that held on raw images, though it must not
-        rms = np.sqrt((simulated_profiles(arrays, "raw_drawn", "change") ** 2).mean(axis=0))
+        rms = np.sqrt(
+            (simulated_profiles(arrays, "raw_drawn", "change") ** 2).mean(axis=0)
+        )
         wrong = arrays | {field: rms}
     else:
         wrong = arrays | {field: change(arrays[field])}
@@ -87,11 +130,15 @@ def test_a_wrong_array_fails_its_check(arrays, field, change, failing) -> None:
     assert any(name.startswith(failing) for name in new)
 
 
-def test_redraw_uses_the_arrays_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redraw_uses_the_arrays_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     for file in folder.glob("*.p*"):
         file.unlink()
-    monkeypatch.setattr(experiment, "compute", lambda settings: pytest.fail("computed again"))
+    monkeypatch.setattr(
+        experiment, "compute", lambda settings: pytest.fail("computed again")
+    )
     theory_vs_simulation.main(Settings(out=folder.parents[1], redraw=True))
     after = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert before.keys() == after.keys()
@@ -116,15 +163,25 @@ def test_redraw_of_damaged_arrays(tmp_path: Path, folder: Path) -> None:
         ({"rate": 2.0}, "--rate must lie between 0 and 2"),
         ({"init_std": -1.0}, "--init-std"),
         ({"images": 3}, "--images"),
-        ({"kernel_size": 11}, "--kernel-size must be at most 10, for 3x3 patches in an image of 32x32"),
+        (
+            {"kernel_size": 11},
+            "--kernel-size must be at most 10, for 3x3 patches in an image of 32x32",
+        ),
         ({"label": 6}, "--label must be one of 0 astronaut, .* 5 rocket; got 6"),
-        ({"dataset": "cifar"}, "there is no image set 'cifar'; choose one of photographs, cifar10"),
+        (
+            {"dataset": "cifar"},
+            "there is no image set 'cifar'; choose one of photographs, cifar10",
+        ),
         ({"dataset": "cifar10"}, "python -m experiments data cifar10"),
     ],
 )
 def test_bad_settings(tmp_path: Path, monkeypatch, change: dict, message: str) -> None:
-    monkeypatch.setattr(experiment, "exact_run", lambda *args, **settings: pytest.fail("work started"))
-    settings = dataclasses.replace(Settings(out=tmp_path, data_dir=tmp_path / "none"), **change)
+    monkeypatch.setattr(
+        experiment, "exact_run", lambda *args, **settings: pytest.fail("work started")
+    )
+    settings = dataclasses.replace(
+        Settings(out=tmp_path, data_dir=tmp_path / "none"), **change
+    )
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         theory_vs_simulation.main(settings)
     assert not any(file.is_file() for file in tmp_path.rglob("*"))

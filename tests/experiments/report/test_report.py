@@ -1,4 +1,5 @@
-"""The report: one page that holds all it shows, with nothing of the user's taken for HTML, whatever the results are."""
+"""The report: one page that holds all it shows, with nothing of the user's taken for
+HTML, whatever the results are."""
 
 import base64
 import io
@@ -20,7 +21,8 @@ VOID = {"meta", "img", "br", "link", "input"}
 
 
 class Page(HTMLParser):
-    """The tags with their attributes, the text by the id of its section, and the unclosed tags of a page."""
+    """The tags with their attributes, the text by the id of its section, and the
+    unclosed tags of a page."""
 
     def __init__(self, content: str) -> None:
         super().__init__()
@@ -35,7 +37,9 @@ class Page(HTMLParser):
         self.handle_data(" ")
         if tag not in VOID:
             inside = self.open[-1][1] if self.open else None
-            self.open.append((tag, dict(attributes)["id"] if tag == "section" else inside))
+            self.open.append(
+                (tag, dict(attributes)["id"] if tag == "section" else inside)
+            )
 
     def handle_endtag(self, tag):
         assert self.open, f"</{tag}> without a beginning"
@@ -51,7 +55,11 @@ class Page(HTMLParser):
 
     def section(self, beginning: str) -> str:
         """The text of the one section whose id begins so, each space one."""
-        (found,) = (text for name, text in self.texts.items() if name and name.startswith(beginning))
+        (found,) = (
+            text
+            for name, text in self.texts.items()
+            if name and name.startswith(beginning)
+        )
         return " ".join(found.split())
 
     @property
@@ -81,30 +89,52 @@ def test_every_image_is_inlined_and_whole(out: Path) -> None:
         with Image.open(io.BytesIO(content)) as picture:
             picture.load()
             # 1500 pixels at 150 to the inch are 10 inches, 960 pixels of a screen.
-            assert (picture.width, image["width"], image["height"]) == (1500, "960", "384")
+            assert (picture.width, image["width"], image["height"]) == (
+                1500,
+                "960",
+                "384",
+            )
         assert len(image["alt"]) > 30
     assert len({image["alt"] for image in images}) == 4
 
 
 def test_nothing_outside_is_needed_and_nothing_runs(out: Path) -> None:
     found = page(out)
-    assert not {tag for tag, _ in found.tags} & {"script", "link", "iframe", "object", "embed", "base", "form", "video"}
+    assert not {tag for tag, _ in found.tags} & {
+        "script",
+        "link",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "form",
+        "video",
+    }
     for tag, attributes in found.tags:
         for name, value in attributes.items():
             assert not name.startswith("on"), (tag, name)
             if name in ("src", "href", "srcset", "action", "poster"):
-                assert value.startswith(("#", "data:image/png;base64,")), (tag, value[:80])
+                assert value.startswith(("#", "data:image/png;base64,")), (
+                    tag,
+                    value[:80],
+                )
     text = (out / "report.html").read_text(encoding="utf-8")
     assert "://" not in text
     assert not re.search(r"url\(|@import", text)
-    policy = [meta["content"] for meta in found.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    policy = [
+        meta["content"]
+        for meta in found.all("meta")
+        if meta.get("http-equiv") == "Content-Security-Policy"
+    ]
     assert policy
     assert "default-src 'none'" in policy[0]
 
 
 def test_links_resolve_and_ids_are_unique(out: Path) -> None:
     found = page(out)
-    ids = Counter(attributes["id"] for _, attributes in found.tags if "id" in attributes)
+    ids = Counter(
+        attributes["id"] for _, attributes in found.tags if "id" in attributes
+    )
     assert max(ids.values()) == 1
     links = [link["href"] for link in found.all("a")]
     assert len(links) == len(CATALOGUE)
@@ -113,7 +143,8 @@ def test_links_resolve_and_ids_are_unique(out: Path) -> None:
 
 
 def test_names_are_text(out: Path) -> None:
-    """A data set named like an attack, and a class in the summary, are shown as they are."""
+    """A data set named like an attack, and a class in the summary, are shown as they
+    are."""
     found = page(out)
     assert NASTY in found.section("iterations-1")
     assert "true against <b>shuffled</b> labels" in found.section("random_labels-1")
@@ -133,7 +164,8 @@ def test_what_a_section_says(out: Path) -> None:
         "python -m experiments random_labels --preset cpu --seeds 3 --out",
         "Left: the profiles of both labels.",
         "0.951 ± 0.012 0.9 ± 0.02",  # ours, paper, in the table
-        "true against <b>shuffled</b> labels ✓ met 0.951 0.9 ± 0.02 >= 0.9",  # and in the checks
+        # And in the checks.
+        "true against <b>shuffled</b> labels ✓ met 0.951 0.9 ± 0.02 >= 0.9",
         "lowest training accuracy, VGG11 ✗ not met 0.821 >= 0.9",
         "Checks: 2 of 3 met",
         "0.821, 0.998 too low to be judged 0.511, 0.522",
@@ -147,8 +179,13 @@ def test_what_a_section_says(out: Path) -> None:
     assert "linear-cnn None" not in text
     assert "smoke" not in text
     theory = found.section("theory_vs_simulation-1")
-    assert "exact form, few moved: max 0.05; wrong formula eta / 2: 0.39 ✓ met 1.58e-12 <= 1e-09" in theory
-    assert theory.index("Energy profile against component") < theory.index("Left: single networks against the exact")
+    assert (
+        "exact form, few moved: max 0.05; wrong formula eta / 2: 0.39 ✓ met 1.58e-12 <="
+        " 1e-09" in theory
+    )
+    assert theory.index("Energy profile against component") < theory.index(
+        "Left: single networks against the exact"
+    )
     assert "1,000 13 11 4" in found.section("iterations-1")
     assert "random_labels 2 of 3 Fig. 3, Table 2 cifar10" in found.top
     assert "iterations shown, not judged Fig. 4" in found.top
@@ -179,7 +216,9 @@ def test_missing_experiments_are_named_with_their_command(out: Path, capsys) -> 
 def test_nothing_is_missing_of_all(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = ("theory_vs_simulation", "iterations", "random_labels")
     for module in (reading, report_page):
-        monkeypatch.setattr(module, "CATALOGUE", {name: CATALOGUE[name] for name in there})
+        monkeypatch.setattr(
+            module, "CATALOGUE", {name: CATALOGUE[name] for name in there}
+        )
     found = page(out)
     assert "missing" not in found.top
     assert "missing" not in found.texts
@@ -192,7 +231,10 @@ def test_empty_folder(tmp_path: Path) -> None:
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"--out .*none is no folder; .*python -m experiments all"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"--out .*none is no folder; .*python -m experiments all",
+    ):
         report.main(tmp_path / "none")
 
 
@@ -211,20 +253,40 @@ def test_unfinished_results(out: Path, file: str) -> None:
 
 DAMAGE = {
     "summary.json": (
-        b"", b"{", b"null", b"[1]", b'"text"', b"\xff\xfe", b"{}", b'{"checks": 3}', b'{"checks": [{}]}',
+        b"",
+        b"{",
+        b"null",
+        b"[1]",
+        b'"text"',
+        b"\xff\xfe",
+        b"{}",
+        b'{"checks": 3}',
+        b'{"checks": [{}]}',
         b'{"checks": [{"check": "c", "value": "x", "bound": "> 1", "passed": true}]}',
         b'{"checks": [{"check": "c", "value": 1, "bound": "> 1", "passed": null}]}',
-        b'{"checks": [], "results": [{"comparison": "c"}]}', b'{"checks": [], "results": 4}',
-        b'{"checks": [], "runs": [{"run": "r"}]}', b'{"checks": [], "differs_from_paper": 7}',
+        b'{"checks": [], "results": [{"comparison": "c"}]}',
+        b'{"checks": [], "results": 4}',
+        b'{"checks": [], "runs": [{"run": "r"}]}',
+        b'{"checks": [], "differs_from_paper": 7}',
     ),
     "config.json": (
-        b"", b"{", b"null", b"[]", b"{}", b'{"settings": null}', b'{"settings": {}}', b'{"settings": {"dataset": "a"}}',
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"settings": null}',
+        b'{"settings": {}}',
+        b'{"settings": {"dataset": "a"}}',
         b'{"settings": {"dataset": "a", "preset": "none"}, "environment": {}}',
     ),
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize(("file", "content"), [(file, content) for file in DAMAGE for content in DAMAGE[file]])
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [(file, content) for file in DAMAGE for content in DAMAGE[file]],
+)
 def test_damaged_results(out: Path, file: str, content: bytes, capsys) -> None:
     folder = out / "random_labels" / "cifar10"
     (folder / file).write_bytes(content)
@@ -251,12 +313,19 @@ def test_a_damaged_figure(out: Path, length: int) -> None:
 
 def test_no_figure(out: Path) -> None:
     (out / "random_labels" / "cifar10" / "random_labels.png").unlink()
-    assert "There is no figure; draw it: python -m experiments random_labels" in page(out).section("random_labels-1")
+    assert "There is no figure; draw it: python -m experiments random_labels" in page(
+        out
+    ).section("random_labels-1")
 
 
 def test_numbers_that_are_not_finite(out: Path) -> None:
     file = out / "random_labels" / "cifar10" / "summary.json"
-    check = {"check": "all alike", "value": float("nan"), "bound": ">= 0.9", "passed": False}
+    check = {
+        "check": "all alike",
+        "value": float("nan"),
+        "bound": ">= 0.9",
+        "passed": False,
+    }
     change_json(file, checks=[check])
     assert "all alike ✗ not met nan >= 0.9" in page(out).section("random_labels-1")
 
@@ -281,37 +350,70 @@ def test_the_same_results_give_the_same_files(out: Path) -> None:
 
 def test_markdown(out: Path) -> None:
     report.main(out)
-    lines = [line.replace("\\", "") for line in (out / "report.md").read_text().splitlines()]
-    assert lines[:2] == ["| experiment | what | paper | ours | bound | verdict |", "|---|---|---|---|---|---|"]
+    lines = [
+        line.replace("\\", "") for line in (out / "report.md").read_text().splitlines()
+    ]
+    assert lines[:2] == [
+        "| experiment | what | paper | ours | bound | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
     title = "random_labels (Fig. 3, Table 2), cifar10"
     assert [line for line in lines if "random_labels" in line] == [
         f"| {title} | not judged | 0.66 ± 0.01 | 0.770 ± 0.012 |  |  |",
-        f"| {title} | true against <b>shuffled</b> labels | 0.9 ± 0.02 | 0.951 | >= 0.9 | met |",
-        f"| {title} | shuffled labels against initial | 0.03 ± 0.22 | -0.0591 | >= -0.41 and <= 0.47 | met |",
+        (
+            f"| {title} | true against <b>shuffled</b> labels | 0.9 ± 0.02 | 0.951 | >="
+            " 0.9 | met |"
+        ),
+        (
+            f"| {title} | shuffled labels against initial | 0.03 ± 0.22 | -0.0591 | >="
+            " -0.41 and <= 0.47 | met |"
+        ),
         f"| {title} | lowest training accuracy, VGG11 |  | 0.821 | >= 0.9 | not met |",
     ]
     theory = "theory_vs_simulation (Theorems 4.2, 4.3), photographs"
-    assert f"| {theory} | Theorem 4.2 fails on raw images |  | 26.0 | > 0.1 | met |" in lines
+    assert (
+        f"| {theory} | Theorem 4.2 fails on raw images |  | 26.0 | > 0.1 | met |"
+        in lines
+    )
 
 
 def test_checks_that_begin_alike_share_a_line_of_the_table(out: Path) -> None:
-    """Only with the same bound and the same word of the paper; on the page each has its own."""
+    """Only with the same bound and the same word of the paper; on the page each has its
+    own."""
 
-    def row(name: str, value: float, passed: bool = True, **others: str) -> dict[str, object]:
-        return {"check": name, "value": value, "bound": ">= 0.9", "passed": passed} | others
+    def row(
+        name: str, value: float, passed: bool = True, **others: str
+    ) -> dict[str, object]:
+        return {
+            "check": name,
+            "value": value,
+            "bound": ">= 0.9",
+            "passed": passed,
+        } | others
 
     checks = [
-        row("accuracy, one", 0.95), row("fit, all classes", 0.91, paper="still fits"), row("accuracy, two", 0.5, False),
-        row("accuracy, three", 0.97), row("fit, some", 0.93, bound=">= 0.8", paper="still fits"),
-        row("fit, none", -0.12, False, bound=">= 0.8", paper="still fits"), row("fit, other", 0.94),
-        row("lost, a", 0.1, False), row("lost, b", 0.1, False),
-    ]  # fmt: skip
-    change_json(out / "random_labels" / "cifar10" / "summary.json", checks=checks, results=[])
+        row("accuracy, one", 0.95),
+        row("fit, all classes", 0.91, paper="still fits"),
+        row("accuracy, two", 0.5, False),
+        row("accuracy, three", 0.97),
+        row("fit, some", 0.93, bound=">= 0.8", paper="still fits"),
+        row("fit, none", -0.12, False, bound=">= 0.8", paper="still fits"),
+        row("fit, other", 0.94),
+        row("lost, a", 0.1, False),
+        row("lost, b", 0.1, False),
+    ]
+    change_json(
+        out / "random_labels" / "cifar10" / "summary.json", checks=checks, results=[]
+    )
     section = page(out).section("random_labels-1")
     assert "accuracy, two ✗ not met 0.500" in section
     assert "fit, all classes ✓ met 0.910 still fits >= 0.9" in section
-    lines = [line.replace("\\", "") for line in (out / "report.md").read_text().splitlines()]
-    assert [line.split(", cifar10 ")[1] for line in lines if "random_labels" in line] == [
+    lines = [
+        line.replace("\\", "") for line in (out / "report.md").read_text().splitlines()
+    ]
+    assert [
+        line.split(", cifar10 ")[1] for line in lines if "random_labels" in line
+    ] == [
         "| accuracy (3 cases) |  | 0.500 to 0.970 | >= 0.9 | 1 not met |",
         "| fit, all classes | still fits | 0.910 | >= 0.9 | met |",
         "| fit (2 cases) | still fits | -0.120 to 0.930 | >= 0.8 | 1 not met |",

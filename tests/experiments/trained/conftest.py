@@ -23,6 +23,15 @@ def images(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(images: Path) -> Run:
     return Run(
-        SMALL, str(images), images=24, validation=6, hold_out=4, epochs=5, record_epochs=(1, 5), batch_size=5,
-        learning_rate=0.01, seeds=2, classes=("0", "1"),
-    )  # fmt: skip
+        SMALL,
+        str(images),
+        images=24,
+        validation=6,
+        hold_out=4,
+        epochs=5,
+        record_epochs=(1, 5),
+        batch_size=5,
+        learning_rate=0.01,
+        seeds=2,
+        classes=("0", "1"),
+    )

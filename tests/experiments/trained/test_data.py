@@ -1,4 +1,5 @@
-"""The images and labels of a run: chosen, held out, normalised, relabelled and scaled."""
+"""The images and labels of a run: chosen, held out, normalised, relabelled and
+scaled."""
 
 import dataclasses
 from pathlib import Path
@@ -25,7 +26,13 @@ def test_a_changed_image_or_label_makes_another_run(run: Run, images: Path) -> N
     other[first, 0, 0, 0] ^= 1
     validated = pixels.copy()
     validated[3::4] ^= 1  # held out
-    for content in ((pixels, labels), (other, labels), (pixels, swapped), (validated, labels), (pixels, labels)):
+    for content in (
+        (pixels, labels),
+        (other, labels),
+        (pixels, swapped),
+        (validated, labels),
+        (pixels, labels),
+    ):
         np.savez(images, images=content[0], labels=content[1])
         trained_data._image_set.cache_clear()
         checksums.add(trained.load(run).checksum)
@@ -46,7 +53,9 @@ def test_the_data_of_a_run(run: Run, images: Path) -> None:
     chosen = {}
     for side, (normalized, allowed) in sides.items():
         mean, std = pixels_statistics(pixels, labels, data)
-        distances = np.abs((normalized * std + mean)[:, None] - pixels[None]).max(axis=(2, 3, 4))
+        distances = np.abs((normalized * std + mean)[:, None] - pixels[None]).max(
+            axis=(2, 3, 4)
+        )
         assert (distances.min(axis=1) < 1e-5).all()
         chosen[side] = distances.argmin(axis=1)
         assert allowed[chosen[side]].all()
@@ -66,64 +75,114 @@ def test_the_data_of_a_run(run: Run, images: Path) -> None:
     assert trained.load(dataclasses.replace(run, validation=0)).validation is None
 
 
-def pixels_statistics(pixels: np.ndarray, labels: np.ndarray, data: trained.Data) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the channels over the training images, picked one by one."""
+def pixels_statistics(
+    pixels: np.ndarray, labels: np.ndarray, data: trained.Data
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the channels over the training images, picked one
+    by one."""
     available = [index for index in range(60) if index % 4 != 3]
     chosen = []
     for label in (0, 1):
         own = [index for index in available if labels[index] == label]
-        chosen += [own[round(float(place))] for place in np.linspace(0, len(own) - 1, 12)]
+        chosen += [
+            own[round(float(place))] for place in np.linspace(0, len(own) - 1, 12)
+        ]
     return pixels[chosen].mean(axis=(0, 1, 2)), pixels[chosen].std(axis=(0, 1, 2))
 
 
 def test_labels_by_energy_and_scaled_components(run: Run) -> None:
     trained_data._image_set.cache_clear()
     plain = trained.load(dataclasses.replace(run, validation=0))
-    labelled = trained.load(dataclasses.replace(run, validation=0, energy_component=3, images=20))
+    labelled = trained.load(
+        dataclasses.replace(run, validation=0, energy_component=3, images=20)
+    )
     spectrum = theory.patch_spectrum(labelled.images, 3)
-    expected = linear_cnn.label_by_energy(labelled.images, spectrum.components[:, 2], 3, 10)
+    expected = linear_cnn.label_by_energy(
+        labelled.images, spectrum.components[:, 2], 3, 10
+    )
     np.testing.assert_array_equal(labelled.labels, expected)
     assert np.bincount(labelled.labels).tolist() == [2] * 10
     assert len(labelled.class_names) == 10
-    shuffled = trained.load(dataclasses.replace(run, validation=0, energy_component=3, images=20, shuffled_labels=0))
+    shuffled = trained.load(
+        dataclasses.replace(
+            run, validation=0, energy_component=3, images=20, shuffled_labels=0
+        )
+    )
     assert sorted(shuffled.labels) == sorted(labelled.labels)
     assert (shuffled.labels != labelled.labels).any()
-    # Images are scaled alike for training and validation, by the component of the training images.
+    # Images are scaled alike for training and validation, by the component of the
+    # training images.
     scaled = trained.load(dataclasses.replace(run, scaled_component=(2, 3.0)))
-    before, after = (np.asarray(theory.patch_spectrum(data.images, 3, stride=3).variance) for data in (plain, scaled))
+    before, after = (
+        np.asarray(theory.patch_spectrum(data.images, 3, stride=3).variance)
+        for data in (plain, scaled)
+    )
     assert np.abs(after[:, None] - 9 * before[1]).min() < 1e-4 * after[0]
     direction = theory.patch_spectrum(plain.images, 3, stride=3).components[:, 1]
-    validation = linear_cnn.scale_component(trained.load(run).validation[0], direction, 3, 3.0)
+    validation = linear_cnn.scale_component(
+        trained.load(run).validation[0], direction, 3, 3.0
+    )
     np.testing.assert_allclose(scaled.validation[0], validation, atol=1e-5)
     np.testing.assert_array_equal(scaled.labels, plain.labels)
 
 
-def test_cifar10_has_the_channels_of_the_paper_and_its_test_set(run: Run, monkeypatch) -> None:
+def test_cifar10_has_the_channels_of_the_paper_and_its_test_set(
+    run: Run, monkeypatch
+) -> None:
     random = np.random.default_rng(0)
     sets = {
-        split: linear_cnn.ImageSet(random.integers(0, 256, (40, 8, 8, 3), np.uint8), np.arange(40) % 2, ("a", "b"))
+        split: linear_cnn.ImageSet(
+            random.integers(0, 256, (40, 8, 8, 3), np.uint8),
+            np.arange(40) % 2,
+            ("a", "b"),
+        )
         for split in ("train", "test")
     }
-    monkeypatch.setattr(trained_data, "_image_set", lambda dataset, split, data_dir: sets[split])
+    monkeypatch.setattr(
+        trained_data, "_image_set", lambda dataset, split, data_dir: sets[split]
+    )
     data = trained.load(
-        dataclasses.replace(run, dataset="cifar10", classes=None, hold_out=None, images=40, validation=40)
+        dataclasses.replace(
+            run,
+            dataset="cifar10",
+            classes=None,
+            hold_out=None,
+            images=40,
+            validation=40,
+        )
     )
     for normalized, split in ((data.images, "train"), (data.validation[0], "test")):
-        expected = (sets[split].images / 255 - [0.4914, 0.4822, 0.4465]) / [0.2471, 0.2435, 0.2616]
+        expected = (sets[split].images / 255 - [0.4914, 0.4822, 0.4465]) / [
+            0.2471,
+            0.2435,
+            0.2616,
+        ]
         np.testing.assert_allclose(normalized, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": 36}, "36 images of 2 classes are 18 of each, but there are 1. of '1'"),
+        (
+            {"images": 36},
+            "36 images of 2 classes are 18 of each, but there are 1. of '1'",
+        ),
         ({"validation": 20}, "20 images of 2 classes are 10 of each"),
-        ({"hold_out": None}, "no images to validate on: .* Hold images of the training set out with --hold-out"),
+        (
+            {"hold_out": None},
+            (
+                "no images to validate on: .* Hold images of the training set out with"
+                " --hold-out"
+            ),
+        ),
         ({"classes": ("0", "cat")}, "'cat', which is none of the class names"),
         ({"energy_component": 28}, "patches have the components 1 to 27, got 28"),
         ({"scaled_component": (0, 2.0)}, "patches have the components 1 to 27, got 0"),
         ({"batch_size": 25}, "the batch of 25 is more than the 24 training images"),
-        ({"dataset": "cifar"}, "there is no image set 'cifar'; choose one of photographs, cifar10"),
+        (
+            {"dataset": "cifar"},
+            "there is no image set 'cifar'; choose one of photographs, cifar10",
+        ),
     ],
 )
 def test_bad_runs(run: Run, change: dict, message: str) -> None:

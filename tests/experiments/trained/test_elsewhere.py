@@ -1,4 +1,5 @@
-"""Networks that others have trained: how they are called, and which of their filters are dead."""
+"""Networks that others have trained: how they are called, and which of their filters
+are dead."""
 
 import json
 
@@ -16,8 +17,16 @@ def test_files_of_one_name_are_networks_and_families_of_their_own(tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         np.savez(file, w=smooth_bank(seed))
     found = trained.present(tmp_path, files).networks
-    assert [network["title"] for network in found] == ["model", "b/model", "c/model", "b/model (2)", "VGG16"]
-    assert [network["family"] for network in found] == [network["title"] for network in found]
+    assert [network["title"] for network in found] == [
+        "model",
+        "b/model",
+        "c/model",
+        "b/model (2)",
+        "VGG16",
+    ]
+    assert [network["family"] for network in found] == [
+        network["title"] for network in found
+    ]
 
 
 def test_models_of_tensorflow_js_are_called_after_their_folder(tmp_path):
@@ -25,13 +34,24 @@ def test_models_of_tensorflow_js_are_called_after_their_folder(tmp_path):
     weights = [{"name": "conv", "shape": bank.shape, "dtype": "float32"}]
     folder_of(folder, {"weights.bin": bank.tobytes()})
     (folder / "model.json").write_text(
-        json.dumps({"weightsManifest": [{"paths": ["weights.bin"], "weights": weights}]})
+        json.dumps(
+            {"weightsManifest": [{"paths": ["weights.bin"], "weights": weights}]}
+        )
     )
     found = trained.present(tmp_path, [folder / "model.json"])
     assert found.networks == [
-        {"title": "my_network", "family": "my_network", "file": str(folder / "model.json"), "kernel_size": 5,
-         "channel_order": "RGB", "licence": "not known", "remark": "", "tensor": "conv", "format": "TensorFlow.js"}
-    ]  # fmt: skip
+        {
+            "title": "my_network",
+            "family": "my_network",
+            "file": str(folder / "model.json"),
+            "kernel_size": 5,
+            "channel_order": "RGB",
+            "licence": "not known",
+            "remark": "",
+            "tensor": "conv",
+            "format": "TensorFlow.js",
+        }
+    ]
     assert found.kernels[0].dtype == np.float64
     np.testing.assert_array_equal(found.kernels[0], bank)
 
@@ -39,11 +59,15 @@ def test_models_of_tensorflow_js_are_called_after_their_folder(tmp_path):
 def test_filters_below_a_hundredth_of_the_largest_norm_are_dead():
     bank = np.ones((2, 2, 3, 4)) * [0.011, 1, 0.009, 0.5]
     assert trained.dead(bank).tolist() == [False, False, True, False]
-    np.testing.assert_allclose(pretrained.scaled(bank, "alive"), np.full((2, 2, 3, 3), 12**-0.5))
+    np.testing.assert_allclose(
+        pretrained.scaled(bank, "alive"), np.full((2, 2, 3, 3), 12**-0.5)
+    )
 
 
 def test_dead_filters_of_norm_zero():
     bank = smooth_bank(1)
     bank[..., 3] = 0
     assert trained.dead(bank).nonzero()[0].tolist() == [3, 11]
-    np.testing.assert_allclose(trained.norms(pretrained.unit_norm(bank)), [1] * 3 + [0] + [1] * 8, rtol=1e-6)
+    np.testing.assert_allclose(
+        trained.norms(pretrained.unit_norm(bank)), [1] * 3 + [0] + [1] * 8, rtol=1e-6
+    )
