@@ -43,6 +43,16 @@ class CrossMoments:
       locations: of patches in an image, (rows, columns).
       kernel_shape: (kh, kw, C).
       centered: whether the mean patch was subtracted.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> images = np.random.default_rng(0).normal(size=(10, 8, 8, 3))
+      >>> moments = theory.cross_moments(images, 2, [0, 1, 3])
+      >>> moments.cross.shape, moments.locations
+      ((3, 12, 12), (7, 7))
+      >>> np.allclose(moments.cross[0], moments.second)  # a patch with itself
+      True
     """
 
     second: Array
@@ -117,9 +127,20 @@ def cross_moments(
       center: subtract the mean patch (of all images and locations) from every patch
         first.
 
+    Returns:
+      the moments, in float64 under the same rule as `patch_moments`.
+
     Raises:
       TypeError: images or distances of the wrong dtype. ValueError: images as in
         `patch_moments`, or a distance that is negative or longer than the image allows.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> images = np.random.default_rng(0).normal(size=(10, 8, 8, 3))
+      >>> moments = theory.cross_moments(images, 2, [0, 1, 3])
+      >>> np.allclose(moments.second, theory.patch_moments(images, 2).covariance)
+      True
     """
     steps = np.atleast_1d(np.asarray(distances))
     if steps.ndim != 1 or not np.issubdtype(steps.dtype, np.integer):
@@ -260,6 +281,14 @@ def autocorrelation(kernel: ArrayLike, cross_moments: CrossMoments) -> Array:
 
     Raises:
       ValueError: the kernel's shape is not that of the moments.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> board = (-1.0) ** np.add.outer(np.arange(8), np.arange(8))
+      >>> moments = theory.cross_moments(board[None, :, :, None], 1, [0, 1, 2, 3])
+      >>> print(theory.autocorrelation(np.ones((1, 1, 1, 1)), moments))
+      [ 1. -1.  1. -1.]
     """
     check_kernel(kernel)
     if np.shape(kernel)[-4:-1] != cross_moments.kernel_shape:

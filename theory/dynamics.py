@@ -57,6 +57,27 @@ class LinearDynamics:
       target_covariance: Q^T C Q, (M, M).
       count: N, the number of images.
       kernel_shape: (kh, kw, C).
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> random = np.random.default_rng(0)
+      >>> images, targets = random.normal(size=(20, 6, 6, 1)), random.normal(size=20)
+      >>> moments = theory.mean_patch_moments(images, targets, 2)
+      >>> head = np.ones(3)
+      >>> dynamics = theory.gradient_descent(moments, head, 0.1)
+
+      At the start the profile is that of the initialisation:
+
+      >>> print(dynamics.expected_profile(0, init_std=0.3).round(6))
+      [0.3 0.3 0.3 0.3]
+
+      After 100 steps, with a band that holds each component in 9 of 10 runs:
+
+      >>> typical = dynamics.expected_profile(100, init_std=0.3)
+      >>> band = dynamics.profile_quantiles(np.array([0.05, 0.95]), 100, init_std=0.3)
+      >>> bool(((band[0] < typical) & (typical < band[1])).all())
+      True
     """
 
     learning_rate: Array

@@ -58,6 +58,15 @@ class ProfileFit:
       correlation_at_zero: what the formula's limit at time 0 reaches, (...): lambda_i.
       correlation_at_infinity: what its limit at infinite time reaches, (...): 1 /
         lambda_i, whitening.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> variance = np.geomspace(1, 1e-3, 12)
+      >>> ends = np.stack([np.sqrt(variance), 1 / np.sqrt(variance)])
+      >>> fit = theory.fit_profile(ends, variance)
+      >>> print(fit.time, fit.correlation_at_zero.round(2))
+      [ 0. inf] [ 1.   -0.68]
     """
 
     correlation: Array
@@ -124,6 +133,23 @@ def fit_profile(
         too large; for the likelihood, no energy where the variance is not 0; an unknown
         criterion. The values are not checked under tracing, where an undefined
         correlation and its time are NaN.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> variance = np.geomspace(1, 1e-3, 12)
+      >>> profile = 3 * (1 - np.exp(-20 * variance)) / np.sqrt(variance)
+      >>> fit = theory.fit_profile(profile, variance)
+      >>> print(round(float(fit.time), 6), round(float(fit.correlation), 6))
+      20.0 1.0
+
+      The correlation does not see an offset, the likelihood does:
+
+      >>> for criterion in ("correlation", "likelihood"):
+      ...     fit = theory.fit_profile(profile + 1, variance, criterion=criterion)
+      ...     print(criterion, round(float(fit.time), 1))
+      correlation 20.0
+      likelihood 21.7
     """
     if criterion not in get_args(Criterion):
         raise ValueError(
@@ -164,6 +190,15 @@ def time_interval(times: ArrayLike, confidence: float = 0.95) -> tuple[Array, Ar
     Raises:
       ValueError: fewer than two seeds, a time that is negative or NaN, a confidence
         that is not between 0 and 1.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> low, high = theory.time_interval(np.array([8.0, 10.0, 12.5]))
+      >>> print(round(float(low), 2), round(float(high), 2))
+      5.74 17.41
+      >>> print(round(float(np.sqrt(low * high)), 6))  # their geometric mean
+      10.0
     """
     check_probabilities("confidence", confidence)
     shape = np.shape(times)

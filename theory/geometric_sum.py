@@ -32,6 +32,15 @@ def geometric_sum(rate: ArrayLike, iterations: ArrayLike) -> jax.Array:
 
     Raises:
       ValueError: negative iterations. Not checked under tracing.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> steps = np.array([1, 2, 10, np.inf])
+      >>> sums = theory.geometric_sum(np.array([[0.5], [0.0]]), steps)
+      >>> print(np.asarray(sums).round(3))  # up to 1 / x; what does not decay adds up
+      [[ 1.     1.5    1.998  2.   ]
+       [ 1.     2.    10.       inf]]
     """
     check_iterations(iterations)
     return jax.jit(_geometric_sum)(*_broadcast(rate, iterations))

@@ -23,8 +23,30 @@ def largest_stable_learning_rate(moments: MeanPatchMoments, head: ArrayLike) -> 
     r"""The border of stability, :math:`2 / (2 \max_i \alpha_i \max_j h_j)`: below it
     every mode decays.
 
-    Ours (docs/derivations.md, section 3). Arguments as in `gradient_descent`; returns a
-    scalar.
+    Ours (docs/derivations.md, section 3).
+
+    Args:
+      moments: of the training images and targets.
+      head: a, (K,) or (K, M).
+
+    Returns:
+      eta, scalar; infinite if all images are zero. In float64 under the same rule as
+      `gradient_descent`.
+
+    Raises:
+      ValueError: a head of zeros or of the wrong rank.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> random = np.random.default_rng(0)
+      >>> images, targets = random.normal(size=(20, 6, 6, 1)), random.normal(size=20)
+      >>> moments = theory.mean_patch_moments(images, targets, 2)
+      >>> head = np.ones(3)
+      >>> border = theory.largest_stable_learning_rate(moments, head)
+      >>> dynamics = theory.gradient_descent(moments, head, 0.99 * border)
+      >>> print(round(float(dynamics.rates.max()), 4))  # it reaches 2 at the border
+      1.98
     """
     check_head(head)
     second, a = as_floats(moments.second, head)
@@ -65,6 +87,27 @@ def gradient_descent(
       TypeError: other moments. ValueError: a head of zeros, outputs that do not match,
         or a step size that is not positive or at or beyond the border of stability; the
         message names the largest stable one.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> random = np.random.default_rng(0)
+      >>> images, targets = random.normal(size=(20, 6, 6, 1)), random.normal(size=20)
+      >>> moments = theory.mean_patch_moments(images, targets, 2)
+      >>> head = np.ones(3)
+      >>> rate = 0.5 * theory.largest_stable_learning_rate(moments, head)
+      >>> dynamics = theory.gradient_descent(moments, head, rate)
+      >>> start = random.normal(size=(2, 2, 1, 3))
+      >>> kernels = dynamics.kernel(np.array([0, 10, np.inf]), start)
+      >>> kernels.shape
+      (3, 2, 2, 1, 3)
+
+      It starts where it should, and ends at a least squares solution:
+
+      >>> np.allclose(kernels[0], start)
+      True
+      >>> np.allclose(moments.second @ kernels[2].reshape(4, 3) @ head, moments.cross)
+      True
     """
     check_kind("moments", moments, MeanPatchMoments, "mean_patch_moments")
     check_head(head)

@@ -40,6 +40,17 @@ class LabelCorrelation:
         their label.
       mean_patch_noise: the same of `mean_patch`, 1 / sqrt(N - 1) for every class and
         component, ().
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> images = np.random.default_rng(0).normal(size=(101, 4, 4, 1))
+      >>> spectrum = theory.patch_spectrum(images, 2)
+      >>> found = theory.label_correlation(images, np.arange(101) % 3, spectrum)
+      >>> found.patch.shape, found.patch_noise.shape
+      ((3, 4), (4,))
+      >>> print(found.mean_patch_noise)  # 1 / sqrt(N - 1)
+      0.1
     """
 
     patch: Array
@@ -80,6 +91,17 @@ def label_correlation(
       TypeError: labels that are no integers. ValueError: labels of the wrong shape,
         negative, or with a class that has no image or all of them; images that are not
         those of the spectrum.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> labels = np.arange(100) % 2
+      >>> noise = np.random.default_rng(0).normal(size=(100, 8, 8, 1))
+      >>> images = noise + labels[:, None, None, None]  # those of class 1 are brighter
+      >>> spectrum = theory.patch_spectrum(images, 2)
+      >>> found = theory.label_correlation(images, labels, spectrum)
+      >>> print(found.patch[:, 0].round(2), found.mean_patch[:, 0].round(2))
+      [-0.7  0.7] [-0.96  0.96]
     """
     if not isinstance(spectrum, PatchSpectrum):
         raise TypeError(

@@ -33,6 +33,20 @@ class MeanPatchMoments:
       count: N, the number of images.
       patches_per_image: J.
       kernel_shape, stride, padding: as in `PatchSpectrum`.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> random = np.random.default_rng(0)
+      >>> images = random.normal(size=(10, 8, 8, 3))
+      >>> targets = random.normal(size=(10, 2))
+      >>> whole = theory.mean_patch_moments(images, targets, 3)
+      >>> whole.second.shape, whole.cross.shape, whole.patches_per_image
+      ((27, 27), (27, 2), 36)
+      >>> first = theory.mean_patch_moments(images[:4], targets[:4], 3)
+      >>> total = first + theory.mean_patch_moments(images[4:], targets[4:], 3)
+      >>> np.allclose(total.target_covariance, np.cov(targets.T))
+      True
     """
 
     second: Array
@@ -104,6 +118,21 @@ def mean_patch_moments(
     Raises:
       TypeError, ValueError: as `patch_moments`; targets of the wrong rank or length, or
         with NaN.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> random = np.random.default_rng(0)
+      >>> images, targets = random.normal(size=(10, 8, 8, 3)), random.normal(size=10)
+      >>> moments = theory.mean_patch_moments(images, targets, 1)
+
+      Of a kernel of one pixel, the mean patch is the mean colour of the image:
+
+      >>> colour = images.mean(axis=(1, 2))
+      >>> np.allclose(moments.second, colour.T @ colour / 10)
+      True
+      >>> np.allclose(moments.cross, colour.T @ targets / 10)
+      True
     """
     if hasattr(images, "shape"):
         check_images(images)

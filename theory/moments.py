@@ -72,6 +72,17 @@ class PatchSpectrum:
       stride, padding: of the patches; padding in pixels, ((top, bottom), (left,
         right)).
       centered: whether the second moment was taken about the mean patch or about zero.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> grey = np.random.default_rng(0).normal(size=(10, 4, 4, 1))
+      >>> images = np.repeat(grey, 2, axis=-1)  # two channels that are equal
+      >>> spectrum = theory.patch_spectrum(images, 1)
+      >>> print(np.allclose(spectrum.variance[0], 2 * grey.var()), spectrum.variance[1])
+      True 0.0
+      >>> print(spectrum.components[:, 0].round(3))
+      [0.707 0.707]
     """
 
     variance: Array
@@ -98,6 +109,18 @@ class PatchMoments:
       covariance: of the patches, about their mean, (d, d), normalised by their number.
       count: number of patches, N*J.
       kernel_shape, stride, padding: as in `PatchSpectrum`.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> images = np.random.default_rng(0).normal(size=(10, 8, 8, 3))
+      >>> whole = theory.patch_moments(images, 3)
+      >>> whole.covariance.shape, whole.count
+      ((27, 27), 360)
+      >>> first = theory.patch_moments(images[:4], 3)
+      >>> total = first + theory.patch_moments(images[4:], 3)
+      >>> total.count, np.allclose(total.covariance, whole.covariance)
+      (360, True)
     """
 
     mean: Array
@@ -196,6 +219,21 @@ def patch_moments(
     Raises:
       TypeError: images of integer dtype. ValueError: wrong rank, NaN, batches of
         different shapes or none at all, or images smaller than the kernel.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> images = np.random.default_rng(0).normal(size=(10, 8, 8, 3))
+      >>> moments = theory.patch_moments(images, 5, stride=2, padding="SAME")
+      >>> moments.kernel_shape, moments.padding, moments.count
+      ((5, 5, 3), ((1, 2), (1, 2)), 160)
+
+      The same from batches, of which only one is in memory at a time:
+
+      >>> batches = (images[start : start + 2] for start in range(0, 10, 2))
+      >>> again = theory.patch_moments(batches, 5, stride=2, padding="SAME")
+      >>> np.allclose(again.covariance, moments.covariance)
+      True
     """
 
     def build(result: Any, count: int, where: Window, channels: int) -> PatchMoments:
@@ -265,6 +303,18 @@ def patch_spectrum(
 
     Raises:
       TypeError, ValueError: as `patch_moments`.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> images = np.random.default_rng(0).normal(size=(50, 3, 3, 1))
+      >>> spectrum = theory.patch_spectrum(images, 3)  # one patch an image
+      >>> covariance = np.cov(images.reshape(50, 9).T, bias=True)
+      >>> np.allclose(spectrum.variance, np.linalg.eigvalsh(covariance)[::-1])
+      True
+      >>> u = spectrum.components
+      >>> np.allclose(u @ np.diag(spectrum.variance) @ u.T, covariance)
+      True
     """
     return patch_moments(images, kernel_size, stride=stride, padding=padding).spectrum(
         center=center

@@ -31,6 +31,21 @@ def energy_profile(kernel: ArrayLike, components: ArrayLike) -> jax.Array:
 
     Raises:
       TypeError: anything but real numbers. ValueError: a shape is wrong, or d differs.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> random = np.random.default_rng(0)
+      >>> spectrum = theory.patch_spectrum(random.normal(size=(10, 6, 6, 1)), 2)
+      >>> kernel = random.normal(size=(2, 2, 1, 5))
+      >>> profile = theory.energy_profile(kernel, spectrum.components)
+      >>> profile.shape
+      (4,)
+
+      All components together hold the energy of the filters:
+
+      >>> bool(np.isclose((profile**2).sum(), (kernel**2).sum() / 5))
+      True
     """
     check_kernel(kernel)
     check_real("components", components)
@@ -65,6 +80,15 @@ def profile_correlation(a: ArrayLike, b: ArrayLike) -> jax.Array:
 
     Raises:
       ValueError: the last axes differ or have fewer than two entries.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> profile = np.array([4.0, 3.0, 1.0])
+      >>> others = np.stack([10 * profile + 5, -profile])
+      >>> correlation = theory.profile_correlation(profile, others)
+      >>> print(np.asarray(correlation).round(4))
+      [ 1. -1.]
     """
     a, b = as_floats(a, b)
     if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != b.shape[-1] or a.shape[-1] < 2:
@@ -87,8 +111,12 @@ def _standardized(profile: jax.Array) -> jax.Array:
 
 
 def filters_with_profile(profile: ArrayLike, spectrum: PatchSpectrum) -> jax.Array:
-    """A bank of d filters, one along each component, whose energy profile is the one
+    r"""A bank of d filters, one along each component, whose energy profile is the one
     given.
+
+    .. math:: w_i = \sqrt d\, e_i u_i
+
+    Ours; any orthogonal mixture of these filters has the same profile.
 
     Args:
       profile: e, (..., d), in units of the filters.
@@ -100,6 +128,23 @@ def filters_with_profile(profile: ArrayLike, spectrum: PatchSpectrum) -> jax.Arr
 
     Raises:
       ValueError: the profile's length is not d.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> images = np.random.default_rng(0).normal(size=(10, 6, 6, 1)).cumsum(axis=1)
+      >>> spectrum = theory.patch_spectrum(images, 2)
+      >>> whitening = theory.whitening_profile(spectrum.variance)
+      >>> kernel = theory.filters_with_profile(whitening, spectrum)
+      >>> kernel.shape
+      (2, 2, 1, 4)
+
+      Its responses are uncorrelated, and all of one variance, d = 4:
+
+      >>> w = np.asarray(kernel).reshape(4, 4)
+      >>> covariance = theory.patch_moments(images, 2).covariance
+      >>> np.allclose(w.T @ covariance @ w, 4 * np.eye(4), atol=1e-4)
+      True
     """
     e, u = as_floats(profile, spectrum.components)
     if e.ndim == 0 or e.shape[-1] != u.shape[1]:

@@ -62,6 +62,22 @@ def quadratic_form_quantile(
     Raises:
       ValueError: a probability outside (0, 1), negative variances or degrees, or
         differing numbers of terms. Values are not checked under tracing.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> q = np.array([0.5, 0.95])
+      >>> standard = {"variances": np.ones(1), "means": np.zeros(1)}
+
+      The square of one standard normal variable, then the sum of two such squares,
+      which is exponential of mean 2:
+
+      >>> x = theory.quadratic_form_quantile(q, **standard, degrees=np.array([1.0]))
+      >>> print(np.sqrt(np.asarray(x)).round(3))
+      [0.674 1.96 ]
+      >>> x = theory.quadratic_form_quantile(q, **standard, degrees=np.array([2.0]))
+      >>> print(np.asarray(x).round(3), (-2 * np.log(1 - q)).round(3))
+      [1.386 5.991] [1.386 5.991]
     """
     check_probabilities("q", q)
     for name, value in (("variances", variances), ("degrees", degrees)):

@@ -35,6 +35,23 @@ def save_moments(path: str | os.PathLike[str], moments: Moments) -> None:
     Raises:
       TypeError: something else, or moments inside a JAX transformation. OSError: the
         file cannot be written.
+
+    Examples:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> import theory
+      >>> images = np.random.default_rng(0).normal(size=(10, 8, 8, 1))
+      >>> halves = [theory.patch_moments(part, 2) for part in np.split(images, 2)]
+
+      Of two machines each saves its part, and whoever has both files adds them up:
+
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     for n in (0, 1):
+      ...         theory.save_moments(f"{folder}/{n}.npz", halves[n])
+      ...     parts = [theory.load_moments(f"{folder}/{n}.npz") for n in (0, 1)]
+      >>> whole = theory.patch_moments(images, 2)
+      >>> np.allclose((parts[0] + parts[1]).covariance, whole.covariance)
+      True
     """
     kind = type(moments).__name__
     if kind not in _KINDS or is_traced(moments):
@@ -70,12 +87,29 @@ def save_moments(path: str | os.PathLike[str], moments: Moments) -> None:
 
 
 def load_moments(path: str | os.PathLike[str]) -> Moments:
-    """Read what `save_moments` wrote, bit for bit (NumPy arrays if JAX's float64 is
-    off).
+    """Read what `save_moments` wrote, bit for bit.
+
+    Args:
+      path: of the file, as it was given to `save_moments`.
+
+    Returns:
+      the moments, of the class that was saved; NumPy arrays if JAX's float64 is off.
 
     Raises:
       FileNotFoundError: there is none. ValueError: the file is damaged or was written
         by something else.
+
+    Examples:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> import theory
+      >>> images = np.random.default_rng(0).normal(size=(10, 8, 8, 1))
+      >>> moments = theory.cross_moments(images, 2, [1, 2])
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     theory.save_moments(f"{folder}/moments.npz", moments)
+      ...     again = theory.load_moments(f"{folder}/moments.npz")
+      >>> type(again).__name__, np.array_equal(again.cross, moments.cross)
+      ('CrossMoments', True)
     """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
