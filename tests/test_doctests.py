@@ -23,7 +23,9 @@ PUBLIC = {
 def test_every_public_name_has_an_example() -> None:
     assert len(PUBLIC) > 50
     without = [
-        name for name, value in PUBLIC.items() if ">>>" not in inspect.getdoc(value)
+        name
+        for name, value in PUBLIC.items()
+        if ">>>" not in (inspect.getdoc(value) or "")
     ]
     assert not without, without
 
