@@ -1,8 +1,9 @@
 """Command line of the experiments."""
 
+import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,10 +12,10 @@ import tyro
 import linear_cnn
 from experiments import benchmark, catalogue, everything, report
 from experiments.download import standard
+from experiments.frame import PRESET_NAMES, Preset
 
-COMMANDS: dict[str, Callable[..., Any]] = {
-    name: catalogue.module(name).main for name in catalogue.CATALOGUE
-} | {
+PROGRAM = "python -m experiments"
+OTHERS: dict[str, Callable[..., Any]] = {
     "list": catalogue.show,
     "all": everything.main,
     "report": report.main,
@@ -23,7 +24,33 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
+def commands(words: Sequence[str]) -> dict[str, Callable[..., Any]]:
+    """All commands by their names, the experiments with the defaults of the preset that
+    is among the words of the command line. What is wrong with these is said later."""
+    named: dict[str, Preset] = {name: name for name in PRESET_NAMES}
+    chosen = None
+    for word, following in itertools.pairwise([*words, ""]):
+        option, _, value = word.partition("=")
+        if option == "--preset":
+            chosen = named.get(value or following)
+    return {name: _command(name, chosen) for name in catalogue.CATALOGUE} | OTHERS
+
+
+def _command(name: str, preset: Preset | None) -> Callable[..., Any]:
+    """An experiment's `main`, whose default settings are those of a preset."""
+    module = catalogue.module(name)
+    default = catalogue.default_settings(name, preset)
+
+    def run(settings: Any = default) -> None:
+        module.main(settings)
+
+    run.__doc__ = module.main.__doc__
+    run.__annotations__["settings"] = module.Settings
+    return run
+
+
 def main() -> None:
+    """Run the command that the command line names."""
     # Patch spectra span five orders of magnitude; the networks choose their own
     # precision.
     jax.config.update("jax_enable_x64", True)
@@ -31,8 +58,8 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     try:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="python -m experiments",
+            commands(sys.argv[1:]),
+            prog=PROGRAM,
             description=(
                 "Theory of the first layer of CNNs, compared with networks that were"
                 " really trained."

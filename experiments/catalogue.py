@@ -6,15 +6,12 @@ import json
 import shlex
 import textwrap
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
-from experiments import trained
-from experiments.frame import WHEREABOUTS, disk
+from experiments.frame import PRESET_NAMES, WHEREABOUTS, Preset, disk
 
-Preset = Literal["smoke", "cpu", "paper"]
-PRESETS: tuple[Preset, ...] = get_args(Preset)
 UNKNOWN = "not measured"  # too long for 2 cores
 
 
@@ -26,8 +23,6 @@ class Experiment(NamedTuple):
       paper: the figures and tables of the paper.
       time: how long each preset takes on 2 cores; training that experiments share is
         counted where it comes first.
-      presets: the settings of each preset, where the experiment's own settings have
-        none.
       needs: what `python -m experiments data` must have got, beside the data set.
       captions: of its figures by their names, where `draw` makes several.
     """
@@ -35,7 +30,6 @@ class Experiment(NamedTuple):
     shows: str
     paper: str
     time: dict[Preset, str]
-    presets: dict[Preset, dict[str, Any]] | None = None
     needs: tuple[str, ...] = ()
     captions: Mapping[str, str] = {}
 
@@ -44,34 +38,11 @@ def _times(smoke: str, cpu: str, paper: str) -> dict[Preset, str]:
     return {"smoke": smoke, "cpu": cpu, "paper": paper}
 
 
-_CIFAR10_PRESETS: dict[Preset, dict[str, Any]] = {
-    "smoke": {"images": 300},
-    "cpu": {"dataset": "cifar10"},
-    "paper": {"dataset": "cifar10"},
-}
-
 CATALOGUE: dict[str, Experiment] = {
     "theory_vs_simulation": Experiment(
         "closed forms against linear CNNs that were really trained",
         "Theorems 4.2, 4.3",
         _times("1 min", "3 min", "14 min"),
-        presets={
-            "smoke": {
-                "seeds": 32,
-                "steps": 500,
-                "images": 256,
-                "filters": 4,
-                "full_steps": 2,
-                "exact_steps": 100,
-            },
-            "cpu": {},
-            "paper": {
-                "dataset": "cifar10",
-                "seeds": 512,
-                "steps": 400_000,
-                "exact_steps": 1000,
-            },
-        },
         captions={
             "profiles": (
                 "Energy profile against component at growing t: points are trained"
@@ -96,13 +67,11 @@ CATALOGUE: dict[str, Experiment] = {
         " next",
         "Fig. 4",
         _times("seconds", "seconds", "seconds"),
-        presets=_CIFAR10_PRESETS,
     ),
     "label_correlation": Experiment(
         "labels are nearly uncorrelated with the principal components of patches",
         "Fig. 5",
         _times("seconds", "seconds", "seconds"),
-        presets=_CIFAR10_PRESETS,
     ),
     "random_labels": Experiment(
         "the first layer learns the same from true and from shuffled labels",
@@ -166,35 +135,38 @@ CATALOGUE: dict[str, Experiment] = {
 
 
 def module(name: str) -> Any:
-    """The module of an experiment, with NAME, Settings, main and, to show its results,
-    summary, draw and table."""
+    """The module of an experiment, with NAME, Settings, PRESETS, main and, to show its
+    results, summary, draw and table."""
     return importlib.import_module(f"experiments.paper.{name}")
 
 
 def settings(name: str, preset: Preset, **changes: Any) -> Any:
     """The settings of an experiment for a preset; of `changes`, those that the
     experiment has."""
-    presets = CATALOGUE[name].presets
-    made = module(name).Settings
+    made = module(name).PRESETS[preset]
     known = {field.name for field in fields(made)}
-    values = {"preset": preset} if presets is None else presets[preset]
-    return made(
-        **values | {key: value for key, value in changes.items() if key in known}
-    )
+    return replace(made, **{key: changes[key] for key in known & changes.keys()})
+
+
+def default_settings(name: str, preset: Preset | None) -> Any:
+    """What the command of an experiment begins with, with --preset or without."""
+    return module(name).Settings() if preset is None else settings(name, preset)
 
 
 def resolved(name: str, given: Any) -> Any:
-    """Settings with what the preset decides filled in, as config.json has them."""
+    """Settings with what follows from others filled in, as config.json has them.
+
+    Raises:
+      ValueError: they cannot work.
+    """
     resolve = getattr(module(name), "resolve", None)
-    if resolve is None and isinstance(given, trained.Settings):
-        resolve = trained.resolve
     return given if resolve is None else resolve(given)
 
 
 def data_sets(name: str, preset: Preset) -> tuple[str, ...]:
     """What must be there before an experiment can start: its data set, and what it
     needs beside."""
-    return (resolved(name, settings(name, preset)).dataset, *CATALOGUE[name].needs)
+    return (settings(name, preset).dataset, *CATALOGUE[name].needs)
 
 
 def command(name: str, given: Mapping[str, Any], out: Path) -> str:
@@ -203,16 +175,10 @@ def command(name: str, given: Mapping[str, Any], out: Path) -> str:
 
     What is as the preset has it, or as it is by default, is left out.
     """
-    made = module(name).Settings
     preset = given.get("preset")
-    defaults = resolved(name, made() if preset is None else made(preset=preset))
-    words = [
-        "python",
-        "-m",
-        "experiments",
-        name,
-        *(["--preset", str(preset)] if preset else []),
-    ]
+    chosen = ["--preset", str(preset)] if preset else []
+    words = ["python", "-m", "experiments", name, *chosen]
+    defaults = resolved(name, default_settings(name, preset))
     plain = json.loads(disk.json_text(asdict(defaults)))
     for key, value in given.items():
         if (
@@ -224,6 +190,17 @@ def command(name: str, given: Mapping[str, Any], out: Path) -> str:
     if out != Path("results"):
         words += ["--out", str(out)]
     return shlex.join(words)
+
+
+def shown_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the settings of results those that matter to them: not where things lie, not
+    what the experiment takes no notice of or what its networks have nothing of."""
+    here = module(name)
+    hidden = {*WHEREABOUTS, *getattr(here, "UNUSED", ())}
+    without_meaning = getattr(here.Settings, "without_meaning", None)
+    if without_meaning is not None:
+        hidden |= without_meaning(given)
+    return {key: value for key, value in given.items() if key not in hidden}
 
 
 def _flag(option: str, value: Any) -> list[str]:
@@ -246,7 +223,7 @@ def text() -> str:
         f"{'smoke':<14}{'cpu':<14}{'paper':<14}".rstrip()
     ]
     for name, experiment in CATALOGUE.items():
-        times = "".join(f"{experiment.time[preset]:<14}" for preset in PRESETS)
+        times = "".join(f"{experiment.time[preset]:<14}" for preset in PRESET_NAMES)
         lines += [
             f"{name:<22}{experiment.paper:<28}{times}".rstrip(),
             f"    {experiment.shows}",

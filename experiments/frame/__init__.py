@@ -1,21 +1,30 @@
 """The one way from settings to results: every experiment goes it."""
 
 from experiments.frame import disk, figures, inputs
-from experiments.frame.checks import check, finite, number, result, spread
-from experiments.frame.experiment import (
-    Arrays,
-    Table,
-    finished,
-    run,
-    saved_arrays,
-    text,
-    write,
+from experiments.frame.checks import (
+    Check,
+    check,
+    finite,
+    number,
+    paper_number,
+    read_checks,
+    spread,
 )
-from experiments.frame.settings import WHEREABOUTS, Settings, check_at_least
+from experiments.frame.experiment import Arrays, Table, finished, run
+from experiments.frame.settings import (
+    PRESET_NAMES,
+    WHEREABOUTS,
+    Preset,
+    Settings,
+    check_at_least,
+)
 
 __all__ = [
+    "PRESET_NAMES",
     "WHEREABOUTS",
     "Arrays",
+    "Check",
+    "Preset",
     "Settings",
     "Table",
     "check",
@@ -26,10 +35,8 @@ __all__ = [
     "finite",
     "inputs",
     "number",
-    "result",
+    "paper_number",
+    "read_checks",
     "run",
-    "saved_arrays",
     "spread",
-    "text",
-    "write",
 ]

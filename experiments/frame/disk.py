@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from linear_cnn._npz import NPZ_DAMAGE
+from linear_cnn._npz import read_npz
 
 
 def prepare_folder(folder: Path, option: str = "--out") -> Path:
@@ -55,9 +55,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_whole(path, lambda file: file.write_bytes(content))
 
 
+def write_text(path: Path, content: str) -> None:
+    """Write a file of text."""
+    write_bytes(path, content.encode("utf-8"))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON; NumPy numbers and paths are accepted."""
-    write_whole(path, lambda file: file.write_text(json_text(content)))
+    write_text(path, json_text(content))
 
 
 def json_text(content: Any) -> str:
@@ -90,11 +95,7 @@ def read_arrays(
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; {remedy}.")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except NPZ_DAMAGE as error:
-        raise ValueError(f"{path} is damaged ({error}); {remedy}.") from error
+    return read_npz(path, "is damaged", remedy)
 
 
 def environment() -> dict[str, Any]:

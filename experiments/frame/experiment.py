@@ -5,7 +5,7 @@ import json
 import textwrap
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +13,11 @@ import matplotlib as mpl
 import numpy as np
 
 from experiments.frame import disk, figures
-from experiments.frame.settings import WHEREABOUTS, Settings
+from experiments.frame.checks import as_rows, read_checks
+from experiments.frame.settings import WHEREABOUTS
 
 Arrays = dict[str, np.ndarray]
+SMOKE = "smoke run: means nothing"
 
 
 class Table(NamedTuple):
@@ -32,27 +34,43 @@ class Table(NamedTuple):
 
 def run(
     name: str,
-    settings: Settings,
+    settings: Any,
     compute: Callable[[Any], Arrays],
     summary: Callable[[Arrays], dict[str, Any]],
     draw: Callable[[Path, Arrays], None],
-    table: Callable[[dict[str, Any]], Table],
+    table: Callable[[dict[str, Any]], Table | None],
 ) -> None:
     """Compute, save, draw and print; with `settings.redraw` draw and print from what
     was saved."""
     folder = disk.folder(settings.out, name, settings.dataset)
     if settings.redraw:
         arrays = saved_arrays(folder)
-        found = summary(arrays)
+        found = summed_up(summary(arrays), saved_preset(folder))
         draw_in_style(draw, folder, arrays)
     else:
         disk.prepare_folder(folder)
         started = time.perf_counter()
         arrays = compute(settings)
-        found = summary(arrays)
+        found = summed_up(summary(arrays), settings.preset)
         write(folder, settings, arrays, found, draw, time.perf_counter() - started)
     print(text(table(found), found))
     print(f"written to {folder}")
+
+
+def summed_up(summary: dict[str, Any], preset: str | None) -> dict[str, Any]:
+    """A summary as it is saved; a check of a smoke run says that it means nothing."""
+    checks = summary["checks"]
+    if preset == "smoke":
+        checks = [replace(one, caveat=SMOKE) for one in checks]
+    return summary | {"checks": as_rows(checks)}
+
+
+def saved_preset(folder: Path) -> str | None:
+    """The preset of the results in a folder, None where they had none."""
+    try:
+        return disk.read_json(folder / "config.json", "")["settings"].get("preset")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def saved_arrays(folder: Path) -> Arrays:
@@ -108,51 +126,71 @@ def finished(folder: Path, settings: Any) -> bool:
         return False
     try:
         found = disk.read_json(folder / "config.json", "")
-        disk.read_json(folder / "summary.json", "")
-    except (OSError, ValueError):
+        read_checks(disk.read_json(folder / "summary.json", ""))
+    except (OSError, ValueError, TypeError):
         return False
     wanted = json.loads(disk.json_text(asdict(settings)))
-    return isinstance(found, dict) and _results_depend_on(
-        found.get("settings")
-    ) == _results_depend_on(wanted)
+    made = found.get("settings") if isinstance(found, dict) else None
+    return _results_depend_on(made) == _results_depend_on(wanted)
 
 
 def _results_depend_on(settings: Any) -> Any:
     if not isinstance(settings, dict):
         return None
-    return {name: value for name, value in settings.items() if name not in WHEREABOUTS}
+    # A preset is only where the other settings began.
+    others = ("preset", *WHEREABOUTS)
+    return {name: value for name, value in settings.items() if name not in others}
 
 
-def text(table: Table, summary: Mapping[str, Any]) -> str:
+def text(table: Table | None, summary: Mapping[str, Any]) -> str:
     """A table, and what else the summary holds: accuracies of the runs, checks, and
     differences from the paper."""
-    width = {
-        name: max(map(len, (name, *cells))) for name, cells in table.columns.items()
-    }
-    lines = ["  ".join(name.ljust(width[name]) for name in table.columns).rstrip()]
-    rows = zip(*table.columns.values(), strict=True)
-    lines += [
-        "  ".join(
-            cell.ljust(w) for cell, w in zip(row, width.values(), strict=True)
-        ).rstrip()
-        for row in rows
-    ]
-    lines += textwrap.wrap(table.note, 120)
+    lines = [] if table is None else table_lines(table)
     for row in summary.get("runs", ()):
         accuracy = ", ".join(f"{value:.3f}" for value in row["training_accuracy"])
         verdict = "" if row["judged"] else "  too low to be judged: train longer"
         lines.append(f"training accuracy of {row['run']}: {accuracy}{verdict}")
-    if summary["checks"]:
-        lines += ["", f"{'':6}{'value':>8}  {'bound':<22}check"]
-        for row in summary["checks"]:
-            lines.append(
-                f"{'ok' if row['passed'] else 'FAIL':6}{row['value']:>8.3f} "
-                f" {row['bound']:<22}{row['check']}"
-            )
-        passed = sum(row["passed"] for row in summary["checks"])
-        lines += [f"{passed} of {len(summary['checks'])} checks passed", ""]
+    lines += check_lines(summary)
     lines += [
         f"differs from the paper: {difference}"
         for difference in summary.get("differs_from_paper", ())
     ]
     return "\n".join(lines)
+
+
+def table_lines(table: Table) -> list[str]:
+    """A table as text, its columns side by side."""
+    cells = [[name, *column] for name, column in table.columns.items()]
+    width = [max(map(len, column)) for column in cells]
+    lines = [
+        "  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip()
+        for row in zip(*cells, strict=True)
+    ]
+    return [*lines, *textwrap.wrap(table.note, 120)]
+
+
+def check_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The checks of a summary as text: value, bound, verdict, and what to know."""
+    checks = [one for one in read_checks(summary) if one.bound]
+    if not checks:
+        return []
+    # Beside the verdict where it is about the whole run, below it where it is not.
+    verdicts = [
+        f"{one.verdict} ({SMOKE})" if one.caveat == SMOKE else one.verdict
+        for one in checks
+    ]
+    width = max(map(len, verdicts)) + 2
+    lines = ["", f"{'':{width}}{'value':>9}  {'bound':<22}check"]
+    for one, verdict in zip(checks, verdicts, strict=True):
+        lines.append(f"{verdict:{width}}{one.number:>9}  {one.bound:<22}{one.title}")
+        notes = replace(one, caveat="").notes if one.caveat == SMOKE else one.notes
+        lines += [f"{'':{width + 33}}{notes}"] if notes else []
+    judged = [one for one in checks if one.passed is not None]
+    passed = sum(one.passed is True for one in judged)
+    rest = len(checks) - len(judged)
+    return [
+        *lines,
+        f"{passed} of {len(judged)} checks passed"
+        + (f", {rest} not reached" if rest else ""),
+        "",
+    ]

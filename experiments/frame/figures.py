@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -83,26 +83,27 @@ def band(
     axis.plot(x, mean, color=colour, **line)
 
 
-def profiles_and_initial(
-    axis: Any, arrays: Mapping[str, np.ndarray], titles: Mapping[str, str]
-) -> None:
-    """Profiles of trained networks, each divided by its maximum, and of the first run's
-    initial filters."""
-    component = np.arange(1, len(arrays[f"{next(iter(titles))}/variance"]) + 1)
-    for (name, title), colour in zip(titles.items(), itertools.cycle(COLOURS)):
-        profile = arrays[f"{name}/change"][:, -1]
-        band(
-            axis,
-            component,
-            profile / profile.max(axis=-1, keepdims=True),
-            colour,
-            label=title,
-        )
-    initial = arrays[f"{next(iter(titles))}/weights"][:, 0]
+class Profiled(Protocol):
+    """A run with its profiles, (networks, records, d)."""
+
+    @property
+    def change(self) -> np.ndarray: ...
+    @property
+    def weights(self) -> np.ndarray: ...
+
+
+def profiles_and_initial(axis: Any, runs: Mapping[str, Profiled]) -> None:
+    """Profiles of trained networks, each divided by its maximum, by the titles of their
+    runs, and of the first run's initial filters."""
+    for (title, run), colour in zip(runs.items(), itertools.cycle(COLOURS)):
+        profile = run.change[:, -1]
+        component = np.arange(1, profile.shape[-1] + 1)
+        shown = profile / profile.max(axis=-1, keepdims=True)
+        band(axis, component, shown, colour, label=title)
+    initial = next(iter(runs.values())).weights[:, 0]
     initial = initial / initial.max(axis=-1, keepdims=True)
-    band(
-        axis, component, initial, "grey", linestyle="--", label="initial filters, w(0)"
-    )
+    label = "initial filters, w(0)"
+    band(axis, component, initial, "grey", linestyle="--", label=label)
     axis.set(
         title="First layer: change w(t) - w(0)",
         ylabel="energy profile, divided by its maximum",

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+Preset = Literal["smoke", "cpu", "paper"]
+PRESET_NAMES: tuple[Preset, ...] = get_args(Preset)
 # Settings that say where things lie and how to come by them, not what the results are.
 WHEREABOUTS = ("out", "store", "data_dir", "fresh", "redraw")
 
@@ -13,6 +15,9 @@ WHEREABOUTS = ("out", "store", "data_dir", "fresh", "redraw")
 class Settings:
     """What every experiment on a data set lets its user choose."""
 
+    preset: Preset | None = None
+    """Where all other settings begin: smoke, cpu or paper, as `list` and `all` name
+    them. None: what stands here."""
     dataset: str = "photographs"
     """photographs, cifar10, cifar100, fashion_mnist, a folder of class folders, or an
     .npz file; read into memory."""

@@ -48,40 +48,47 @@ class Settings(trained.SettingsOfSeveral):
     1)."""
 
 
+PRESETS = {
+    "smoke": Settings(**trained.SMOKE_OF_SEVERAL),
+    "cpu": Settings(),
+    "paper": Settings(**trained.PAPER_SIZE_OF_SEVERAL),
+}
+resolve = trained.check_several
+
+
 def main(settings: Settings) -> None:
     """Fig. 1 and Table 1 of the paper: profiles of different networks."""
-    frame.run(NAME, trained.resolve_several(settings), compute, summary, draw, table)
+    frame.run(NAME, resolve(settings), compute, summary, draw, table)
 
 
-def compute(settings: Any) -> Arrays:
+def compute(settings: Settings) -> Arrays:
     """The runs of `trained.several_runs` with their profiles."""
-    return trained.measure(trained.several_runs(settings), settings)
+    named = trained.several_runs(settings)
+    data = trained.load_all(named, settings.data_dir)
+    return trained.measure(named, data, settings)
 
 
 def pairs(arrays: Arrays, kind: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The rows of Table 1: epochs (E,), and correlations (pairs, E)."""
-    bases = [name for name in trained.names(arrays) if name.startswith("base")]
+    runs = trained.measured(arrays)
+    base, bases = runs["base"], [runs[name] for name in runs if name != "other"]
     between = [
-        trained.correlations(arrays, one, other, kind)
-        for one, other in combinations(bases, 2)
+        trained.correlations(one, other, kind) for one, other in combinations(bases, 2)
     ]
     return {
-        "seeds": trained.correlations(arrays, "base", "base", kind),
+        "seeds": trained.correlations(base, base, kind),
         "widths": (between[0][0], np.concatenate([values for _, values in between])),
-        "architectures": trained.correlations(arrays, "base", "other", kind),
-        "initial": (arrays["base/epochs"], trained.to_initial(arrays, "base", kind)),
+        "architectures": trained.correlations(base, runs["other"], kind),
+        "initial": (base.epochs, trained.to_initial(base, kind)),
     }
 
 
 def comparisons(arrays: Arrays) -> dict[str, str]:
     """The rows of Table 1 in words."""
-    bases = [name for name in trained.names(arrays) if name.startswith("base")]
-    widths = ", ".join(
-        str(trained.filters(trained.config(arrays, name))) for name in bases
-    )
-    base, other = (
-        trained.network(trained.config(arrays, name)) for name in ("base", "other")
-    )
+    runs = trained.measured(arrays)
+    bases = [run.config for name, run in runs.items() if name != "other"]
+    widths = ", ".join(str(trained.filters(config)) for config in bases)
+    base, other = (trained.network(runs[name].config) for name in ("base", "other"))
     return {
         "seeds": "across seeds",
         "widths": f"across widths of the first layer ({widths} filters)",
@@ -97,7 +104,8 @@ def summary(arrays: Arrays) -> dict[str, Any]:
         pairs(arrays, "change"),
         pairs(arrays, "weights"),
     )
-    cifar10 = trained.config(arrays, "base")["dataset"] == "cifar10"
+    cifar10 = trained.measured(arrays)["base"].config["dataset"] == "cifar10"
+    paper = {row: frame.paper_number(PAPER[row] if cifar10 else None) for row in PAPER}
     results: list[dict[str, Any]] = [
         {
             "comparison": words[row],
@@ -112,18 +120,18 @@ def summary(arrays: Arrays) -> dict[str, Any]:
         for row, result in zip(PAPER, results, strict=True)
     }
     center, deviation = PAPER["initial"]
+    bounds: dict[str, dict[str, Any]] = {
+        "seeds": {"at_least": SEEDS},
+        "widths": {"at_least": WIDTHS},
+        "architectures": {"at_least": ARCHITECTURES},
+        "initial": {
+            "at_least": center - 2 * deviation,
+            "at_most": center + 2 * deviation,
+        },
+    }
     checks = [
-        frame.check(words["seeds"], mean["seeds"], at_least=SEEDS),
-        frame.check(words["widths"], mean["widths"], at_least=WIDTHS),
-        frame.check(
-            words["architectures"], mean["architectures"], at_least=ARCHITECTURES
-        ),
-        frame.check(
-            words["initial"],
-            mean["initial"],
-            at_least=center - 2 * deviation,
-            at_most=center + 2 * deviation,
-        ),
+        frame.check(words[row], mean[row], paper=paper[row], group=words[row], **bound)
+        for row, bound in bounds.items()
     ]
     return trained.summarize(arrays, results, checks)
 
@@ -133,8 +141,9 @@ def draw(folder: Path, arrays: Arrays) -> None:
     correlations develop."""
     words, titles = comparisons(arrays), trained.titles(arrays)
     courses = {words[row]: course for row, course in pairs(arrays, "change").items()}
+    runs = {titles[name]: run for name, run in trained.measured(arrays).items()}
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.8))
-    figures.profiles_and_initial(left, arrays, titles)
+    figures.profiles_and_initial(left, runs)
     figures.courses_of_training(right, courses)
     figures.save(figure, folder, NAME)
 

@@ -42,20 +42,39 @@ class Settings(trained.Settings):
     """Labels by the energy of a component, against shuffled ones (paper, Fig. 8a,
     17)."""
 
-    energy_components: tuple[int, ...] | None = None
+    energy_components: tuple[int, ...] = (1, 2, 4, 7, 10, 14, 18, 22, 27)
     """Principal components of the patches, from 1, that make labels, each for networks
     of its own."""
-    energy_seeds: int | None = None
+    energy_seeds: int = 2
     """Networks for each component."""
-    energy_epochs: int | None = None
+    energy_epochs: int = 90
     """Of their training."""
-    shuffled_epochs: int | None = None
+    shuffled_epochs: int = 90
     """Of the training on shuffled labels."""
+
+
+PRESETS = {
+    "smoke": Settings(
+        **trained.SMOKE, energy_components=(1, 15), energy_epochs=3, shuffled_epochs=4
+    ),
+    "cpu": Settings(),
+    "paper": Settings(
+        **trained.PAPER_SIZE,
+        energy_components=tuple(range(1, 28)),
+        energy_seeds=3,
+        energy_epochs=30,
+        shuffled_epochs=100,
+    ),
+}
+# --epochs and --seeds are those of other experiments; --seeds networks have shuffled
+# labels.
+UNUSED = ("epochs",)
+resolve = trained.check
 
 
 def main(settings: Settings) -> None:
     """Fig. 8a of the paper: labels by the energy of a component."""
-    given = trained.resolve(settings)
+    given = resolve(settings)
     frame.check_at_least(given, {"energy_seeds": 1, "energy_epochs": 1})
     if not given.energy_components or len(set(given.energy_components)) < len(
         given.energy_components
@@ -74,9 +93,9 @@ def main(settings: Settings) -> None:
     frame.run(NAME, given, compute, summary, draw, table)
 
 
-def compute(settings: Any) -> Arrays:
+def compute(settings: Settings) -> Arrays:
     """Runs with their profiles: "shuffled" and "<component>"."""
-    named = {"shuffled": trained.shuffled_run(settings)}
+    named = {"shuffled": trained.shuffled_run(settings, settings.shuffled_epochs)}
     for component in settings.energy_components:
         named[str(component)] = trained.base_run(
             settings,
@@ -84,18 +103,19 @@ def compute(settings: Any) -> Arrays:
             seeds=settings.energy_seeds,
             epochs=settings.energy_epochs,
         )
-    return trained.measure(named, settings)
+    data = trained.load_all(named, settings.data_dir)
+    return trained.measure(named, data, settings)
 
 
 def components(arrays: Arrays) -> list[int]:
     """Those that made labels."""
-    return [int(name) for name in trained.names(arrays) if name != "shuffled"]
+    return [int(name) for name in trained.measured(arrays) if name != "shuffled"]
 
 
 def relative_energy(arrays: Arrays) -> np.ndarray:
     """The profile that shuffled labels leave, divided by its maximum: mean over
     networks, (d,)."""
-    profile = arrays["shuffled/change"][:, -1]
+    profile = trained.measured(arrays)["shuffled"].change[:, -1]
     mean: np.ndarray = (profile / profile.max(axis=-1, keepdims=True)).mean(axis=0)
     return mean
 
@@ -103,16 +123,15 @@ def relative_energy(arrays: Arrays) -> np.ndarray:
 def summary(arrays: Arrays) -> dict[str, Any]:
     """For each component the correlation with the profile of shuffled labels, and
     whether these leave it weak."""
-    energy = relative_energy(arrays)
+    energy, runs = relative_energy(arrays), trained.measured(arrays)
     results, checks = [], []
     for component in components(arrays):
+        run = runs[str(component)]
         change, weights = (
-            frame.spread(
-                trained.correlations(arrays, str(component), "shuffled", kind)[1][:, -1]
-            )
+            frame.spread(trained.correlations(run, runs["shuffled"], kind)[1][:, -1])
             for kind in trained.KINDS
         )
-        profile = arrays[f"{component}/change"][:, -1].mean(axis=0)
+        profile = run.change[:, -1].mean(axis=0)
         share = float(energy[component - 1])
         results.append(
             {
@@ -130,8 +149,15 @@ def summary(arrays: Arrays) -> dict[str, Any]:
                 f"labels by component {component} against shuffled labels (weak there:"
                 f" {share:.2f} of the maximum)"
             )
+            group = "labels by a component that shuffled labels leave weak"
             checks.append(
-                frame.check(title, change["mean"], below=CORRELATION, paper="about 0")
+                frame.check(
+                    title,
+                    change["mean"],
+                    below=CORRELATION,
+                    paper="about 0",
+                    group=group,
+                )
             )
     return trained.summarize(arrays, results, checks)
 
@@ -139,7 +165,7 @@ def summary(arrays: Arrays) -> dict[str, Any]:
 def draw(folder: Path, arrays: Arrays) -> None:
     """Above, for each component the profile that its labels leave; below, the
     correlation with shuffled labels."""
-    chosen = components(arrays)
+    chosen, runs = components(arrays), trained.measured(arrays)
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = plt.figure(figsize=(10, 2.2 * rows + 3.4))
@@ -147,11 +173,11 @@ def draw(folder: Path, arrays: Arrays) -> None:
     panels = parts[0].subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axis in panels.ravel()[len(chosen) :]:
         axis.set_visible(False)
-    shuffled = arrays["shuffled/change"][:, -1]
+    shuffled = runs["shuffled"].change[:, -1]
     shuffled = shuffled / shuffled.max(axis=-1, keepdims=True)
     axis_of_components = np.arange(1, shuffled.shape[-1] + 1)
     for axis, component in zip(panels.ravel(), chosen, strict=False):
-        profile = arrays[f"{component}/change"][:, -1]
+        profile = runs[str(component)].change[:, -1]
         profile = profile / profile.max(axis=-1, keepdims=True)
         figures.band(
             axis,
@@ -184,7 +210,7 @@ def draw(folder: Path, arrays: Arrays) -> None:
     )
     below = parts[1].subplots()
     correlations = [
-        trained.correlations(arrays, str(component), "shuffled")[1][:, -1]
+        trained.correlations(runs[str(component)], runs["shuffled"])[1][:, -1]
         for component in chosen
     ]
     means, deviations = np.array(

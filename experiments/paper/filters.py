@@ -46,9 +46,17 @@ class Settings(trained.Settings):
     """Which of the --seeds networks to show, from 0."""
 
 
+PRESETS = {
+    "smoke": Settings(**trained.SMOKE),
+    "cpu": Settings(),
+    "paper": Settings(**trained.PAPER_SIZE),
+}
+resolve = trained.check
+
+
 def main(settings: Settings) -> None:
     """Fig. 19 of the paper: filters of trained networks next to the initial ones."""
-    given = trained.resolve(settings)
+    given = resolve(settings)
     if not 0 <= given.network_shown < given.seeds:
         raise ValueError(
             f"--network-shown must be from 0 to {given.seeds - 1}, got"
@@ -57,13 +65,15 @@ def main(settings: Settings) -> None:
     frame.run(NAME, given, compute, summary, draw, table)
 
 
-def compute(settings: Any) -> Arrays:
+def compute(settings: Settings) -> Arrays:
     """The run "base"; "banks" (JSON), titles and what is missing; "<n>/kernel", (kh,
     kw, C, K), of bank n."""
     others = trained.present(settings.data_dir)
-    arrays = trained.measure({"base": trained.base_run(settings)}, settings)
-    conv1 = arrays["base/conv1"][settings.network_shown].astype(np.float64)
-    name = trained.title(trained.config(arrays, "base"))
+    named = {"base": trained.base_run(settings)}
+    data = trained.load_all(named, settings.data_dir)
+    arrays = trained.measure(named, data, settings)
+    conv1 = trained.measured(arrays)["base"].conv1[settings.network_shown]
+    name = trained.titles(arrays)["base"]
     own = {"initial": conv1[0], "trained": conv1[-1], "change": conv1[-1] - conv1[0]}
     kernels = [*own.values(), *others.kernels]
     titles = [

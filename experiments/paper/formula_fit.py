@@ -59,18 +59,34 @@ PAPER = {
 class Settings(trained.Settings):
     """The formula fitted to trained networks (paper, Fig. 7, 14-16, Table 3)."""
 
-    pairs: tuple[str, ...] | None = None
+    pairs: tuple[str, ...] = (
+        "automobile,truck",
+        "dog,frog",
+        "dog,cat",
+        "bird,airplane",
+        "ship,airplane",
+    )
     """Pairs of classes to train on alone, each as first,second; none after --pairs: no
     pairs."""
-    pair_images: int | None = None
+    pair_images: int = 1_000
     """Training images of a pair."""
-    pair_epochs: int | None = None
+    pair_epochs: int = 30
     """Of the training on a pair."""
+
+
+PRESETS = {
+    "smoke": Settings(
+        **trained.SMOKE, pairs=("astronaut,coffee",), pair_images=128, pair_epochs=3
+    ),
+    "cpu": Settings(),
+    "paper": Settings(**trained.PAPER_SIZE, pair_images=10_000),
+}
+resolve = trained.check
 
 
 def main(settings: Settings) -> None:
     """Fig. 7 and Table 3 of the paper: the formula fitted to trained networks."""
-    given = trained.resolve(settings)
+    given = resolve(settings)
     for pair in given.pairs:
         if len(pair.split(",")) != 2:
             raise ValueError(
@@ -79,7 +95,7 @@ def main(settings: Settings) -> None:
     frame.run(NAME, given, compute, summary, draw, table)
 
 
-def compute(settings: Any) -> Arrays:
+def compute(settings: Settings) -> Arrays:
     """Runs with their profiles and fits, named "all" and by their pair, and the fits to
     random filters."""
     named = {"all": trained.base_run(settings)}
@@ -91,17 +107,19 @@ def compute(settings: Any) -> Arrays:
             images=settings.pair_images,
             epochs=settings.pair_epochs,
         )
-    arrays = trained.measure(named, settings)
+    data = trained.load_all(named, settings.data_dir)
+    arrays = trained.measure(named, data, settings)
     for name in named:
         arrays |= trained.fits(arrays, name)
+    base = trained.measured(arrays)["all"]
     # The scale of the filters does not matter to a correlation.
-    shape = (RANDOM_BANKS, *arrays["all/conv1"].shape[2:])
+    shape = (RANDOM_BANKS, *base.conv1.shape[2:])
     banks = np.asarray(
         jax.random.normal(jax.random.fold_in(jax.random.key(settings.seed), 1), shape),
         np.float64,
     )
-    profiles = theory.energy_profile(banks, arrays["all/components"])
-    fit = theory.fit_profile(profiles, arrays["all/variance"])
+    profiles = theory.energy_profile(banks, base.components)
+    fit = theory.fit_profile(profiles, base.variance)
     random = {
         "random/profile": profiles,
         "random/correlation": fit.correlation,
@@ -114,18 +132,15 @@ def summary(arrays: Arrays) -> dict[str, Any]:
     """For each run the fit at its end over seeds, the ends of the formula, the fitted
     time; checks; the control."""
     results, checks = [], []
-    for name in trained.names(arrays):
-        config = trained.config(arrays, name)
-        title = trained.title(config)
+    runs, titles = trained.measured(arrays), trained.titles(arrays)
+    cifar10 = runs["all"].config["dataset"] == "cifar10"
+    for name, title in titles.items():
         change, weights = (
-            {
-                part: arrays[f"{name}/fit/{kind}/{part}"][:, -1]
-                for part in ("correlation", "zero", "infinity", "time")
-            }
-            for kind in trained.KINDS
+            {part: values[:, -1] for part, values in fit._asdict().items()}
+            for fit in (runs[name].fit(kind) for kind in trained.KINDS)
         )
         low, high = theory.time_interval(change["time"])
-        paper = PAPER.get(name) if config["dataset"] == "cifar10" else None
+        paper = PAPER.get(name) if cifar10 else None
         results.append(
             {
                 "run": title,
@@ -144,6 +159,7 @@ def summary(arrays: Arrays) -> dict[str, Any]:
                 f"fit, {title}",
                 change["correlation"].mean(),
                 at_least=min(FIT, paper[0]) if paper else FIT,
+                paper=frame.paper_number(paper),
             ),
             frame.check(
                 f"fit above lambda and 1 / lambda alone, {title}, every network",
@@ -164,6 +180,7 @@ def summary(arrays: Arrays) -> dict[str, Any]:
             f"fit to {RANDOM_BANKS} banks of random filters, mean",
             random["mean"],
             at_most=RANDOM,
+            paper=frame.paper_number(PAPER["random"]),
         )
     )
     return trained.summarize(arrays, results, checks)
@@ -172,7 +189,7 @@ def summary(arrays: Arrays) -> dict[str, Any]:
 def draw(folder: Path, arrays: Arrays) -> None:
     """Above, for each run, the profile of its trained networks and the fitted formula;
     below, the fit's course."""
-    titles = trained.titles(arrays)
+    runs, titles = trained.measured(arrays), trained.titles(arrays)
     columns = min(3, len(titles))
     rows = -(-len(titles) // columns)
     figure = plt.figure(figsize=(10, 2.7 * rows + 3.6))
@@ -184,8 +201,8 @@ def draw(folder: Path, arrays: Arrays) -> None:
     for axis, (name, title), colour in zip(
         panels.ravel(), titles.items(), itertools.cycle(figures.COLOURS), strict=False
     ):
-        largest = arrays[f"{name}/change"][:, -1].max(axis=-1, keepdims=True)
-        profile = arrays[f"{name}/change"][:, -1] / largest
+        largest = runs[name].change[:, -1].max(axis=-1, keepdims=True)
+        profile = runs[name].change[:, -1] / largest
         figures.band(
             axis,
             np.arange(1, profile.shape[-1] + 1),
@@ -194,7 +211,7 @@ def draw(folder: Path, arrays: Arrays) -> None:
             marker="o",
             markersize=2.5,
         )
-        fitted = (arrays[f"{name}/fit/change/profile"][:, -1] / largest).mean(axis=0)
+        fitted = (runs[name].fit("change").profile[:, -1] / largest).mean(axis=0)
         axis.plot(np.arange(1, len(fitted) + 1), fitted, "--", color="black")
         axis.set(title=title)
         figures.component_axis(axis, len(fitted))
@@ -231,29 +248,23 @@ def draw(folder: Path, arrays: Arrays) -> None:
         for (name, title), colour in zip(
             titles.items(), itertools.cycle(figures.COLOURS)
         ):
-            fit = f"{name}/fit/{kind}"
-            figures.band(
-                axis,
-                arrays[f"{name}/epochs"],
-                arrays[f"{fit}/correlation"],
-                colour,
-                label=title,
-            )
+            fit = runs[name].fit(kind).correlation
+            figures.band(axis, runs[name].epochs, fit, colour, label=title)
         first = next(iter(titles))
+        ends = runs[first].fit(kind)
         for end, style, label in (
-            ("zero", ":", "λ alone"),
-            ("infinity", "-.", "1/λ alone"),
+            (ends.zero, ":", "λ alone"),
+            (ends.infinity, "-.", "1/λ alone"),
         ):
-            course = arrays[f"{first}/fit/{kind}/{end}"].mean(axis=0)
             axis.plot(
-                arrays[f"{first}/epochs"],
-                course,
+                runs[first].epochs,
+                end.mean(axis=0),
                 style,
                 color="grey",
                 label=f"{label}, {titles[first]}",
             )
         axis.set(title=f"Fit to the {heading}")
-        figures.epoch_axis(axis, max(arrays[f"{name}/epochs"][-1] for name in titles))
+        figures.epoch_axis(axis, max(run.epochs[-1] for run in runs.values()))
     axes[0].set_ylabel("correlation with the formula")
     below.legend(
         *axes[0].get_legend_handles_labels(),
@@ -277,10 +288,7 @@ def table(summary: dict[str, Any]) -> frame.Table:
     columns = {
         "fit to": [row["run"] for row in rows],
         "correlation": column("correlation"),
-        "paper": [
-            f"{row['paper'][0]} ± {row['paper'][1]}" if row["paper"] else ""
-            for row in rows
-        ],
+        "paper": [frame.paper_number(row["paper"]) for row in rows],
         "lambda alone": column("lambda_alone"),
         "1/lambda alone": column("inverse_lambda_alone"),
         "weights": column("correlation_of_the_weights"),

@@ -43,6 +43,13 @@ class Settings(frame.Settings):
     2."""
 
 
+PRESETS = {
+    "smoke": Settings(preset="smoke", images=300),
+    "cpu": Settings(preset="cpu", dataset="cifar10"),
+    "paper": Settings(preset="paper", dataset="cifar10"),
+}
+
+
 def main(settings: Settings) -> None:
     """Fig. 4 of the paper: the closed form at growing t."""
     frame.check_at_least(settings, {"kernel_size": 1, "decades": 1, "images": 2})

@@ -35,6 +35,13 @@ class Settings(frame.Settings):
     """Of the shuffled labels."""
 
 
+PRESETS = {
+    "smoke": Settings(preset="smoke", images=300),
+    "cpu": Settings(preset="cpu", dataset="cifar10"),
+    "paper": Settings(preset="paper", dataset="cifar10"),
+}
+
+
 def main(settings: Settings) -> None:
     """Fig. 5 of the paper: labels against principal components."""
     frame.check_at_least(settings, {"kernel_size": 1, "images": 2})
@@ -69,12 +76,22 @@ def compute(settings: Settings) -> Arrays:
 def summary(arrays: Arrays) -> dict[str, Any]:
     """Largest correlation over classes and components, and its size in units of the
     noise."""
-    rows = []
+    rows, checks = [], []
     for labels in ("true", "shuffled"):
         for kind in ("patch", "mean_patch"):
             r = arrays[f"{labels}/{kind}"]
             z = r / arrays[f"{kind}_noise"]
             largest = np.abs(r).max(axis=0)
+            if labels == "true":
+                checks.append(
+                    frame.check(
+                        f"largest |r| of {labels} labels, {kind.replace('_', ' ')}",
+                        largest.max(),
+                        paper="about 0",
+                        group=kind,
+                        shown=f"{largest.min():.3f} to {largest.max():.3f}",
+                    )
+                )
             rows.append(
                 {
                     "labels": labels,
@@ -86,7 +103,7 @@ def summary(arrays: Arrays) -> dict[str, Any]:
                     "rms_in_noise": float(np.sqrt(np.mean(z**2))),
                 }
             )
-    return {"results": rows, "checks": []}
+    return {"results": rows, "checks": checks}
 
 
 def draw(folder: Path, arrays: Arrays) -> None:

@@ -22,7 +22,7 @@ summary.json}, and the figures pretrained and pretrained_others as .png and .pdf
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,27 +48,21 @@ CONVENTIONS = {
 CHECKED = "unit"
 # Of the formula, to the change of the first layer of networks trained on ImageNet.
 PAPER_FIT = (0.90, 0.01)
-PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {"dataset": "photographs", "second": "", "images": 200},
-    "cpu": {"dataset": "cifar10", "second": "photographs", "images": 10_000},
-    "paper": {"dataset": "cifar10", "second": "photographs", "images": 50_000},
-}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """First layers of pretrained networks (paper, Fig. 10, 11 and demo notebook); what
-    is None is the preset's."""
+    """First layers of pretrained networks (paper, Fig. 10, 11, demo notebook)."""
 
-    preset: Literal["smoke", "cpu", "paper"] = "cpu"
+    preset: frame.Preset = "cpu"
     """smoke: 200 photographs; cpu: 10,000 images; paper: 50,000. The networks are
     always the same."""
-    dataset: str | None = None
+    dataset: str = "cifar10"
     """Whose patches give the basis: photographs, cifar10, cifar100, a folder of class
     folders, or an .npz file."""
-    second: str | None = None
+    second: str = "photographs"
     """Another one, for a second basis; "" for none."""
-    images: int | None = None
+    images: int = 10_000
     """Use only so many images of each, evenly spaced."""
     data_dir: Path | None = None
     """Where the data sets and networks lie; $LINEAR_CNN_DATA or a folder of the user's
@@ -91,33 +85,34 @@ class Settings:
     """Only draw the figures and print the table again, from the saved arrays."""
 
 
+PRESETS = {
+    "smoke": Settings(preset="smoke", dataset="photographs", second="", images=200),
+    "cpu": Settings(),
+    "paper": Settings(preset="paper", images=50_000),
+}
+
+
 def main(settings: Settings) -> None:
     """Fig. 10, 11 of the paper: first layers of pretrained networks."""
     frame.run(NAME, resolve(settings), compute, summary, draw, table)
 
 
-def resolve(settings: Settings) -> Any:
-    """The settings with what is None taken from the preset, after checking them."""
+def resolve(settings: Settings) -> Settings:
+    """The settings, after checking them."""
     if settings.preset not in PRESETS:
         raise ValueError(
             f"--preset must be one of {', '.join(PRESETS)}, got {settings.preset!r}."
         )
-    missing = {
-        name: value
-        for name, value in PRESETS[settings.preset].items()
-        if getattr(settings, name) is None
-    }
-    given: Any = replace(settings, **missing)
-    frame.check_at_least(given, {"images": 1})
-    if given.second == given.dataset:
+    frame.check_at_least(settings, {"images": 1})
+    if settings.second == settings.dataset:
         raise ValueError(
             '--second must be another data set than --dataset, or "", got'
-            f" {given.second!r} for both."
+            f" {settings.second!r} for both."
         )
-    return given
+    return settings
 
 
-def compute(settings: Any) -> Arrays:
+def compute(settings: Settings) -> Arrays:
     """Kernels and profiles.
 
     Returns:
@@ -164,7 +159,7 @@ def compute(settings: Any) -> Arrays:
             ]
             spectrum = theory.patch_spectrum(images, size)
             control = unit_norm(random.normal(size=(BANKS, *size, 3, FILTERS)))
-            measured = {
+            measured: dict[str, Any] = {
                 "members": members,
                 "variance": spectrum.variance,
                 "random": theory.energy_profile(control, spectrum.components),

@@ -46,35 +46,43 @@ COMPARISONS = {
 class Settings(trained.Settings):
     """True against shuffled labels (paper, Fig. 3, Table 2)."""
 
-    shuffled_epochs: int | None = None
+    shuffled_epochs: int = 90
     """Of the training on shuffled labels."""
+
+
+PRESETS = {
+    "smoke": Settings(**trained.SMOKE, shuffled_epochs=4),
+    "cpu": Settings(),
+    "paper": Settings(**trained.PAPER_SIZE, shuffled_epochs=100),
+}
+resolve = trained.check
 
 
 def main(settings: Settings) -> None:
     """Fig. 3 and Table 2 of the paper: true against shuffled labels."""
-    frame.run(NAME, trained.resolve(settings), compute, summary, draw, table)
+    frame.run(NAME, resolve(settings), compute, summary, draw, table)
 
 
-def compute(settings: Any) -> Arrays:
+def compute(settings: Settings) -> Arrays:
     """Runs with their profiles and fits: "true" and "shuffled"."""
     named = {
         "true": trained.base_run(settings),
-        "shuffled": trained.shuffled_run(settings),
+        "shuffled": trained.shuffled_run(settings, settings.shuffled_epochs),
     }
-    arrays = trained.measure(named, settings)
+    data = trained.load_all(named, settings.data_dir)
+    arrays = trained.measure(named, data, settings)
     return arrays | trained.fits(arrays, "true") | trained.fits(arrays, "shuffled")
 
 
 def pairs(arrays: Arrays, kind: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The comparisons: epochs (E,), and correlations (pairs, E)."""
+    runs = trained.measured(arrays)
+    true, shuffled = runs["true"], runs["shuffled"]
     return {
-        "labels": trained.correlations(arrays, "true", "shuffled", kind),
-        "true seeds": trained.correlations(arrays, "true", "true", kind),
-        "shuffled seeds": trained.correlations(arrays, "shuffled", "shuffled", kind),
-        "initial": (
-            arrays["shuffled/epochs"],
-            trained.to_initial(arrays, "shuffled", kind),
-        ),
+        "labels": trained.correlations(true, shuffled, kind),
+        "true seeds": trained.correlations(true, true, kind),
+        "shuffled seeds": trained.correlations(shuffled, shuffled, kind),
+        "initial": (shuffled.epochs, trained.to_initial(shuffled, kind)),
     }
 
 
@@ -82,7 +90,8 @@ def summary(arrays: Arrays) -> dict[str, Any]:
     """Correlations at the end of training over pairs of networks, fits of the formula
     over networks, and the checks."""
     change, weights = pairs(arrays, "change"), pairs(arrays, "weights")
-    cifar10 = trained.config(arrays, "true")["dataset"] == "cifar10"
+    runs = trained.measured(arrays)
+    cifar10 = runs["true"].config["dataset"] == "cifar10"
     results = [
         {
             "comparison": title,
@@ -92,11 +101,8 @@ def summary(arrays: Arrays) -> dict[str, Any]:
         }
         for row, title in COMPARISONS.items()
     ]
-    for name in ("true", "shuffled"):
-        fit = {
-            kind: arrays[f"{name}/fit/{kind}/correlation"][:, -1]
-            for kind in trained.KINDS
-        }
+    for name, run in runs.items():
+        fit = {kind: run.fit(kind).correlation[:, -1] for kind in trained.KINDS}
         spreads = {kind: frame.spread(values) for kind, values in fit.items()}
         results.append(
             {"comparison": f"{name} labels against the fitted formula"}
@@ -104,16 +110,21 @@ def summary(arrays: Arrays) -> dict[str, Any]:
             | {"paper": None}
         )
     mean = {row: change[row][1][:, -1].mean() for row in PAPER}
+    paper = {row: frame.paper_number(PAPER[row] if cifar10 else None) for row in PAPER}
     center, deviation = PAPER["initial"]
     checks = [
         frame.check(
-            COMPARISONS["labels"], mean["labels"], at_least=TRUE_AGAINST_SHUFFLED
+            COMPARISONS["labels"],
+            mean["labels"],
+            at_least=TRUE_AGAINST_SHUFFLED,
+            paper=paper["labels"],
         ),
         frame.check(
             COMPARISONS["initial"],
             mean["initial"],
             at_least=center - 2 * deviation,
             at_most=center + 2 * deviation,
+            paper=paper["initial"],
         ),
     ]
     return trained.summarize(arrays, results, checks)
@@ -126,21 +137,15 @@ def draw(folder: Path, arrays: Arrays) -> None:
         COMPARISONS[row]: course for row, course in pairs(arrays, "change").items()
     }
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 4.8))
-    labels = {"true": "true labels", "shuffled": "shuffled labels"}
-    figures.profiles_and_initial(left, arrays, labels)
+    runs = {f"{name} labels": run for name, run in trained.measured(arrays).items()}
+    figures.profiles_and_initial(left, runs)
     figures.courses_of_training(middle, courses)
-    for (name, label), colour in zip(labels.items(), figures.COLOURS, strict=False):
-        figures.band(
-            right,
-            arrays[f"{name}/epochs"],
-            arrays[f"{name}/accuracy"],
-            colour,
-            label=label,
-        )
+    for (label, run), colour in zip(runs.items(), figures.COLOURS, strict=False):
+        figures.band(right, run.epochs, run.accuracy, colour, label=label)
     right.set(
         title="Training accuracy", ylabel="share of training images", ylim=(0, 1.02)
     )
-    figures.epoch_axis(right, max(arrays[f"{name}/epochs"][-1] for name in labels))
+    figures.epoch_axis(right, max(run.epochs[-1] for run in runs.values()))
     figures.legend_below(right)
     figures.save(figure, folder, NAME)
 

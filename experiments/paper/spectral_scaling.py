@@ -40,22 +40,39 @@ class Settings(trained.Settings):
     """One component of all patches scaled, and the formula with it (paper, Fig. 8b,
     18)."""
 
-    stride_network: trained.NetworkName | None = None
+    stride_network: trained.NetworkName = "ResNet18"
     """What is trained, its first layer with a stride of 3; VGG's five pools leave too
     few pixels for that."""
-    scaled_components: tuple[int, ...] | None = None
+    scaled_components: tuple[int, ...] = (3, 10, 20)
     """Principal components of the patches, from 1."""
-    factors: tuple[float, ...] | None = None
+    factors: tuple[float, ...] = (3.0, 10.0)
     """What each is multiplied by, alpha."""
-    scaling_seeds: int | None = None
+    scaling_seeds: int = 2
     """Networks for each component and factor."""
-    scaling_epochs: int | None = None
+    scaling_epochs: int = 20
     """Of their training."""
+
+
+PRESETS = {
+    "smoke": Settings(
+        **trained.SMOKE,
+        stride_network="SmallCNN",
+        scaled_components=(5,),
+        factors=(3.0,),
+        scaling_seeds=2,
+        scaling_epochs=3,
+    ),
+    "cpu": Settings(),
+    "paper": Settings(**trained.PAPER_SIZE, scaling_seeds=4, scaling_epochs=30),
+}
+# --network, --epochs and --seeds are those of other experiments.
+UNUSED = ("network", "epochs", "seeds")
+resolve = trained.check
 
 
 def main(settings: Settings) -> None:
     """Fig. 8b of the paper: one component of all patches scaled."""
-    given = trained.resolve(settings)
+    given = resolve(settings)
     frame.check_at_least(given, {"scaling_seeds": 1, "scaling_epochs": 1})
     if given.stride_network.startswith("VGG"):
         raise ValueError(
@@ -79,7 +96,7 @@ def main(settings: Settings) -> None:
     frame.run(NAME, given, compute, summary, draw, table)
 
 
-def compute(settings: Any) -> Arrays:
+def compute(settings: Settings) -> Arrays:
     """Runs with their profiles in the basis of the unscaled patches, and the formula
     fitted with alpha lambda_i.
 
@@ -102,19 +119,20 @@ def compute(settings: Any) -> Arrays:
             named[f"{component} x {factor:g}"] = trained.base_run(
                 settings, scaled_component=scaled, **common
             )
-    arrays = trained.measure(named, settings)
-    variance, basis = arrays[f"{UNSCALED}/variance"], arrays[f"{UNSCALED}/components"]
+    data = trained.load_all(named, settings.data_dir)
+    arrays = trained.measure(named, data, settings)
+    runs = trained.measured(arrays)
+    variance, basis = runs[UNSCALED].variance, runs[UNSCALED].components
     for name, run in named.items():
         assert run.scaled_component is not None
         component, factor = run.scaled_component
         scaled_variance = variance.copy()
         scaled_variance[component - 1] *= factor**2
-        conv1 = arrays[f"{name}/conv1"].astype(np.float64)
+        conv1 = runs[name].conv1
         profile = np.asarray(theory.energy_profile(conv1[:, -1] - conv1[:, 0], basis))
         fit = theory.fit_profile(profile, scaled_variance)
-        data = trained.load(run, settings.data_dir)
         spectrum = theory.patch_spectrum(
-            data.images, trained.KERNEL_SIZE, stride=trained.KERNEL_SIZE
+            data[name].images, trained.KERNEL_SIZE, stride=trained.KERNEL_SIZE
         )
         found = {
             "profile": profile,
@@ -123,7 +141,9 @@ def compute(settings: Any) -> Arrays:
             "formula": fit.profile,
             "fit_unscaled": theory.fit_profile(profile, variance).correlation,
             "labels": (
-                theory.label_correlation(data.images, data.labels, spectrum).patch
+                theory.label_correlation(
+                    data[name].images, data[name].labels, spectrum
+                ).patch
             ),
         }
         arrays |= {f"{name}/{key}": np.asarray(value) for key, value in found.items()}
@@ -134,21 +154,17 @@ def summary(arrays: Arrays) -> dict[str, Any]:
     """For each component and factor the fit of the formula with and without the factor,
     and how labels correlate."""
     results, checks = [], []
-    for name in trained.names(arrays):
-        fit = frame.spread(arrays[f"{name}/fit"])
-        component, factor = trained.config(arrays, name)["scaled_component"]
+    for name, run in trained.measured(arrays).items():
+        fit = frame.spread(run["fit"])
+        component, factor = run.config["scaled_component"]
         results.append(
             {
                 "scaled": name,
                 "component": component,
                 "factor": factor,
                 "fit": fit,
-                "fit_of_the_unscaled_formula": frame.spread(
-                    arrays[f"{name}/fit_unscaled"]
-                ),
-                "largest_label_correlation": float(
-                    np.abs(arrays[f"{name}/labels"]).max()
-                ),
+                "fit_of_the_unscaled_formula": frame.spread(run["fit_unscaled"]),
+                "largest_label_correlation": float(np.abs(run["labels"]).max()),
             }
         )
         title = (
@@ -170,36 +186,34 @@ def summary(arrays: Arrays) -> dict[str, Any]:
 def draw(folder: Path, arrays: Arrays) -> None:
     """The trained profile and the formula, with the factor in its variance, for each
     component and factor."""
-    names = trained.names(arrays)
-    factors = len(
-        {trained.config(arrays, name)["scaled_component"][1] for name in names} - {1.0}
-    )
-    rows = (len(names) - 1) // factors
+    runs = trained.measured(arrays)
+    scaled = {name: run.config["scaled_component"] for name, run in runs.items()}
+    factors = len({factor for _, factor in scaled.values()} - {1.0})
+    rows = (len(runs) - 1) // factors
     figure, panels = plt.subplots(
         rows, factors + 1, figsize=(10, 2.5 * rows + 0.6), sharex=True, squeeze=False
     )
-    places = dict(zip(names[1:], panels[:, 1:].ravel(), strict=True)) | {
-        UNSCALED: panels[0, 0]
-    }
+    places = dict(zip([*runs][1:], panels[:, 1:].ravel(), strict=True))
+    places[UNSCALED] = panels[0, 0]
     for axis in panels[1:, 0]:
         axis.set_visible(False)
     for name, axis in places.items():
-        component, factor = trained.config(arrays, name)["scaled_component"]
-        largest = arrays[f"{name}/profile"].max(axis=-1, keepdims=True)
-        profile = arrays[f"{name}/profile"] / largest
+        run, (component, factor) = runs[name], scaled[name]
+        largest = run["profile"].max(axis=-1, keepdims=True)
+        profile = run["profile"] / largest
         number = np.arange(1, profile.shape[-1] + 1)
         figures.band(
             axis, number, profile, figures.COLOURS[0], marker="o", markersize=2.5
         )
         axis.plot(
             number,
-            (arrays[f"{name}/formula"] / largest).mean(axis=0),
+            (run["formula"] / largest).mean(axis=0),
             "--",
             color="black",
         )
         if name != UNSCALED:
             axis.axvline(component, color=figures.COLOURS[1], linestyle=":")
-        fit = arrays[f"{name}/fit"].mean()
+        fit = run["fit"].mean()
         title = (
             "unscaled" if name == UNSCALED else f"component {component}, α = {factor:g}"
         )

@@ -2,6 +2,7 @@
 
     python -m experiments report
     python -m experiments report --out /tmp/results
+    python -m experiments report --publish docs
 
 Reads what the experiments have left in <out>/<experiment>/<data set>/ and computes
 nothing. Writes <out>/report.html, one file with its figures inside, which needs neither
@@ -10,7 +11,6 @@ Results that are missing, unfinished or damaged are named, with the command that
 them.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,14 +18,17 @@ import jinja2
 
 from experiments.catalogue import CATALOGUE
 from experiments.frame import disk
+from experiments.report import documents
 from experiments.report.reading import ALL, Result, missing, read
 
 
-def main(out: Path = Path("results")) -> None:
+def main(out: Path = Path("results"), publish: Path | None = None) -> None:
     """All results on one page, <out>/report.html, and in one table, <out>/report.md.
 
     Args:
         out: Folder of the results.
+        publish: Folder of the documentation, into whose results/ the summaries are
+            copied too, and whose tables are made of them again.
     """
     if not out.is_dir():
         raise FileNotFoundError(
@@ -33,20 +36,17 @@ def main(out: Path = Path("results")) -> None:
             f" first: {ALL}"
         )
     results = read(out)
-    disk.write_whole(
-        out / "report.html",
-        lambda file: file.write_text(html(results, out), encoding="utf-8"),
-    )
-    disk.write_whole(
-        out / "report.md",
-        lambda file: file.write_text(markdown(results), encoding="utf-8"),
-    )
+    disk.write_text(out / "report.html", html(results, out))
+    disk.write_text(out / "report.md", documents.markdown(results))
     for result in results:
         if result.problem:
             print(f"{result.name} ({result.data_set}): {result.problem}")
     for name, command in missing(results, out).items():
         print(f"{name} is missing: {command}")
     print(f"written to {out / 'report.html'} and {out / 'report.md'}")
+    if publish is not None:
+        written = documents.publish(out, publish)
+        print(f"published in {publish}: {len(written)} files")
 
 
 def html(results: Sequence[Result], out: Path) -> str:
@@ -65,30 +65,4 @@ def html(results: Sequence[Result], out: Path) -> str:
         catalogue=CATALOGUE,
         all_command=ALL,
         zip=zip,
-    )
-
-
-def markdown(results: Sequence[Result]) -> str:
-    """The table: experiment | what | paper | ours | bound | verdict."""
-    lines = [
-        _line("experiment", "what", "paper", "ours", "bound", "verdict"),
-        "|---|---|---|---|---|---|",
-    ]
-    for result in results:
-        title = f"{result.name} ({CATALOGUE[result.name].paper}), {result.data_set}"
-        title += ", smoke preset" if result.preset == "smoke" else ""
-        if result.problem:
-            lines.append(_line(title, result.problem, "", "", "", "not there"))
-        lines += [_line(title, *row) for row in result.rows]
-    return "\n".join(lines) + "\n"
-
-
-def _line(*cells: str) -> str:
-    return (
-        "| "
-        + " | ".join(
-            re.sub(r"([\\|<>`*_\[\]])", r"\\\1", cell).replace("\n", " ")
-            for cell in cells
-        )
-        + " |"
     )

@@ -3,8 +3,6 @@
 import base64
 import inspect
 import io
-import itertools
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,7 +13,7 @@ from PIL import Image
 
 from experiments import catalogue
 from experiments.catalogue import CATALOGUE
-from experiments.frame import WHEREABOUTS, Table, disk, figures
+from experiments.frame import Check, Table, disk, figures, read_checks
 
 ALL = "python -m experiments all --preset cpu"
 
@@ -33,26 +31,22 @@ class Figure(NamedTuple):
     problem: str | None = None
 
 
-class Check(NamedTuple):
-    """One check in words; the bound was written into the experiment's code before its
-    results were known."""
-
-    what: str
-    paper: str
-    ours: str
-    bound: str
-    passed: bool
-    note: str
-
-
 class Row(NamedTuple):
-    """One line of the Markdown table; `verdict` is empty where there is no bound."""
+    """One line of the tables of all results: checks of one group.
+
+    Attributes:
+      what: in words.
+      paper, ours: numbers as text; a range where several checks share the line.
+      bound, verdict: empty where there is none.
+      notes: what to know before the verdict is believed.
+    """
 
     what: str
     paper: str
     ours: str
     bound: str
     verdict: str
+    notes: str
 
 
 class Result(NamedTuple):
@@ -77,9 +71,14 @@ class Result(NamedTuple):
     time: str = ""
 
     @property
+    def judged(self) -> Sequence[Check]:
+        """The checks that have a verdict."""
+        return [check for check in self.checks if check.passed is not None]
+
+    @property
     def passed(self) -> int:
         """How many checks have passed."""
-        return sum(check.passed for check in self.checks)
+        return sum(check.passed is True for check in self.checks)
 
 
 def read(out: Path) -> list[Result]:
@@ -123,31 +122,12 @@ def _read(name: str, number: int, folder: Path, out: Path) -> Result:
             disk.read_json(folder / file, again)
             for file in ("config.json", "summary.json")
         )
-        settings = config["settings"]
         known = known._replace(
-            data_set=str(settings["dataset"]),
-            command=catalogue.command(name, settings, out),
-            preset=settings.get("preset"),
+            data_set=str(config["settings"]["dataset"]),
+            command=catalogue.command(name, config["settings"], out),
         )
-        table = catalogue.module(name).table(summary) if "results" in summary else None
-        checks = _checks(summary, table)
-        return known._replace(
-            table=table,
-            checks=checks,
-            rows=_rows(checks, table),
-            accuracies=_accuracies(summary),
-            differences=[
-                str(difference) for difference in summary.get("differs_from_paper", ())
-            ],
-            figures=_figures(name, folder, known),
-            settings={
-                key: _text(value)
-                for key, value in settings.items()
-                if key not in WHEREABOUTS
-            },
-            environment=_environment(config["environment"]),
-            time=_time(config.get("seconds")),
-        )
+        found = with_summary(known, config, summary)
+        return found._replace(figures=_figures(name, folder, found))
     # A file may hold anything. Whatever it is, the other results can still be shown.
     except Exception as error:
         reason = (
@@ -158,6 +138,31 @@ def _read(name: str, number: int, folder: Path, out: Path) -> Result:
         return known._replace(problem=f"damaged: {folder}: {reason}")
 
 
+def with_summary(
+    known: Result, config: Mapping[str, Any], summary: Mapping[str, Any]
+) -> Result:
+    """A result with all that its config.json and summary.json say."""
+    settings = config["settings"]
+    checks = read_checks(summary)
+    table = (
+        catalogue.module(known.name).table(summary) if "results" in summary else None
+    )
+    return known._replace(
+        preset=settings.get("preset"),
+        table=table,
+        checks=checks,
+        rows=rows(checks),
+        accuracies=_accuracies(summary),
+        differences=[str(text) for text in summary.get("differs_from_paper", ())],
+        settings={
+            key: _text(value)
+            for key, value in catalogue.shown_settings(known.name, settings).items()
+        },
+        environment=_environment(config["environment"]),
+        time=_time(config.get("seconds")),
+    )
+
+
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: list(value) if isinstance(value, tuple) else value
@@ -165,155 +170,39 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _checks(summary: Mapping[str, Any], table: Table | None) -> list[Check]:
-    papers = _papers(summary, table)
-    return [_check(row, papers) for row in summary["checks"]]
-
-
-def _check(row: Mapping[str, Any], papers: Sequence[tuple[float, str]]) -> Check:
-    value = float(row["value"] if "value" in row else row["measured"])
-    paper = row.get("paper") or next(
-        (text for mean, text in papers if math.isclose(value, mean, rel_tol=1e-9)), ""
-    )
-    bound = row["bound"] if isinstance(row["bound"], str) else f"<= {row['bound']:.2g}"
-    wrong = ", ".join(
-        f"{name}: {number:.2g}"
-        for name, number in row.get("wrong_formulas", {}).items()
-    )
-    moved = row.get("moved")
-    note = "; ".join(
-        filter(None, (moved and f"moved: {moved}", wrong and f"wrong formula {wrong}"))
-    )
-    if not isinstance(row["passed"], bool):
-        raise ValueError(f"the check {row['check']!r} has no verdict")
-    return Check(
-        str(row["check"]), str(paper), _number(value), bound, row["passed"], note
-    )
-
-
-def _number(value: float) -> str:
-    """Three digits, zeros at the end among them."""
-    return f"{value:#.3g}".removesuffix(".")
-
-
-def _papers(summary: Mapping[str, Any], table: Table | None) -> list[tuple[float, str]]:
-    """Our means that have a number of the paper beside them, with it: a check of the
-    same mean gets it too."""
-    place = _paper_column(table)
-    rows = summary.get("results", ())
-    if table is None or place is None or len(rows) != len(table.columns[place[1]]):
-        return []
-    means = [
-        next(
-            (
-                cell["mean"]
-                for cell in row.values()
-                if isinstance(cell, dict) and "mean" in cell
-            ),
-            None,
-        )
-        for row in rows
-    ]
-    return [
-        (mean, cell)
-        for mean, cell in zip(means, table.columns[place[1]], strict=True)
-        if cell and mean is not None
-    ]
-
-
-def _paper_column(table: Table | None) -> tuple[str, str] | None:
-    """The columns of our numbers and of the paper's: "paper" is right of ours, "paper,
-    <ours>" wherever it may be."""
-    headings = list(table.columns) if table else []
-    for left, heading in itertools.pairwise(headings):
-        if heading == "paper":
-            return left, heading
-        if (
-            heading.startswith("paper, ")
-            and heading.removeprefix("paper, ") in headings
-        ):
-            return heading.removeprefix("paper, "), heading
-    return None
-
-
-def _rows(checks: Sequence[Check], table: Table | None) -> list[Row]:
-    """The checks, and before them what has a number of the paper and no bound."""
-    rows = _grouped(checks)
-    place = _paper_column(table)
-    if table is None or place is None:
-        return rows
-    ours, paper = (table.columns[heading] for heading in place)
-    unjudged = [
-        Row(", ".join(label), paper[number], ours[number], "", "")
-        for number, label in enumerate(zip(*_labels(table), strict=True))
-        if paper[number]
-        and not any(
-            _is_judged_by(check, paper[number], ours[number]) for check in checks
-        )
-    ]
-    return [*unjudged, *rows]
-
-
-def _grouped(checks: Sequence[Check]) -> list[Row]:
-    """A row for each check; those of one bound and one number of the paper that begin
-    alike share one."""
-    groups: dict[tuple[str, str, str], list[Check]] = {}
+def rows(checks: Sequence[Check]) -> list[Row]:
+    """A row for each group of checks that share the bound and the paper's number."""
+    groups: dict[tuple[str, ...], list[Check]] = {}
     for check in checks:
-        groups.setdefault(
-            (check.what.partition(", ")[0], check.bound, check.paper), []
-        ).append(check)
-    return [
-        (
-            Row(alike[0].what, paper, alike[0].ours, bound, _verdict(alike[0]))
-            if len(alike) == 1
-            else Row(
-                f"{beginning} ({len(alike)} cases)",
-                paper,
-                _range(alike),
-                bound,
-                _verdict(*alike),
-            )
-        )
-        for (beginning, bound, paper), alike in groups.items()
-    ]
+        groups.setdefault((check.group, check.bound, check.paper), []).append(check)
+    return [_row(alike) for alike in groups.values()]
 
 
-def _range(checks: Sequence[Check]) -> str:
-    lowest, *_, highest = sorted((check.ours for check in checks), key=float)
-    return lowest if lowest == highest else f"{lowest} to {highest}"
-
-
-def _is_judged_by(check: Check, paper: str, ours: str) -> bool:
-    """Whether a check has the number of a cell of the table, which is rounded
-    otherwise."""
-    try:
-        value, shown = float(check.ours), float(ours.split(" ")[0])
-    except ValueError:
-        return False
-    return check.paper == paper and math.isclose(
-        value, shown, rel_tol=0.01, abs_tol=0.001
+def _row(alike: Sequence[Check]) -> Row:
+    first = alike[0]
+    what, ours = first.title, first.number
+    if len(alike) > 1:
+        what = f"{first.group} ({len(alike)} cases)"
+        lowest, *_, highest = sorted(alike, key=lambda check: check.value)
+        if lowest.number != highest.number:
+            ours = f"{lowest.number} to {highest.number}"
+    notes = dict.fromkeys(
+        note for check in alike for note in (check.after, check.caveat) if note
     )
+    verdict = verdict_of(alike)
+    return Row(what, first.paper, ours, first.bound, verdict, "; ".join(notes))
 
 
-def _labels(table: Table) -> list[list[str]]:
-    """The columns that say what a row is about: those left of the first with numbers
-    alone."""
-    words = itertools.takewhile(
-        lambda cells: not all(re.match(r"[-+]?[\d.]", cell) for cell in cells),
-        table.columns.values(),
-    )
-    return list(words) or [next(iter(table.columns.values()))]
-
-
-def _verdict(*checks: Check) -> str:
+def verdict_of(checks: Sequence[Check]) -> str:
+    """What they have come to, in words."""
+    if not checks[0].bound:
+        return ""
+    if any(check.passed is None for check in checks):
+        return "not reached"
     failed = sum(not check.passed for check in checks)
-    return (
-        "met"
-        if not failed
-        else "not met"
-        if failed == len(checks)
-        else f"{failed} not met"
-    )
+    if not failed:
+        return "met"
+    return "not met" if failed == len(checks) else f"{failed} not met"
 
 
 def _accuracies(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

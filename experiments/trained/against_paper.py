@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.frame.checks import check
-from experiments.trained.measurements import config, names
-from experiments.trained.run import network, title
+from experiments.frame.checks import Check, check
+from experiments.trained.measurements import measured, titles
+from experiments.trained.run import network
+from experiments.trained.run import titles as titles_of
 
 # What the paper did, as far as it says so; `differences` compares runs with it. Images
 # are so many a class.
@@ -32,17 +33,16 @@ def accuracies(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """For each run the accuracy at its end on training and validation images, and
     whether it can be judged."""
     rows = []
-    for name in names(arrays):
-        accuracy = arrays[f"{name}/accuracy"][:, -1]
-        row = {
-            "run": title(config(arrays, name)),
+    words = titles(arrays)
+    for name, run in measured(arrays).items():
+        accuracy = run.accuracy[:, -1]
+        row: dict[str, Any] = {
+            "run": words[name],
             "training_accuracy": [float(value) for value in accuracy],
             "judged": bool(accuracy.min() >= JUDGED_ACCURACY),
         }
-        if f"{name}/validation_accuracy" in arrays:
-            row["validation_accuracy"] = [
-                float(value) for value in arrays[f"{name}/validation_accuracy"][:, -1]
-            ]
+        if "validation_accuracy" in run:
+            row["validation_accuracy"] = run["validation_accuracy"][:, -1].tolist()
         rows.append(row)
     return rows
 
@@ -50,7 +50,7 @@ def accuracies(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
 def summarize(
     arrays: Mapping[str, np.ndarray],
     results: Sequence[Mapping[str, Any]],
-    checks: Sequence[dict[str, Any]],
+    checks: Sequence[Check],
     *,
     trained_to_the_end: bool = True,
 ) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def summarize(
         for row in rows
         if trained_to_the_end
     ]
-    configs = [config(arrays, name) for name in names(arrays)]
+    configs = {name: run.config for name, run in measured(arrays).items()}
     return {
         "results": results,
         "checks": [*checks, *trained],
@@ -79,11 +79,12 @@ def summarize(
     }
 
 
-def differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+def differences(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What the runs do otherwise than the paper, each with the runs of which it is
     true."""
     found: dict[str, list[str]] = {}
-    for content in configs:
+    words = titles_of(configs)
+    for name, content in configs.items():
         values = {"schedule": "constant"} | content["network"] | content
         expected: dict[str, Any] = PAPER | {"dataset": "cifar10"}
         if values["dataset"] == "cifar10":
@@ -106,7 +107,7 @@ def differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
                     f"{field.replace('_', ' ')} {_text(values[field])} (paper:"
                     f" {_text(paper)})"
                 )
-                found.setdefault(text, []).append(title(content))
+                found.setdefault(text, []).append(words[name])
     return [
         text + ("" if len(where) == len(configs) else f": {'; '.join(where)}")
         for text, where in found.items()

@@ -7,11 +7,11 @@ import numpy as np
 
 import theory
 from experiments import frame
-from experiments.frame.checks import number
+from experiments.trained.measurements import MeasuredRun
 
 
 def correlations(
-    arrays: Mapping[str, np.ndarray], one: str, other: str, kind: str = "change"
+    one: MeasuredRun, other: MeasuredRun, kind: str = "change"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Correlations of the profiles of all pairs of networks, of one run or of two, over
     the course of training.
@@ -20,16 +20,14 @@ def correlations(
     So the last column compares trained networks.
 
     Args:
-      one, other: names of runs; the same one twice for the pairs of different seeds in
-        it.
+      one, other: runs; the same one twice for the pairs of different seeds in it.
 
     Returns:
       epochs (E,), and correlations (pairs, E); NaN where nothing has changed yet.
     """
-    epochs, columns = _matched(arrays[f"{one}/epochs"], arrays[f"{other}/epochs"])
+    epochs, columns = _matched(one.epochs, other.epochs)
     a, b = (
-        arrays[f"{name}/{kind}"][:, column]
-        for name, column in zip((one, other), columns, strict=True)
+        run[kind][:, column] for run, column in zip((one, other), columns, strict=True)
     )
     if one == other:
         first, second = np.triu_indices(len(a), 1)
@@ -55,16 +53,10 @@ def _matched(
     return np.array(epochs), (first, second)
 
 
-def to_initial(
-    arrays: Mapping[str, np.ndarray], name: str, kind: str = "change"
-) -> np.ndarray:
+def to_initial(run: MeasuredRun, kind: str = "change") -> np.ndarray:
     """Correlation of each network's profile with that of its own initial weights, (S,
     R)."""
-    return np.asarray(
-        theory.profile_correlation(
-            arrays[f"{name}/{kind}"], arrays[f"{name}/weights"][:, :1]
-        )
-    )
+    return np.asarray(theory.profile_correlation(run[kind], run.weights[:, :1]))
 
 
 def comparison_table(summary: Mapping[str, Any]) -> frame.Table:
@@ -72,11 +64,9 @@ def comparison_table(summary: Mapping[str, Any]) -> frame.Table:
     rows = summary["results"]
     columns = {
         "correlation of profiles": [row["comparison"] for row in rows],
-        "change": [number(row["change"]) for row in rows],
-        "paper": [
-            " ± ".join(map(str, row["paper"])) if row["paper"] else "" for row in rows
-        ],
-        "weights": [number(row["weights"]) for row in rows],
+        "change": [frame.number(row["change"]) for row in rows],
+        "paper": [frame.paper_number(row["paper"]) for row in rows],
+        "weights": [frame.number(row["weights"]) for row in rows],
         "count": [str(row["change"]["count"]) for row in rows],
     }
     note = (

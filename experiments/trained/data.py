@@ -1,10 +1,10 @@
 """The images and labels of a run."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -42,6 +42,25 @@ class Data(NamedTuple):
     std: np.ndarray
 
 
+class _Source(NamedTuple):
+    """Chosen images before a run changes them or their labels.
+
+    Attributes:
+      images, labels, class_names: of the training images, channels normalised.
+      validation: pixels in [0, 1], normalised images and labels; None without them.
+      mean, std: of the channels.
+      pixels: the digest of the training pixels, which a checksum begins with.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    validation: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+    mean: np.ndarray
+    std: np.ndarray
+    pixels: Any
+
+
 def load(run: Run, data_dir: Path | None = None) -> Data:
     """The data of a run. Channels are normalised as in the paper (CIFAR-10), else by
     the training images' statistics.
@@ -50,57 +69,86 @@ def load(run: Run, data_dir: Path | None = None) -> Data:
       FileNotFoundError: the data set is not there. ValueError: it is unknown, or has no
         such classes, too few images, or no images to validate on.
     """
-    training = _image_set(run.dataset, "train", data_dir)
+    return load_all({"": run}, data_dir)[""]
+
+
+def load_all(named: Mapping[str, Run], data_dir: Path | None = None) -> dict[str, Data]:
+    """`load` of several runs; those with the same images share them."""
+    sources: dict[Any, _Source] = {}
+    found = {}
+    for name, run in named.items():
+        wanted = (run.dataset, run.images, run.validation, run.hold_out, run.classes)
+        if wanted not in sources:
+            sources[wanted] = _source(*wanted, data_dir)
+        found[name] = _data(run, sources[wanted])
+    return found
+
+
+def _source(
+    dataset: str,
+    count: int | None,
+    validated: int,
+    hold_out: int | None,
+    classes: tuple[str, ...] | None,
+    data_dir: Path | None,
+) -> _Source:
+    training = _image_set(dataset, "train", data_dir)
     # By their place, until they are chosen.
     candidates = training._replace(images=np.arange(len(training.labels)))
     held_out = None
-    if run.hold_out:
-        held = candidates.images % run.hold_out == run.hold_out - 1
+    if hold_out:
+        held = candidates.images % hold_out == hold_out - 1
         candidates, held_out = (
             candidates._replace(
                 images=candidates.images[part], labels=candidates.labels[part]
             )
             for part in (~held, held)
         )
-    pixels, labels, class_names = _chosen(training, candidates, run.classes, run.images)
-    if run.batch_size > len(labels):
+    pixels, labels, class_names = _chosen(training, candidates, classes, count)
+    mean, std = PAPER_CHANNELS.get(dataset) or _channels(pixels)
+    validation = None
+    if validated:
+        if held_out is None:
+            test = _test_set(dataset, data_dir)
+            candidates = test._replace(images=np.arange(len(test.labels)))
+            own, own_labels, _ = _chosen(test, candidates, classes, validated)
+        else:
+            own, own_labels, _ = _chosen(training, held_out, classes, validated)
+        validation = own, linear_cnn.normalize_channels(own, mean, std), own_labels
+    return _Source(
+        linear_cnn.normalize_channels(pixels, mean, std),
+        labels,
+        class_names,
+        validation,
+        np.asarray(mean),
+        np.asarray(std),
+        _digest(hashlib.sha256(), pixels),
+    )
+
+
+def _data(run: Run, source: _Source) -> Data:
+    """What a run makes of the images that were chosen for it."""
+    if run.batch_size > len(source.labels):
         raise ValueError(
-            f"the batch of {run.batch_size} is more than the {len(labels)} training"
-            " images; make it less."
+            f"the batch of {run.batch_size} is more than the {len(source.labels)}"
+            " training images; make it less."
         )
-    mean, std = PAPER_CHANNELS.get(run.dataset) or _channels(pixels)
-    images = linear_cnn.normalize_channels(pixels, mean, std)
-    transform = _transformation(run, images)
-    images, labels = transform(images, labels)
+    transform = _transformation(run, source.images)
+    images, labels = transform(source.images, source.labels)
+    class_names = source.class_names
     if run.energy_component is not None:
         class_names = tuple(f"energy {tenth}" for tenth in range(1, ENERGY_CLASSES + 1))
     if run.shuffled_labels is not None:
         labels = linear_cnn.shuffle_labels(labels, jax.random.key(run.shuffled_labels))
-    arrays = [pixels, labels]
+    digest = _digest(source.pixels.copy(), labels)
     validation = None
-    if run.validation:
-        if held_out is None:
-            test = _test_set(run.dataset, data_dir)
-            chosen = _chosen(
-                test,
-                test._replace(images=np.arange(len(test.labels))),
-                run.classes,
-                run.validation,
-            )
-        else:
-            chosen = _chosen(training, held_out, run.classes, run.validation)
-        arrays += chosen[:2]
-        validation = transform(
-            linear_cnn.normalize_channels(chosen[0], mean, std), chosen[1]
-        )
+    if source.validation is not None:
+        pixels, normalized, true_labels = source.validation
+        digest = _digest(digest, pixels, true_labels)
+        validation = transform(normalized, true_labels)
+    checksum = digest.hexdigest()
     return Data(
-        images,
-        labels,
-        validation,
-        class_names,
-        _checksum(arrays),
-        np.asarray(mean),
-        np.asarray(std),
+        images, labels, validation, class_names, checksum, source.mean, source.std
     )
 
 
@@ -192,9 +240,9 @@ def _channels(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return pixels.mean(axes, dtype=np.float64), pixels.std(axes, dtype=np.float64)
 
 
-def _checksum(arrays: list[np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _digest(digest: Any, *arrays: np.ndarray) -> Any:
+    """The digest, with these arrays added to it."""
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+    return digest

@@ -21,8 +21,8 @@ class Present(NamedTuple):
 
     Attributes:
       kernels: float64, (kh, kw, 3, K) each.
-      networks: what they are: the fields of `pretrained_data.Network`, "tensor" and
-        "format".
+      networks: what they are: the fields of `download.pretrained.Network`, "tensor",
+        "format", and whether it is the user's "own".
       missing: titles of the networks that are not there.
     """
 
@@ -59,6 +59,7 @@ def present(
         )
         for network in found
     ]
+    downloaded = len(found)
     for file in files:
         layers.append(linear_cnn.load_first_layer(file, name, **options))
         title = _title(
@@ -75,8 +76,9 @@ def present(
             f"not in {folder}: {', '.join(missing)}; `{COMMAND}` gets them", flush=True
         )
     described = [
-        network._asdict() | {"tensor": layer.name, "format": layer.format}
-        for network, layer in zip(found, layers, strict=True)
+        network._asdict()
+        | {"tensor": layer.name, "format": layer.format, "own": place >= downloaded}
+        for place, (network, layer) in enumerate(zip(found, layers, strict=True))
     ]
     return Present(
         [layer.kernel.astype(np.float64) for layer in layers], described, missing

@@ -117,3 +117,37 @@ def title(config: Mapping[str, Any]) -> str:
     words += ["shuffled labels"] if config["shuffled_labels"] is not None else []
     words += ["first layer frozen"] if config["frozen"] else []
     return ", ".join(words)
+
+
+def titles(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The titles of several runs by their names, each with what tells it from others
+    that would be called the same."""
+    found = {name: title(config) for name, config in configs.items()}
+    for text in set(found.values()):
+        alike = [name for name in found if found[name] == text]
+        plain = {name: _plain(configs[name]) for name in alike}
+        fields = [
+            field
+            for field in plain[alike[0]]
+            if len({str(plain[name].get(field)) for name in alike}) > 1
+        ]
+        if "checksum" in fields and len(fields) > 1:
+            fields.remove("checksum")  # what it follows from says more
+        for name in alike:
+            words = [f"{_words(key)} {plain[name].get(key)}" for key in fields]
+            found[name] = ", ".join([text, *words])
+    return found
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What two runs of one title can differ in; the rest follows from it."""
+    values = {"schedule": "constant"} | dict(config["network"]) | dict(config)
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in ("network", "record_epochs", "format")
+    }
+
+
+def _words(field: str) -> str:
+    return field.replace("_", " ")

@@ -1,164 +1,105 @@
-"""Presets and settings that the experiments on trained networks share, and the runs
-that these ask for."""
+"""Settings that the experiments on trained networks share, and the runs that these
+ask for.
+
+An experiment has a preset of each name beside its own settings. All begin with what
+stands here:
+
+    smoke   photographs, tiny networks: does everything work? Seconds; the numbers mean
+            nothing.
+    cpu     2,000 images of CIFAR-10, narrow networks with a first layer of the paper's
+            width, for 2 cores: the defaults.
+    paper   all of CIFAR-10, networks of the paper's width, for an accelerator.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import numpy as np
 
 from experiments import frame
+from experiments.frame import Preset
 from experiments.trained.run import NetworkName, Run, _network
 
-_CIFAR10_PAIRS = (
-    "automobile,truck",
-    "dog,frog",
-    "dog,cat",
-    "bird,airplane",
-    "ship,airplane",
-)
-PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {
-        "dataset": "photographs",
-        "network": "SmallCNN",
-        "images": 256,
-        "validation": 64,
-        "hold_out": 5,
-        "width": 1 / 16,
-        "first_features": 12,
-        "dropout": 0.5,
-        "learning_rate": 0.01,
-        "schedule": "constant",
-        "batch_size": 32,
-        "seeds": 3,
-        "epochs": 3,
-        "shuffled_epochs": 4,
-        "pairs": ("astronaut,coffee",),
-        "pair_images": 128,
-        "pair_epochs": 3,
-        "other_widths": (8,),
-        "other_network": "VGG11",
-        "other_epochs": 2,
-        "depths": (11, 13),
-        "depth_seeds": (3, 1),  # so many of the first are trained by `consistency` too
-        "depth_epochs": 2,
-        "energy_components": (1, 15),
-        "energy_seeds": 2,
-        "energy_epochs": 3,
-        "stride_network": "SmallCNN",
-        "scaled_components": (5,),
-        "factors": (3.0,),
-        "scaling_seeds": 2,
-        "scaling_epochs": 3,
-    },
-    "cpu": {
-        "dataset": "cifar10",
-        "network": "VGG11",
-        "images": 2_000,
-        "validation": 500,
-        "hold_out": None,
-        "width": 0.25,
-        "first_features": 64,
-        "dropout": 0.5,
-        "learning_rate": 0.01,
-        "schedule": "constant",
-        "batch_size": 16,
-        "seeds": 4,
-        "epochs": 50,
-        "shuffled_epochs": 90,
-        "pairs": _CIFAR10_PAIRS,
-        "pair_images": 1_000,
-        "pair_epochs": 30,
-        "other_widths": (32, 128),
-        "other_network": "ResNet18",
-        "other_epochs": 20,
-        "depths": (11, 13, 16, 19),
-        "depth_seeds": (6, 2, 1, 2),
-        "depth_epochs": 3,
-        "energy_components": (1, 2, 4, 7, 10, 14, 18, 22, 27),
-        "energy_seeds": 2,
-        "energy_epochs": 90,
-        "stride_network": "ResNet18",
-        "scaled_components": (3, 10, 20),
-        "factors": (3.0, 10.0),
-        "scaling_seeds": 2,
-        "scaling_epochs": 20,
-    },
-    "paper": {
-        "dataset": "cifar10",
-        "network": "VGG11",
-        "images": 50_000,
-        "validation": 10_000,
-        "hold_out": None,
-        "width": 1.0,
-        "first_features": 64,
-        "dropout": 0.5,
-        "learning_rate": 0.01,
-        "schedule": "constant",
-        "batch_size": 256,
-        "seeds": 4,
-        "epochs": 30,
-        "shuffled_epochs": 100,
-        "pairs": _CIFAR10_PAIRS,
-        "pair_images": 10_000,
-        "pair_epochs": 30,
-        "other_widths": (32, 128),
-        "other_network": "ResNet18",
-        "other_epochs": 30,
-        "depths": (11, 13, 16, 19),
-        "depth_seeds": (4, 4, 4, 4),
-        "depth_epochs": 30,
-        "energy_components": tuple(range(1, 28)),
-        "energy_seeds": 3,
-        "energy_epochs": 30,
-        "stride_network": "ResNet18",
-        "scaled_components": (3, 10, 20),
-        "factors": (3.0, 10.0),
-        "scaling_seeds": 4,
-        "scaling_epochs": 30,
-    },
-}
 RECORD_EPOCHS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 60, 80, 100)
+SMOKE: dict[str, Any] = {
+    "preset": "smoke",
+    "dataset": "photographs",
+    "images": 256,
+    "validation": 64,
+    "hold_out": 5,
+    "network": "SmallCNN",
+    "width": 1 / 16,
+    "first_features": 12,
+    "batch_size": 32,
+    "epochs": 3,
+    "seeds": 3,
+}
+PAPER_SIZE: dict[str, Any] = {
+    "preset": "paper",
+    "images": 50_000,
+    "validation": 10_000,
+    "width": 1.0,
+    "batch_size": 256,
+    "epochs": 30,
+}
+SMOKE_OF_SEVERAL: dict[str, Any] = SMOKE | {
+    "other_widths": (8,),
+    "other_network": "VGG11",
+    "other_epochs": 2,
+}
+PAPER_SIZE_OF_SEVERAL: dict[str, Any] = PAPER_SIZE | {"other_epochs": 30}
+# Settings whose least value is not 1.
+_LEAST = {"validation": 0, "hold_out": 2, "seeds": 2, "other_seeds": 2}
+_COUNTS = (
+    "images",
+    "first_features",
+    "batch_size",
+    "epochs",
+    "shuffled_epochs",
+    "pair_images",
+    "pair_epochs",
+    "other_epochs",
+)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What every experiment on trained networks lets its user choose; what is None is
-    the preset's."""
+    """What every experiment on trained networks lets its user choose."""
 
-    preset: Literal["smoke", "cpu", "paper"] = "cpu"
-    """Decides every setting whose default is None. smoke: photographs, tiny networks,
-    seconds; cpu: 2000 images of CIFAR-10 for 2 cores (frozen_first_layer: 50000, for 2
-    epochs); paper: all of it, for an accelerator."""
-    dataset: str | None = None
+    preset: Preset = "cpu"
+    """Where all other settings begin. smoke: photographs, tiny networks, seconds; cpu:
+    2000 images of CIFAR-10 for 2 cores (frozen_first_layer: 50000, for 2 epochs);
+    paper: all of it, for an accelerator."""
+    dataset: str = "cifar10"
     """photographs, cifar10, cifar100, fashion_mnist, a folder of class folders, or an
     .npz file."""
     data_dir: Path | None = None
     """Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by
     default."""
-    images: int | None = None
+    images: int = 2_000
     """Training images, as many of each class, evenly spaced among its own."""
-    validation: int | None = None
+    validation: int = 500
     """Images that are only evaluated, from the test set or those held out; 0: none."""
     hold_out: int | None = None
     """Keep every so-manyth training image for validation, where there is no test
     set."""
-    network: NetworkName | None = None
+    network: NetworkName = "VGG11"
     """What is trained."""
-    width: float | None = None
+    width: float = 0.25
     """Of the network's layers, the first aside, times the full width."""
-    first_features: int | None = None
+    first_features: int = 64
     """Filters in the first layer."""
-    dropout: float | None = None
+    dropout: float = 0.5
     """Share of the units dropped in the classifier of VGG."""
-    learning_rate: float | None = None
+    learning_rate: float = 0.01
     """Of stochastic gradient descent."""
-    batch_size: int | None = None
+    batch_size: int = 16
     """Images a step."""
-    epochs: int | None = None
+    epochs: int = 50
     """On true labels of all classes."""
-    seeds: int | None = None
+    seeds: int = 4
     """Networks of each kind."""
     seed: int = 0
     """Root of every random number."""
@@ -172,65 +113,47 @@ class Settings:
     redraw: bool = False
     """Only draw the figure and print the table again, from the saved arrays."""
 
+    @staticmethod
+    def without_meaning(given: Mapping[str, Any]) -> set[str]:
+        """Of settings by their names those that the networks have nothing of."""
+        chosen = ("network", "other_network", "stride_network")
+        names = [str(given[name]) for name in chosen if given.get(name)]
+        vgg = "depths" in given or any(name.startswith("VGG") for name in names)
+        return set() if vgg else {"dropout"}
+
 
 @dataclass(frozen=True)
 class SettingsOfSeveral(Settings):
     """What experiments on networks of several kinds let their user choose."""
 
-    other_widths: tuple[int, ...] | None = None
+    other_widths: tuple[int, ...] = (32, 128)
     """Other numbers of filters in the first layer, which to train too."""
-    other_network: NetworkName | None = None
+    other_network: NetworkName = "ResNet18"
     """What else to train, with --first-features filters."""
-    other_epochs: int | None = None
+    other_epochs: int = 20
     """Of the training of the other network."""
     other_seeds: int | None = None
-    """Networks of each of these kinds; as many as --seeds unless the experiment's
-    preset says otherwise."""
+    """Networks of each of these kinds; as many as --seeds by default."""
 
 
-def resolve(
-    settings: Settings, own: Mapping[str, Mapping[str, Any]] | None = None
-) -> Any:
-    """The settings with what is None taken from the preset, after checking them.
+AnySettings = TypeVar("AnySettings", bound=Settings)
+AnySeveral = TypeVar("AnySeveral", bound=SettingsOfSeveral)
 
-    Args:
-      settings: of one experiment.
-      own: by preset, what that experiment does otherwise than the others.
+
+def check(given: AnySettings) -> AnySettings:
+    """The settings, with the store beside the results unless it is named.
 
     Raises:
       ValueError: an unknown preset, or a setting that cannot work.
     """
-    if settings.preset not in PRESETS:
+    if given.preset not in frame.PRESET_NAMES:
         raise ValueError(
-            f"--preset must be one of {', '.join(PRESETS)}, got {settings.preset!r}."
+            f"--preset must be one of {', '.join(frame.PRESET_NAMES)}, got"
+            f" {given.preset!r}."
         )
-    changes = (own or {}).get(settings.preset, {})
-    preset = {"store": settings.out / "runs"} | PRESETS[settings.preset] | dict(changes)
-    preset.setdefault("other_seeds", settings.seeds or preset["seeds"])
-    names = [field.name for field in fields(settings)]
-    missing = {
-        name: preset[name]
-        for name in names
-        if name in preset and getattr(settings, name) is None
-    }
-    given: Any = replace(settings, **missing)
-    counts = (
-        "images",
-        "first_features",
-        "batch_size",
-        "epochs",
-        "shuffled_epochs",
-        "pair_images",
-        "pair_epochs",
-    )
-    smallest = dict.fromkeys((*counts, "other_epochs"), 1) | {
-        "validation": 0,
-        "hold_out": 2,
-    }
-    smallest |= {"seeds": 2, "other_seeds": 2}
-    frame.check_at_least(
-        given, {name: bound for name, bound in smallest.items() if name in names}
-    )
+    smallest = dict.fromkeys(_COUNTS, 1) | _LEAST
+    there = {name: bound for name, bound in smallest.items() if hasattr(given, name)}
+    frame.check_at_least(given, there)
     for name in ("width", "learning_rate"):
         if not 0 < getattr(given, name) < np.inf:
             raise ValueError(
@@ -241,18 +164,16 @@ def resolve(
         raise ValueError(
             f"--dropout must be at least 0 and less than 1, got {given.dropout}."
         )
-    return given
+    return replace(given, store=given.store or given.out / "runs")
 
 
-def resolve_several(
-    settings: SettingsOfSeveral, own: Mapping[str, Mapping[str, Any]] | None = None
-) -> Any:
-    """`resolve`, after which no kind of network is named twice.
+def check_several(given: AnySeveral) -> AnySeveral:
+    """`check`, after which --other-seeds is a number.
 
     Raises:
-      ValueError: as `resolve`; a kind of network that is none, or named twice.
+      ValueError: as `check`; a kind of network that is none, or named twice.
     """
-    given = resolve(settings, own)
+    given = check(replace(given, other_seeds=given.other_seeds or given.seeds))
     widths = (given.first_features, *given.other_widths)
     if min(widths) < 1 or len(set(widths)) < len(widths) or len(widths) < 2:
         raise ValueError(
@@ -267,7 +188,7 @@ def resolve_several(
     return given
 
 
-def base_run(settings: Any, **changes: Any) -> Run:
+def base_run(settings: Settings, **changes: Any) -> Run:
     """The run that all experiments share, true labels of all classes; `changes` are to
     the settings or to the run."""
     options = ("network", "width", "first_features", "dropout")
@@ -295,7 +216,7 @@ def base_run(settings: Any, **changes: Any) -> Run:
     return Run(network, record_epochs=records, **chosen)
 
 
-def several_runs(settings: Any) -> dict[str, Run]:
+def several_runs(settings: SettingsOfSeveral) -> dict[str, Run]:
     """The runs on true labels of networks of several kinds: "base", "base_<filters>"
     and "other"."""
     kinds: dict[str, dict[str, Any]] = {
@@ -312,8 +233,6 @@ def several_runs(settings: Any) -> dict[str, Run]:
     return {"base": base_run(settings)} | others
 
 
-def shuffled_run(settings: Any) -> Run:
+def shuffled_run(settings: Settings, epochs: int) -> Run:
     """The run on shuffled labels that experiments share."""
-    return base_run(
-        settings, shuffled_labels=settings.seed, epochs=settings.shuffled_epochs
-    )
+    return base_run(settings, shuffled_labels=settings.seed, epochs=epochs)

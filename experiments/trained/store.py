@@ -73,7 +73,7 @@ def identifier(config: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def trained(run: Run, data: Data, folder: Path, *, fresh: bool = False) -> Arrays:
+def recorded(run: Run, data: Data, folder: Path, *, fresh: bool = False) -> Arrays:
     """What a run recorded: read from the store `folder` if it is there, trained (or
     trained on) if not.
 

@@ -2,6 +2,7 @@
 
 from experiments.paper.decorrelation.curves import NAME
 from experiments.paper.decorrelation.experiment import (
+    PRESETS,
     Settings,
     compute,
     main,
@@ -11,4 +12,14 @@ from experiments.paper.decorrelation.experiment import (
 )
 from experiments.paper.decorrelation.figure import draw
 
-__all__ = ["NAME", "Settings", "compute", "draw", "main", "resolve", "summary", "table"]
+__all__ = [
+    "NAME",
+    "PRESETS",
+    "Settings",
+    "compute",
+    "draw",
+    "main",
+    "resolve",
+    "summary",
+    "table",
+]

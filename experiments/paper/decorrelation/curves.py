@@ -41,10 +41,9 @@ def closed_form(variance: np.ndarray) -> np.ndarray:
 def differences(arrays: Arrays, criterion: trained.Criterion) -> dict[str, np.ndarray]:
     """Closed form at its fitted time minus trained change, for each run, (networks, R -
     1, D)."""
-    names = trained.names(arrays)
     return {
-        name: arrays[f"{name}/curve/{criterion}"] - arrays[f"{name}/curve/change"]
-        for name in names
+        name: run[f"curve/{criterion}"] - run["curve/change"]
+        for name, run in trained.measured(arrays).items()
     }
 
 
@@ -78,12 +77,10 @@ def by_time(
       for each run, both (networks, R - 1): the time in units of 1 / variance of the
       first component, and the difference with its sign.
     """
-    found = {}
+    found, runs = {}, trained.measured(arrays)
     for name, difference in differences(arrays, criterion).items():
-        times = (
-            arrays[f"{name}/{trained.FITS[criterion]}/change/time"][:, 1:]
-            * arrays[f"{name}/variance"][0]
-        )
+        run = runs[name]
+        times = run.fit("change", criterion).time[:, 1:] * run.variance[0]
         found[name] = times, _largest(difference)
     return found
 
@@ -97,13 +94,10 @@ def at_times(arrays: Arrays) -> dict[str, tuple[np.ndarray, np.ndarray]]:
       difference of the curves, with its sign.
     """
     found = {}
-    for name in trained.names(arrays):
-        profile, curve = (
-            arrays[f"{name}/change"][:, -1],
-            arrays[f"{name}/curve/change"][:, -1],
-        )
+    for name, run in trained.measured(arrays).items():
+        profile, curve = run.change[:, -1], run["curve/change"][:, -1]
         correlation = theory.profile_correlation(
-            profile[:, None], closed_form(arrays[f"{name}/variance"])
+            profile[:, None], closed_form(run.variance)
         )
         difference = arrays["closed_form"] - curve[:, None]
         found[name] = np.asarray(correlation), _largest(difference)

@@ -55,9 +55,6 @@ from experiments.paper.decorrelation.curves import (
 )
 from experiments.paper.decorrelation.figure import draw
 
-# Single networks differ by as much as the bound that their mean is held against, so
-# more of them than elsewhere.
-OWN_PRESETS = {"cpu": {"seeds": 12, "other_seeds": 4}}
 FAR = 2  # pixels: from here on the order must be the paper's
 ALIKE = 0.05  # of RGB and random filters
 PAPER_DISTANCE = 10
@@ -68,13 +65,20 @@ PAPER = {"rgb": "> 0.5", "random": "like RGB", "change": "about 0.2", "whitening
 class Settings(trained.SettingsOfSeveral):
     """Autocorrelation of the first layer's responses (paper, Fig. 6)."""
 
+    # Single networks differ by as much as the bound that their mean is held against, so
+    # more of them than elsewhere.
+    seeds: int = 12
+    other_seeds: int | None = 4
     largest_distance: int = 15
     """In pixels."""
 
 
-def resolve(settings: Settings) -> Any:
-    """`trained.resolve_several`, with this experiment's own presets."""
-    return trained.resolve_several(settings, OWN_PRESETS)
+PRESETS = {
+    "smoke": Settings(**trained.SMOKE_OF_SEVERAL, other_seeds=None),
+    "cpu": Settings(),
+    "paper": Settings(**trained.PAPER_SIZE_OF_SEVERAL, seeds=4, other_seeds=None),
+}
+resolve = trained.check_several
 
 
 def main(settings: Settings) -> None:
@@ -84,7 +88,7 @@ def main(settings: Settings) -> None:
     frame.run(NAME, given, compute, summary, draw, table)
 
 
-def compute(settings: Any) -> Arrays:
+def compute(settings: Settings) -> Arrays:
     """The runs of `trained.several_runs`, "distances" (D,), and curves, each (banks,
     D).
 
@@ -94,24 +98,26 @@ def compute(settings: Any) -> Arrays:
     D), at TIMES, which are fitted to nothing.
     """
     named = trained.several_runs(settings)
-    data = trained.load(named["base"], settings.data_dir)
+    of_run = trained.load_all(named, settings.data_dir)
+    data = of_run["base"]  # all runs have the same images
     distances = range(settings.largest_distance + 1)
     # Are the images that large?
     theory.cross_moments(data.images[:1], trained.KERNEL_SIZE, distances)
-    arrays = trained.measure(named, settings)
-    shape = arrays["base/conv1"].shape[2:]
+    arrays = trained.measure(named, of_run, settings)
+    runs = trained.measured(arrays)
+    shape = runs["base"].conv1.shape[2:]
     spectrum = theory.patch_spectrum(data.images, shape[:2])
-    # All runs have the same images, and so the same closed form.
     any_time = closed_form(np.asarray(spectrum.variance))
     of_runs: dict[str, Any] = {
         "closed_form": theory.filters_with_profile(any_time, spectrum)
     }
     for name in named:
-        conv1 = arrays[f"{name}/conv1"].astype(np.float64)
+        conv1 = runs[name].conv1
         of_runs[f"{name}/curve/change"] = conv1[:, 1:] - conv1[:, :1]
         for criterion in CRITERIA:
             arrays |= trained.fits(arrays, name, criterion)
-            fitted = arrays[f"{name}/{trained.FITS[criterion]}/change/profile"][:, 1:]
+            found = trained.measured(arrays)[name].fit("change", criterion)
+            fitted = found.profile[:, 1:]
             of_runs[f"{name}/curve/{criterion}"] = theory.filters_with_profile(
                 fitted, spectrum
             )
@@ -122,7 +128,7 @@ def compute(settings: Any) -> Arrays:
     }
     banks = learnt | {
         "random": random,
-        "weights": arrays["base/conv1"][:, -1].astype(np.float64),
+        "weights": runs["base"].conv1[:, -1],
         "whitening": theory.filters_with_profile(
             theory.whitening_profile(spectrum.variance), spectrum
         )[None],
@@ -155,7 +161,7 @@ def summary(arrays: Arrays) -> dict[str, Any]:
     """The curves at some distances, for each convention; and the checks, by ours."""
     distances = arrays["distances"]
     shown = [int(distance) for distance in SHOWN if distance in distances]
-    titles = trained.titles(arrays)
+    titles, runs = trained.titles(arrays), trained.measured(arrays)
 
     def result(
         curve: str, convention: str, values: np.ndarray, paper: str | None = None
@@ -183,7 +189,7 @@ def summary(arrays: Arrays) -> dict[str, Any]:
         result(
             f"{TITLES[curve]}, {titles[run]}",
             OURS,
-            arrays[f"{run}/curve/{curve}"][:, -1],
+            runs[run][f"curve/{curve}"][:, -1],
         )
         for run in titles
         if run != "base"
@@ -212,13 +218,26 @@ def summary(arrays: Arrays) -> dict[str, Any]:
             above=0,
         ),
     ]
+    if PAPER_DISTANCE in distances:
+        checks += [
+            frame.check(
+                f"{TITLES[name]}, at {PAPER_DISTANCE} pixels",
+                mean[name][distances == PAPER_DISTANCE][0],
+                paper=text,
+                shown=frame.number(
+                    frame.spread(
+                        arrays[f"{OURS}/{name}"][:, distances == PAPER_DISTANCE]
+                    )
+                ),
+                group=f"{TITLES[name]}, at {PAPER_DISTANCE} pixels",
+            )
+            for name, text in PAPER.items()
+        ]
     courses: list[dict[str, Any]] = [
         {
             "run": titles[name],
-            "epochs": arrays[f"{name}/epochs"][1:].tolist(),
-            "training_accuracy": frame.finite(
-                arrays[f"{name}/accuracy"][:, 1:].mean(axis=0)
-            ),
+            "epochs": runs[name].epochs[1:].tolist(),
+            "training_accuracy": frame.finite(runs[name].accuracy[:, 1:].mean(axis=0)),
             "times_as_good": {"correlation_within": AS_GOOD} | as_good(*unfitted),
         }
         for name, unfitted in at_times(arrays).items()
@@ -233,7 +252,15 @@ def summary(arrays: Arrays) -> dict[str, Any]:
                 f"{TITLES[criterion]} against the trained change: largest difference,"
                 f" {titles[name]}"
             )
-            checks.append(frame.check(title, largest[-1], at_most=CLOSE))
+            checks.append(
+                frame.check(
+                    title,
+                    largest[-1],
+                    at_most=CLOSE,
+                    group=f"{TITLES[criterion]} against the trained change",
+                    written="after" if criterion == "likelihood" else "before",
+                )
+            )
             row[criterion] = {
                 "median_time_times_first_variance": frame.finite(
                     np.median(times[name][0], axis=0)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import linear_cnn
 from experiments import frame
-from experiments.frame import disk, inputs
+from experiments.frame import Arrays, inputs
 from experiments.paper.theory_vs_simulation import figures
 from experiments.paper.theory_vs_simulation.ensembles import (
     BLOCK,
@@ -42,7 +42,7 @@ from experiments.paper.theory_vs_simulation.single_runs import (
     exact_run,
     run_permutations,
 )
-from experiments.paper.theory_vs_simulation.verdicts import judge, table
+from experiments.paper.theory_vs_simulation.verdicts import judge
 
 Stage = Callable[[], dict[str, Any]]
 NAME = "theory_vs_simulation"
@@ -52,35 +52,33 @@ def main(settings: Settings) -> None:
     """Theorems 4.2 and 4.3 of the paper and the exact form, against linear CNNs that
     are trained here."""
     check(settings)
-    folder = disk.folder(settings.out, NAME, settings.dataset)
-    if settings.redraw:
-        arrays = frame.saved_arrays(folder)
-        draw(folder, arrays)
-        print(table(judge(arrays)))
-        print(f"figures drawn again in {folder}")
-        return
-    disk.prepare_folder(folder)
-    started = time.perf_counter()
-    arrays, seconds = compute(settings)
-    checks = judge(arrays)
-    seconds |= {
-        f"{name}, training alone": float(arrays[f"{name}/training_seconds"])
-        for name in ENSEMBLES
-    }
-    summary = {"checks": checks, "seconds": seconds}
-    frame.write(folder, settings, arrays, summary, draw, time.perf_counter() - started)
-    print(table(checks))
-    print(f"written to {folder}")
+    frame.run(NAME, settings, compute, summary, draw, table)
 
 
-def draw(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+def draw(folder: Path, arrays: Arrays) -> None:
     """Draw the four figures."""
     figures.draw(folder, arrays, EXACT, ENSEMBLES)
 
 
-def compute(settings: Settings) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """All that takes time: arrays named "stage/array", and the seconds of each
-    stage."""
+def summary(arrays: Arrays) -> dict[str, Any]:
+    """The checks, and how long each stage took."""
+    seconds = {
+        name: float(arrays[f"{name}/seconds"])
+        for name in (*EXACT, "permutations", *ENSEMBLES, "autocorrelation")
+    }
+    seconds |= {
+        f"{name}, training alone": float(arrays[f"{name}/training_seconds"])
+        for name in ENSEMBLES
+    }
+    return {"checks": judge(arrays), "seconds": seconds}
+
+
+def table(summary: dict[str, Any]) -> None:
+    """There is none: the checks say it all."""
+
+
+def compute(settings: Settings) -> Arrays:
+    """All that takes time: arrays named "stage/array", "stage/seconds" among them."""
     shuffle_key, exact_key, head_key, ensemble_key = jax.random.split(
         jax.random.key(settings.seed), 4
     )
@@ -144,7 +142,6 @@ def compute(settings: Settings) -> tuple[dict[str, np.ndarray], dict[str, float]
         ),
     }
     arrays: dict[str, np.ndarray] = {}
-    seconds: dict[str, float] = {}
 
     def run(name: str, stage: Stage) -> None:
         bar.set_description(name)
@@ -152,7 +149,7 @@ def compute(settings: Settings) -> tuple[dict[str, np.ndarray], dict[str, float]
         arrays.update(
             {f"{name}/{field}": np.asarray(value) for field, value in stage().items()}
         )
-        seconds[name] = round(time.perf_counter() - started, 2)
+        arrays[f"{name}/seconds"] = np.array(round(time.perf_counter() - started, 2))
         bar.update()
 
     with bar:
@@ -162,4 +159,4 @@ def compute(settings: Settings) -> tuple[dict[str, np.ndarray], dict[str, float]
             "autocorrelation",
             lambda: run_autocorrelation(settings, raw, arrays["patches_drawn/kernels"]),
         )
-    return arrays, seconds
+    return arrays

@@ -19,11 +19,10 @@ def draw(
     ensembles: Mapping[str, str],
 ) -> None:
     """The four figures of `theory_vs_simulation`."""
-    with mpl.rc_context(figures.STYLE):
-        figures.save(_profiles(arrays), folder, "profiles")
-        figures.save(_errors(arrays, exact, ensembles), folder, "errors")
-        figures.save(_ratios(arrays), folder, "decorrelation_ratio")
-        figures.save(_autocorrelation(arrays), folder, "autocorrelation")
+    figures.save(_profiles(arrays), folder, "profiles")
+    figures.save(_errors(arrays, exact, ensembles), folder, "errors")
+    figures.save(_ratios(arrays), folder, "decorrelation_ratio")
+    figures.save(_autocorrelation(arrays), folder, "autocorrelation")
 
 
 def _profiles(arrays: Mapping[str, np.ndarray]) -> Figure:

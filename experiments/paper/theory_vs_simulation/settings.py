@@ -56,6 +56,23 @@ class Settings(frame.Settings):
     """Of every random number in the experiment."""
 
 
+PRESETS = {
+    "smoke": Settings(
+        preset="smoke",
+        seeds=32,
+        steps=500,
+        images=256,
+        filters=4,
+        full_steps=2,
+        exact_steps=100,
+    ),
+    "cpu": Settings(preset="cpu"),
+    "paper": Settings(
+        preset="paper", dataset="cifar10", seeds=512, steps=400_000, exact_steps=1000
+    ),
+}
+
+
 def check(settings: Settings) -> None:
     """Raise ValueError for settings that cannot work, before anything is computed."""
     smallest = {
