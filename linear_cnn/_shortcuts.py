@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from linear_cnn._checks import (
     Padding,
@@ -19,7 +19,7 @@ from linear_cnn._checks import (
 
 
 def mean_patch_images(
-    images: Any,
+    images: ArrayLike,
     kernel_size: int | Sequence[int],
     *,
     strides: int | Sequence[int] = 1,
@@ -67,7 +67,7 @@ def mean_patch_images(
     return sums[:, : kernel[0], : kernel[1]] / (rows * columns)
 
 
-def compress(images: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
+def compress(images: ArrayLike, targets: ArrayLike) -> tuple[jax.Array, jax.Array]:
     r"""The smallest data with the same full-batch trajectory: r = min(N, d)
     pseudo-images and pseudo-targets.
 

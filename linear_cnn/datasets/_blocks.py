@@ -6,11 +6,11 @@ JAX's float64 flag does not matter.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from linear_cnn._checks import check_finite, check_fits, check_images, pair
 
@@ -26,7 +26,7 @@ def blocks(images: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         yield part, images[part].astype(np.float64)
 
 
-def host_images(images: Any) -> np.ndarray:
+def host_images(images: ArrayLike) -> np.ndarray:
     images = np.asarray(images)
     check_images(images)
     return images
@@ -40,7 +40,7 @@ def fitting_kernel(
     return kernel
 
 
-def unit_direction(direction: Any, shape: tuple[int, int, int]) -> np.ndarray:
+def unit_direction(direction: ArrayLike, shape: tuple[int, int, int]) -> np.ndarray:
     """The direction as a filter (kh, kw, C) of length 1, in float64."""
     values = real_numbers("direction", direction)
     kh, kw, channels = shape
@@ -58,7 +58,7 @@ def unit_direction(direction: Any, shape: tuple[int, int, int]) -> np.ndarray:
     return values / np.linalg.norm(values)
 
 
-def real_numbers(name: str, values: Any) -> np.ndarray:
+def real_numbers(name: str, values: ArrayLike | Sequence[float]) -> np.ndarray:
     """The values in float64; raise unless they are finite real numbers."""
     values = np.asarray(values)
     if not any(

@@ -1,11 +1,11 @@
 """Images that need no file of one's own: photographs, and random textures."""
 
 from importlib import resources
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from PIL import Image
 
 from linear_cnn._checks import check_keys, integer
@@ -64,7 +64,7 @@ def _cut(pixels: np.ndarray, step: int) -> np.ndarray:
     return np.moveaxis(windows, 2, -1).reshape(-1, _TILE, _TILE, pixels.shape[-1])
 
 
-def gaussian_images(key: jax.Array, count: int, power_spectrum: Any) -> jax.Array:
+def gaussian_images(key: jax.Array, count: int, power_spectrum: ArrayLike) -> jax.Array:
     """Stationary Gaussian textures with a chosen power spectrum and periodic borders.
 
     Their autocovariance is the inverse discrete Fourier transform of the power

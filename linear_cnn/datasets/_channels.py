@@ -1,13 +1,18 @@
 """Every channel of a data set shifted and scaled."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from linear_cnn.datasets._blocks import blocks, host_images, real_numbers
 
 
-def normalize_channels(images: Any, mean: Any = None, std: Any = None) -> np.ndarray:
+def normalize_channels(
+    images: ArrayLike,
+    mean: ArrayLike | Sequence[float] | None = None,
+    std: ArrayLike | Sequence[float] | None = None,
+) -> np.ndarray:
     """Every channel shifted and scaled, (x - mean) / std.
 
     With neither given, each channel of the result has mean 0 and standard deviation 1
@@ -55,7 +60,9 @@ def normalize_channels(images: Any, mean: Any = None, std: Any = None) -> np.nda
     return result
 
 
-def _channel_values(name: str, values: Any, channels: int) -> np.ndarray:
+def _channel_values(
+    name: str, values: ArrayLike | Sequence[float], channels: int
+) -> np.ndarray:
     values = real_numbers(name, values)
     if values.shape != (channels,):
         raise ValueError(

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from linear_cnn._checks import pair
 
 Result = TypeVar("Result")
+Index = int | np.integer | slice | Sequence[int] | np.ndarray
 
 # Everything that 8-bit RGB holds without loss, transparency aside.
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"}
@@ -86,14 +88,16 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, index: Any) -> np.ndarray:
+    def __getitem__(self, index: Index) -> np.ndarray:
         chosen = np.arange(len(self))[index]  # NumPy's own rules for indices
         images = np.empty((chosen.size, *self.shape[1:]), np.uint8)
         for image, number in zip(images, chosen.flat, strict=True):
             image[:] = _use(self._files[number], self._pixels)
         return images.reshape(*chosen.shape, *self.shape[1:])
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> np.ndarray:
         if copy is False:
             raise ValueError(
                 "image files are read into new memory; leave out copy=False."

@@ -1,11 +1,14 @@
 """Labelled images, and their pixels as floats."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from linear_cnn._checks import integer
+from linear_cnn.datasets._image_files import ImageFiles
 
 
 class ImageSet(NamedTuple):
@@ -19,13 +22,16 @@ class ImageSet(NamedTuple):
       class_names: one name a class.
     """
 
-    images: Any
+    images: np.ndarray | ImageFiles
     labels: np.ndarray
     class_names: tuple[str, ...]
 
 
-def scale_pixels(images: Any) -> np.ndarray:
+def scale_pixels(images: ArrayLike | ImageFiles) -> np.ndarray:
     """Images as float32: uint8 in 0 ... 255 divided by 255, floating point as it is.
+
+    Args:
+      images: of any shape.
 
     Raises:
       TypeError: of another dtype.
@@ -41,7 +47,9 @@ def scale_pixels(images: Any) -> np.ndarray:
     )
 
 
-def image_batches(images: Any, size: int = 1024) -> Iterator[np.ndarray]:
+def image_batches(
+    images: np.ndarray | jax.Array | ImageFiles, size: int = 1024
+) -> Iterator[np.ndarray]:
     """All images in order, as float32 batches by `scale_pixels`; only one batch is in
     memory at a time.
 

@@ -1,10 +1,10 @@
 """Other labels, and other classes, for the images of a data set."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from linear_cnn._checks import check_keys, integer
 from linear_cnn.datasets._blocks import (
@@ -16,7 +16,7 @@ from linear_cnn.datasets._blocks import (
 from linear_cnn.datasets._image_set import ImageSet
 
 
-def shuffle_labels(labels: Any, key: jax.Array) -> np.ndarray:
+def shuffle_labels(labels: ArrayLike, key: jax.Array) -> np.ndarray:
     """The same labels in random order: they no longer say anything about the images,
     and every class keeps its size.
 
@@ -115,7 +115,10 @@ def _class_index(value: str | int, names: tuple[str, ...]) -> int:
 
 
 def label_by_energy(
-    images: Any, direction: Any, kernel_size: int | Sequence[int], classes: int
+    images: ArrayLike,
+    direction: ArrayLike,
+    kernel_size: int | Sequence[int],
+    classes: int,
 ) -> np.ndarray:
     r"""Labels that the patches decide: classes of equal size by the energy of a
     projection (paper, appendix D.1).

@@ -70,7 +70,7 @@ def labelled_folder(
     file_column: str = "image_id",
     size: int | Sequence[int] | None = None,
 ) -> ImageSet:
-    """The images that a table lists, with labels from one of its columns, read where
+    r"""The images that a table lists, with labels from one of its columns, read where
     they are indexed.
 
     This is how CelebA comes: `labelled_folder("img_align_celeba",

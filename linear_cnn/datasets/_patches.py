@@ -1,11 +1,12 @@
 """Images put together from patches that were exchanged or changed."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from linear_cnn._checks import check_images, check_keys
 from linear_cnn.datasets._blocks import (
@@ -20,7 +21,7 @@ _Array = TypeVar("_Array", np.ndarray, jax.Array)
 
 
 def shuffle_patches(
-    images: Any, kernel_size: int | Sequence[int], key: jax.Array
+    images: ArrayLike, kernel_size: int | Sequence[int], key: jax.Array
 ) -> jax.Array:
     """Images put together from patches drawn without replacement across all images.
 
@@ -51,7 +52,10 @@ def shuffle_patches(
 
 
 def scale_component(
-    images: Any, direction: Any, kernel_size: int | Sequence[int], alpha: float
+    images: ArrayLike,
+    direction: ArrayLike,
+    kernel_size: int | Sequence[int],
+    alpha: float,
 ) -> np.ndarray:
     r"""Images whose patches have one component scaled (paper, appendix D.2).
 

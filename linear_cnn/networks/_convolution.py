@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from linear_cnn._checks import check_fits, integer
 
@@ -22,6 +24,9 @@ NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 # With fewer channels or filters, transforming them takes longer than the
 # multiplications it saves.
 _WINOGRAD_WIDTH = 16
+
+Convolution = Callable[..., jax.Array]
+"""With the arguments of `jax.lax.conv_general_dilated`."""
 
 _Grid = Sequence[Sequence[jax.Array]]
 
@@ -34,8 +39,8 @@ class _Settings(NamedTuple):
     """((top, bottom), (left, right)); where negative, pixels are cut off."""
     transposed: bool
     """Whether filters are given as (kh, kw, K, C), not (kh, kw, C, K)."""
-    precision: Any
-    preferred_element_type: Any
+    precision: lax.PrecisionLike
+    preferred_element_type: DTypeLike | None
 
 
 def convolution(
@@ -74,12 +79,12 @@ def patch_convolution(
     padding: str | Sequence[tuple[int, int]],
     lhs_dilation: Sequence[int] | None = None,
     rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: Any = NHWC,
+    dimension_numbers: tuple[str, str, str] | lax.ConvDimensionNumbers | None = NHWC,
     feature_group_count: int = 1,
     batch_group_count: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
-    out_sharding: Any = None,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+    out_sharding: NamedSharding | PartitionSpec | None = None,
 ) -> jax.Array:
     """Two-dimensional convolution of NHWC images, computed as (patches) @ (filters).
 

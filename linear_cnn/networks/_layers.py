@@ -1,7 +1,7 @@
 """What the deep networks are made of: their layers, and checks of their arguments."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,9 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from linear_cnn._checks import check_rngs, integer, pair
-
-Convolution = Callable[..., jax.Array]
-"""With the arguments of `jax.lax.conv_general_dilated`."""
+from linear_cnn.networks._convolution import Convolution
 
 
 class BatchNorm(nnx.BatchNorm):

@@ -1,16 +1,16 @@
 """Networks, and the one place that says where a network's first layer is."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.typing import ArrayLike, DTypeLike
 
 from linear_cnn._checks import check_rngs, pair
-from linear_cnn.networks._convolution import patch_convolution
+from linear_cnn.networks._convolution import Convolution, patch_convolution
 
 
 class Fixed(nnx.Variable):
@@ -40,10 +40,10 @@ class LinearCNN(nnx.Module):
         *,
         strides: int | Sequence[int] = 1,
         padding: str | int | Sequence[int | tuple[int, int]] = "VALID",
-        head: Any = None,
+        head: ArrayLike | Sequence[float] | Sequence[Sequence[float]] | None = None,
         init_std: float = 1e-3,
-        dtype: Any = jnp.float32,
-        conv_general_dilated: Callable[..., jax.Array] = patch_convolution,
+        dtype: DTypeLike = jnp.float32,
+        conv_general_dilated: Convolution = patch_convolution,
         rngs: nnx.Rngs,
     ) -> None:
         """Draw the filters.
@@ -121,10 +121,14 @@ class LinearCNN(nnx.Module):
         )
 
 
-def first_kernel(parameters: Any) -> jax.Array:
+def first_kernel(parameters: Mapping[str, Mapping[str, jax.Array]]) -> jax.Array:
     """The first layer's kernel, (kh, kw, C, K), among the parameters of a network.
 
     Every network names its first convolution `conv1`.
+
+    Args:
+      parameters: plain arrays by the names of the layers, as
+        `nnx.as_pure(nnx.state(network, nnx.Param))` gives them.
 
     Raises:
       ValueError: it has no such layer.
@@ -140,5 +144,4 @@ def first_kernel(parameters: Any) -> jax.Array:
             "the network needs an attribute `conv1`, its first convolution, for its"
             f" trajectory to be recorded; {found}."
         )
-    kernel: jax.Array = parameters["conv1"]["kernel"]
-    return kernel
+    return parameters["conv1"]["kernel"]

@@ -9,10 +9,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from linear_cnn._checks import integer
-from linear_cnn.networks._convolution import convolution, max_pool
+from linear_cnn.networks._convolution import Convolution, convolution, max_pool
 from linear_cnn.networks._layers import (
     BatchNorm,
-    Convolution,
     check_layers_fit,
     convolution_layer,
     first_convolution_layer,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from linear_cnn._checks import (
     check_classes,
@@ -62,15 +63,15 @@ def _matched(
 
 
 def _plan(
-    images: Any,
-    targets: Any,
+    images: ArrayLike,
+    targets: ArrayLike,
     optimizer: optax.GradientTransformation,
     steps: int | None,
     epochs: int | None,
     record_steps: Sequence[int] | np.ndarray | None,
     batch_size: int | None,
     loss: str,
-    validation: tuple[Any, Any] | None,
+    validation: tuple[ArrayLike, ArrayLike] | None,
     frozen: Sequence[str],
     seeds: int | None = None,
 ) -> _Plan:

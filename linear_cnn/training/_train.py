@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from linear_cnn._checks import check_keys
 from linear_cnn.training._loop import _run
@@ -18,8 +18,8 @@ from linear_cnn.training._trajectory import Trajectory
 
 def train(
     init: Init,
-    images: Any,
-    targets: Any,
+    images: ArrayLike,
+    targets: ArrayLike,
     *,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
@@ -28,7 +28,7 @@ def train(
     record_steps: Sequence[int] | np.ndarray | None = None,
     batch_size: int | None = None,
     loss: str = "mse",
-    validation: tuple[Any, Any] | None = None,
+    validation: tuple[ArrayLike, ArrayLike] | None = None,
     frozen: Sequence[str] = (),
     checkpoint_dir: str | Path | None = None,
     progress: bool = False,
@@ -62,7 +62,8 @@ def train(
         skipped for that epoch.
       loss: "mse", the mean over images of the squared error summed over outputs, or
         "cross_entropy", the mean over images of the softmax cross-entropy in nats.
-      validation: images and targets that are only evaluated.
+      validation: images (V, H, W, C) and targets, (V,) or (V, M), that are only
+        evaluated.
       frozen: names of layers that keep their initial parameters, as attribute paths:
         ("conv1",).
       checkpoint_dir: folder for checkpoints (Orbax). Killed at any moment and called
@@ -99,8 +100,8 @@ def train(
 
 def train_seeds(
     init: Init,
-    images: Any,
-    targets: Any,
+    images: ArrayLike,
+    targets: ArrayLike,
     *,
     optimizer: optax.GradientTransformation,
     keys: jax.Array,
@@ -109,7 +110,7 @@ def train_seeds(
     record_steps: Sequence[int] | np.ndarray | None = None,
     batch_size: int | None = None,
     loss: str = "mse",
-    validation: tuple[Any, Any] | None = None,
+    validation: tuple[ArrayLike, ArrayLike] | None = None,
     frozen: Sequence[str] = (),
     checkpoint_dir: str | Path | None = None,
     progress: bool = False,

@@ -33,7 +33,8 @@ class Trajectory:
 
 
 class TrainingDiverged(FloatingPointError):
-    """A loss was infinite or NaN. `trajectory` holds what was recorded until then."""
+    """A loss was infinite or NaN. `trajectory` holds what was recorded until then.
+    """
 
     def __init__(self, message: str, trajectory: Trajectory) -> None:
         super().__init__(message)
