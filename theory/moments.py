@@ -208,8 +208,8 @@ def patch_moments(
         sharded along N over several devices (each sums its own, collectives add them
         up); or an iterable of such arrays, like batches read from a disk.
       kernel_size: kh = kw, or (kh, kw).
-      stride, padding: as of the convolution; padding "VALID", "SAME", pixels, or pairs
-        of them.
+      stride, padding: as of the convolution; padding "VALID", "SAME", "SAME_LOWER",
+        pixels, or pairs of them.
 
     Returns:
       the moments, in float64 when called outside a JAX transformation (NumPy arrays if
