@@ -43,6 +43,20 @@ def mean_patch_images(
     Raises:
       TypeError: images of integer dtype. ValueError: wrong rank, NaN, or smaller than
         the kernel; malformed or other than zero padding.
+
+    Examples:
+      >>> import linear_cnn
+      >>> import numpy as np
+      >>> images = np.random.default_rng(0).random((5, 8, 8, 3))
+      >>> small = linear_cnn.mean_patch_images(images, 3)
+      >>> small.shape
+      (5, 3, 3, 3)
+
+      The pixel in the middle of a patch is anywhere but on the border of the image:
+
+      >>> means = images[:, 1:-1, 1:-1].mean(axis=(1, 2))
+      >>> np.allclose(small[:, 1, 1], means, atol=1e-5)
+      True
     """
     check_images(images)
     images = jnp.asarray(images)
@@ -87,6 +101,22 @@ def compress(images: ArrayLike, targets: ArrayLike) -> tuple[jax.Array, jax.Arra
 
     Raises:
       TypeError, ValueError: malformed images, or targets of another length.
+
+    Examples:
+      >>> import jax
+      >>> import linear_cnn
+      >>> patches = jax.random.normal(jax.random.key(0), (100, 3, 3, 1))
+      >>> targets = patches[:, 1, 1, 0]
+      >>> few, values = linear_cnn.compress(patches, targets)
+      >>> few.shape, values.shape
+      ((9, 3, 3, 1), (9,))
+
+      The mean of patch times target is the same, and with it the gradient:
+
+      >>> means = [(y @ x.reshape(-1, 9)) / len(x)
+      ...          for x, y in ((patches, targets), (few, values))]
+      >>> bool(jax.numpy.allclose(*means, atol=1e-5))
+      True
     """
     check_images(images)
     images, targets = jnp.asarray(images), jnp.asarray(targets)

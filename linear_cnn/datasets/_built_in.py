@@ -24,6 +24,15 @@ def photographs() -> ImageSet:
     2,820 tiles: non-overlapping at full resolution, half overlapping after averaging
     blocks of 2x2 and 4x4 pixels. Pixels are the sRGB values divided by 255.
     `linear_cnn/photographs/ATTRIBUTION.md` names the photographers and licences.
+
+    Examples:
+      >>> import linear_cnn
+      >>> import numpy as np
+      >>> images, labels, class_names = linear_cnn.photographs()
+      >>> images.shape, images.dtype
+      ((2820, 32, 32, 3), dtype('float32'))
+      >>> class_names[:3], np.bincount(labels).tolist()
+      (('astronaut', 'chelsea', 'china'), [530, 248, 533, 443, 533, 533])
     """
     folder = resources.files("linear_cnn") / "photographs"
     files = sorted(
@@ -83,6 +92,22 @@ def gaussian_images(key: jax.Array, count: int, power_spectrum: ArrayLike) -> ja
     Raises:
       TypeError: no key. ValueError: a count below 1; a power spectrum of the wrong
         rank, negative, not finite or not symmetric.
+
+    Examples:
+      Where all power is that of one wave along the rows, every image is such a wave:
+
+      >>> import jax
+      >>> import linear_cnn
+      >>> import numpy as np
+      >>> power = np.zeros((8, 16, 1))
+      >>> power[0, 1] = power[0, -1] = 64
+      >>> images = linear_cnn.gaussian_images(jax.random.key(0), 5, power)
+      >>> images.shape
+      (5, 8, 16, 1)
+      >>> np.allclose(images, images[:, :1], atol=1e-5)  # the rows are equal
+      True
+      >>> np.allclose(images[:, :, 8:], -images[:, :, :8], atol=1e-5)
+      True
     """
     check_keys("key", key, axes=0)
     count = integer("count", count, minimum=1)

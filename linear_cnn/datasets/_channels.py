@@ -33,6 +33,20 @@ def normalize_channels(
       TypeError: images of integer dtype, or mean or std no real numbers. ValueError:
         images of wrong rank or with NaN; mean or std of another length, not finite, or
         std not > 0; a channel without variation.
+
+    Examples:
+      >>> import linear_cnn
+      >>> import numpy as np
+      >>> images = np.random.default_rng(0).random((10, 8, 8, 3))
+      >>> normal = linear_cnn.normalize_channels(images)
+      >>> np.allclose(normal.mean(axis=(0, 1, 2)), 0), np.allclose(normal.std(), 1)
+      (True, True)
+
+      Test images by the values of the training images:
+
+      >>> mean, std = images.mean(axis=(0, 1, 2)), images.std(axis=(0, 1, 2))
+      >>> linear_cnn.normalize_channels(images[:2], mean, std).shape
+      (2, 8, 8, 3)
     """
     images = host_images(images)
     channels = images.shape[-1]

@@ -60,6 +60,20 @@ class ImageFiles:
         ...), of several frames, or of so many pixels that Pillow takes it for a
         decompression bomb. For this every file's header is read at once, but no pixels:
         a truncated file is refused, by the same error, when it is indexed.
+
+    Examples:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> import linear_cnn
+      >>> from PIL import Image
+      >>> folder = Path(tempfile.mkdtemp())
+      >>> for level in (0, 100, 200):
+      ...     Image.new("L", (8, 6), level).save(folder / f"{level}.png")
+      >>> images = linear_cnn.ImageFiles(sorted(folder.iterdir()), size=6)
+      >>> images.shape
+      (3, 6, 6, 3)
+      >>> images[[2, 0]].max(axis=(1, 2, 3)).tolist()  # reads two files
+      [200, 0]
     """
 
     dtype = np.dtype(np.uint8)

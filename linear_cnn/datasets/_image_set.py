@@ -20,6 +20,14 @@ class ImageSet(NamedTuple):
         `image_batches` make float32 in [0, 1] of them all.
       labels: int32, (N,), indices into `class_names`.
       class_names: one name a class.
+
+    Examples:
+      >>> import linear_cnn
+      >>> images, labels, class_names = linear_cnn.photographs()
+      >>> images.shape, labels.shape
+      ((2820, 32, 32, 3), (2820,))
+      >>> class_names[labels[0]]
+      'astronaut'
     """
 
     images: np.ndarray | ImageFiles
@@ -35,6 +43,12 @@ def scale_pixels(images: ArrayLike | ImageFiles) -> np.ndarray:
 
     Raises:
       TypeError: of another dtype.
+
+    Examples:
+      >>> import linear_cnn
+      >>> import numpy as np
+      >>> linear_cnn.scale_pixels(np.array([0, 51, 255], np.uint8))
+      array([0. , 0.2, 1. ], dtype=float32)
     """
     pixels = np.asarray(images)
     if pixels.dtype == np.uint8:
@@ -61,6 +75,14 @@ def image_batches(
 
     Raises:
       TypeError, ValueError: a malformed size.
+
+    Examples:
+      >>> import linear_cnn
+      >>> import numpy as np
+      >>> images = np.full((5, 4, 4, 3), 255, np.uint8)
+      >>> [(len(batch), float(batch.max()))
+      ...  for batch in linear_cnn.image_batches(images, size=2)]
+      [(2, 1.0), (2, 1.0), (1, 1.0)]
     """
     size = integer("size", size, minimum=1)
     return (

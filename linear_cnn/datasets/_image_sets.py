@@ -25,6 +25,14 @@ def load_images(
     Raises:
       ValueError: neither one of the names nor such a path; no such split. The functions
         named raise their own errors.
+
+    Examples:
+      >>> import linear_cnn
+      >>> linear_cnn.load_images("photographs").class_names
+      ('astronaut', 'chelsea', 'china', 'coffee', 'flower', 'rocket')
+      >>> linear_cnn.load_images("photos")  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+      ValueError: there is no image set 'photos'; choose one of photographs, ...
     """
     standard = {
         "cifar10": cifar10,

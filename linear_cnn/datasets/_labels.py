@@ -31,6 +31,15 @@ def shuffle_labels(labels: ArrayLike, key: jax.Array) -> np.ndarray:
 
     Raises:
       TypeError: no key. ValueError: labels of rank 0.
+
+    Examples:
+      >>> import jax
+      >>> import linear_cnn
+      >>> import numpy as np
+      >>> labels = np.repeat([0, 1, 2], 20)
+      >>> shuffled = linear_cnn.shuffle_labels(labels, jax.random.key(0))
+      >>> np.bincount(shuffled).tolist(), bool((shuffled == labels).all())
+      ([20, 20, 20], False)
     """
     labels = np.asarray(labels)
     if labels.ndim == 0:
@@ -59,6 +68,13 @@ def select_classes(image_set: ImageSet, classes: Sequence[str | int]) -> ImageSe
       TypeError: one name in the place of a sequence; classes that are neither names nor
         integers. ValueError: fewer than two classes, one named twice, one that the set
         does not have or has no images of; a label without a name.
+
+    Examples:
+      >>> import linear_cnn
+      >>> photographs = linear_cnn.photographs()
+      >>> two = linear_cnn.select_classes(photographs, ("rocket", "flower"))
+      >>> two.class_names, sorted(set(two.labels.tolist()))
+      (('rocket', 'flower'), [0, 1])
     """
     names = tuple(image_set.class_names)
     if isinstance(classes, str):
@@ -145,6 +161,16 @@ def label_by_energy(
         ValueError: images of wrong rank, with NaN, or smaller than the kernel; a
         direction of another shape, not finite or zero; fewer than 2 classes, or more
         than images.
+
+    Examples:
+      Images of constant brightness: the darker half is the first class.
+
+      >>> import linear_cnn
+      >>> import numpy as np
+      >>> brightness = np.array([0.3, 0.1, 0.4, 0.2])
+      >>> images = np.broadcast_to(brightness[:, None, None, None], (4, 5, 5, 1))
+      >>> linear_cnn.label_by_energy(images, np.ones(4), 2, classes=2).tolist()
+      [1, 0, 1, 0]
     """
     images = host_images(images)
     kernel = fitting_kernel(images, kernel_size)

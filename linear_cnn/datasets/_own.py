@@ -33,6 +33,19 @@ def image_folder(
     Raises:
       FileNotFoundError: no such folder. ValueError: no class folders, or one without
         images.
+
+    Examples:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> import linear_cnn
+      >>> from PIL import Image
+      >>> folder = Path(tempfile.mkdtemp())
+      >>> for name in ("owl/1.png", "cat/1.png", "cat/2.png"):
+      ...     (folder / name).parent.mkdir(exist_ok=True)
+      ...     Image.new("RGB", (40, 32)).save(folder / name)
+      >>> images, labels, class_names = linear_cnn.image_folder(folder, size=32)
+      >>> images.shape, labels.tolist(), class_names
+      ((3, 32, 32, 3), [0, 0, 1], ('cat', 'owl'))
     """
     folder = _existing_folder(folder)
     classes = sorted(
@@ -91,6 +104,20 @@ def labelled_folder(
       FileNotFoundError: no such folder, table, or file in the folder. ValueError: no
         such column, no rows, an empty cell in one of the two columns, a file listed
         twice, or a table that is no text.
+
+    Examples:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> import linear_cnn
+      >>> from PIL import Image
+      >>> folder = Path(tempfile.mkdtemp())
+      >>> for name in ("1.png", "2.png"):
+      ...     Image.new("RGB", (32, 32)).save(folder / name)
+      >>> table = folder / "table.csv"
+      >>> _ = table.write_text("image_id,Smiling\n1.png,1\n2.png,-1\n")
+      >>> found = linear_cnn.labelled_folder(folder, table, label_column="Smiling")
+      >>> found.images.shape, found.labels.tolist(), found.class_names
+      ((2, 32, 32, 3), [1, 0], ('-1', '1'))
     """
     folder, table = _existing_folder(folder), Path(table).expanduser()
     rows = _table_rows(table)
@@ -150,6 +177,17 @@ def npz_images(path: str | Path) -> ImageSet:
     Raises:
       FileNotFoundError: no such file. ValueError: a damaged file; one with arrays
         missing, or of other kinds or shapes.
+
+    Examples:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> import linear_cnn
+      >>> import numpy as np
+      >>> path = Path(tempfile.mkdtemp()) / "own.npz"
+      >>> np.savez(path, images=np.zeros((2, 8, 8, 3), np.uint8), labels=[1, 0])
+      >>> images, labels, class_names = linear_cnn.npz_images(path)
+      >>> images.shape, labels.tolist(), class_names
+      ((2, 8, 8, 3), [1, 0], ('0', '1'))
     """
     path = Path(path).expanduser()
     arrays = read_npz(

@@ -42,6 +42,17 @@ def shuffle_patches(
     Raises:
       TypeError: images of integer dtype, or no key. ValueError: wrong rank, NaN, or
         smaller than the kernel.
+
+    Examples:
+      >>> import jax
+      >>> import linear_cnn
+      >>> import numpy as np
+      >>> images = np.arange(2.0 * 5 * 5).reshape(2, 5, 5, 1)
+      >>> shuffled = linear_cnn.shuffle_patches(images, 2, jax.random.key(0))
+      >>> shuffled.shape
+      (2, 4, 4, 1)
+      >>> np.array_equal(np.sort(shuffled, None), np.sort(images[:, :4, :4], None))
+      True
     """
     check_images(images)
     check_keys("key", key, axes=0)
@@ -81,6 +92,18 @@ def scale_component(
       TypeError: images of integer dtype, direction or alpha no real numbers.
         ValueError: images of wrong rank, with NaN, or smaller than the kernel; a
         direction of another shape, not finite or zero; alpha not finite.
+
+    Examples:
+      Without the component along (1, 1, 1, 1) the mean of every 2x2 patch is 0:
+
+      >>> import linear_cnn
+      >>> import numpy as np
+      >>> images = np.random.default_rng(0).random((10, 5, 5, 1))
+      >>> changed = linear_cnn.scale_component(images, np.ones(4), 2, alpha=0)
+      >>> changed.shape
+      (10, 4, 4, 1)
+      >>> np.allclose(changed.reshape(10, 2, 2, 2, 2).mean(axis=(2, 4)), 0)
+      True
     """
     images = host_images(images)
     kernel = fitting_kernel(images, kernel_size)

@@ -86,6 +86,21 @@ def cifar10(split: str = "train", data_dir: str | Path | None = None) -> ImageSe
     Raises:
       FileNotFoundError: a file is missing. ValueError: no such split, or a file whose
         MD5 sum is not the published one.
+
+    Examples:
+      Where the files are not, the error says how to get them:
+
+      >>> import tempfile
+      >>> import linear_cnn
+      >>> linear_cnn.cifar10(data_dir=tempfile.mkdtemp())  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+      FileNotFoundError: ... get it with `python -m experiments data cifar10 ...
+
+      Where they are:
+
+      >>> images, labels, class_names = linear_cnn.cifar10("test")  # doctest: +SKIP
+      >>> images.shape, class_names[labels[0]]  # doctest: +SKIP
+      ((10000, 32, 32, 3), 'cat')
     """
     _check_split(split)
     names = [
@@ -120,6 +135,21 @@ def cifar100(
     Raises:
       FileNotFoundError: a file is missing. ValueError: no such split or labels, or a
         file of another layout.
+
+    Examples:
+      Blank images in the official layout, after a byte for the group and one for the
+      class:
+
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> import linear_cnn
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     file = Path(folder) / "cifar100" / "test.bin"
+      ...     file.parent.mkdir()
+      ...     _ = file.write_bytes(bytes([4, 51, *3072 * [0]]) * 10_000)
+      ...     images, labels, class_names = linear_cnn.cifar100("test", folder)
+      >>> images.shape, class_names[labels[0]]
+      ((10000, 32, 32, 3), 'mushroom')
     """
     _check_split(split)
     if labels not in _CIFAR100_CLASSES:
@@ -144,6 +174,22 @@ def fashion_mnist(split: str = "train", data_dir: str | Path | None = None) -> I
     Raises:
       FileNotFoundError: a file is missing. ValueError: no such split, or a file of
         another layout.
+
+    Examples:
+      Blank images in the official layout:
+
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> import linear_cnn
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     file = Path(folder) / "t10k-images-idx3-ubyte"
+      ...     header = bytes.fromhex("00000803 00002710 0000001c 0000001c")
+      ...     _ = file.write_bytes(header + bytes(10_000 * 28 * 28))
+      ...     file = Path(folder) / "t10k-labels-idx1-ubyte"
+      ...     _ = file.write_bytes(bytes.fromhex("00000801 00002710") + bytes(10_000))
+      ...     images, labels, class_names = linear_cnn.fashion_mnist("test", folder)
+      >>> images.shape, class_names[labels[0]]
+      ((10000, 28, 28, 1), 'T-shirt/top')
     """
     _check_split(split)
     root = data_folder(data_dir)

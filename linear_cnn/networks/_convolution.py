@@ -117,6 +117,19 @@ def patch_convolution(
         for.
       ValueError: images with other channels than the filters, or smaller than these,
         padding included.
+
+    Examples:
+      >>> import jax
+      >>> import linear_cnn
+      >>> images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+      >>> filters = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+      >>> ours = linear_cnn.patch_convolution(images, filters, (1, 1), "SAME")
+      >>> order = ("NHWC", "HWIO", "NHWC")
+      >>> xlas = jax.lax.conv_general_dilated(
+      ...     images, filters, (1, 1), "SAME", dimension_numbers=order
+      ... )
+      >>> ours.shape, bool(jax.numpy.allclose(ours, xlas, atol=1e-4))
+      ((2, 8, 8, 4), True)
     """
     dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
     grouped = feature_group_count != 1 or batch_group_count != 1

@@ -30,6 +30,19 @@ class LinearCNN(nnx.Module):
       conv1: the convolution, `flax.nnx.Conv`; its kernel is (kh, kw, in_features,
         features).
       head: a, (features, M), not trained.
+
+    Examples:
+      >>> import jax
+      >>> import linear_cnn
+      >>> from flax import nnx
+      >>> network = linear_cnn.LinearCNN(3, 4, kernel_size=5, rngs=nnx.Rngs(0))
+      >>> network.conv1.kernel.shape
+      (5, 5, 3, 4)
+      >>> images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+      >>> network(images).shape
+      (2, 1)
+      >>> bool(jax.numpy.allclose(network(2 * images), 2 * network(images)))
+      True
     """
 
     def __init__(
@@ -132,6 +145,14 @@ def first_kernel(parameters: Mapping[str, Mapping[str, jax.Array]]) -> jax.Array
 
     Raises:
       ValueError: it has no such layer.
+
+    Examples:
+      >>> import linear_cnn
+      >>> from flax import nnx
+      >>> network = linear_cnn.LinearCNN(3, 4, rngs=nnx.Rngs(0))
+      >>> parameters = nnx.as_pure(nnx.state(network, nnx.Param))
+      >>> linear_cnn.first_kernel(parameters).shape
+      (3, 3, 3, 4)
     """
     if "conv1" not in parameters or "kernel" not in parameters["conv1"]:
         parts = sorted(map(str, parameters))

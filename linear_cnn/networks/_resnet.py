@@ -51,6 +51,16 @@ class ResNet(nnx.Module):
         first_features).
       features: the layers after it, up to the last block.
       classifier: the linear layer.
+
+    Examples:
+      >>> import jax
+      >>> import linear_cnn
+      >>> from flax import nnx
+      >>> network = nnx.eval_shape(lambda: linear_cnn.ResNet(20, rngs=nnx.Rngs(0)))
+      >>> sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
+      272474
+      >>> network.conv1.kernel.shape
+      (3, 3, 3, 16)
     """
 
     def __init__(

@@ -32,6 +32,15 @@ class SmallCNN(nnx.Module):
         features[0]).
       features: the layers after it, up to the last pool.
       classifier: the linear layer.
+
+    Examples:
+      >>> import jax
+      >>> import linear_cnn
+      >>> from flax import nnx
+      >>> network = linear_cnn.SmallCNN(features=(4, 8), rngs=nnx.Rngs(0))
+      >>> images = jax.numpy.ones((2, 8, 8, 3))
+      >>> jax.eval_shape(network, images).shape  # or network(images), computed
+      (2, 10)
     """
 
     def __init__(

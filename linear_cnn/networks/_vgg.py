@@ -58,6 +58,16 @@ class VGG(nnx.Module):
         first_features).
       features: the layers after it, up to the last pool.
       classifier: the layers after the mean.
+
+    Examples:
+      >>> import jax
+      >>> import linear_cnn
+      >>> from flax import nnx
+      >>> network = nnx.eval_shape(lambda: linear_cnn.VGG(11, rngs=nnx.Rngs(0)))
+      >>> sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
+      9756426
+      >>> network.conv1.kernel.shape
+      (3, 3, 3, 64)
     """
 
     def __init__(

@@ -79,6 +79,28 @@ def train(
         that do not match the targets, a checkpoint of another run, before anything is
         compiled; the message names the remedy.
       TrainingDiverged: a loss is not finite; it holds what was recorded until then.
+
+    Examples:
+      >>> import jax
+      >>> import linear_cnn
+      >>> import optax
+      >>> from flax import nnx
+      >>> def init(key):
+      ...     return linear_cnn.LinearCNN(1, 2, kernel_size=3, rngs=nnx.Rngs(key))
+      >>> images = jax.random.normal(jax.random.key(0), (20, 3, 3, 1))
+      >>> run = linear_cnn.train(
+      ...     init,
+      ...     images,
+      ...     images[:, 1, 1, 0],  # the pixel in the middle
+      ...     optimizer=optax.sgd(0.05),
+      ...     key=jax.random.key(1),
+      ...     steps=1000,
+      ...     record_steps=[10, 100, 1000],
+      ... )
+      >>> run.steps.tolist(), run.conv1.shape
+      ([0, 10, 100, 1000], (4, 3, 3, 1, 2))
+      >>> bool(run.loss[0] > 0.1), bool(run.loss[-1] < 1e-3)
+      (True, True)
     """
     check_keys("key", key, axes=0)
     plan = _plan(
@@ -133,6 +155,26 @@ def train_seeds(
     Raises:
       as `train`; also ValueError where (N, M) and (S, N) targets cannot be told apart.
       `TrainingDiverged` if any of the seeds diverges.
+
+    Examples:
+      >>> import jax
+      >>> import linear_cnn
+      >>> import optax
+      >>> from flax import nnx
+      >>> def init(key):
+      ...     return linear_cnn.LinearCNN(1, 2, kernel_size=3, rngs=nnx.Rngs(key))
+      >>> images = jax.random.normal(jax.random.key(0), (20, 3, 3, 1))
+      >>> runs = linear_cnn.train_seeds(
+      ...     init,
+      ...     images,
+      ...     images[:, 1, 1, 0],
+      ...     optimizer=optax.sgd(0.05),
+      ...     keys=jax.random.split(jax.random.key(1), 5),
+      ...     steps=100,
+      ...     record_steps=[10, 100],
+      ... )
+      >>> runs.conv1.shape, runs.loss.shape, runs.steps.tolist()
+      ((5, 3, 3, 3, 1, 2), (5, 3), [0, 10, 100])
     """
     check_keys("keys", keys, axes=1)
     plan = _plan(

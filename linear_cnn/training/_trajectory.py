@@ -22,6 +22,19 @@ class Trajectory:
         unless the loss is "cross_entropy".
       validation_loss, validation_accuracy: the same of the validation images; None
         without them.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import linear_cnn
+      >>> run = linear_cnn.Trajectory(
+      ...     steps=jnp.array([0, 10, 100]),
+      ...     conv1=jnp.zeros((3, 5, 5, 1, 8)),
+      ...     loss=jnp.array([1.0, 0.5, 0.25]),
+      ... )
+      >>> run.conv1[-1].shape  # the trained kernel
+      (5, 5, 1, 8)
+      >>> run.accuracy is None
+      True
     """
 
     steps: jax.Array
@@ -34,6 +47,22 @@ class Trajectory:
 
 class TrainingDiverged(FloatingPointError):
     """A loss was infinite or NaN. `trajectory` holds what was recorded until then.
+
+    Examples:
+      >>> import jax
+      >>> import linear_cnn
+      >>> import optax
+      >>> from flax import nnx
+      >>> def init(key):
+      ...     return linear_cnn.LinearCNN(1, 1, rngs=nnx.Rngs(key))
+      >>> images = jax.random.normal(jax.random.key(0), (10, 3, 3, 1))
+      >>> settings = {"optimizer": optax.sgd(1e6), "key": jax.random.key(1)}
+      >>> try:
+      ...     linear_cnn.train(init, images, images[:, 1, 1, 0], steps=50, **settings)
+      ... except linear_cnn.TrainingDiverged as error:
+      ...     reached = error.trajectory.steps[-1]
+      >>> bool(reached < 50)
+      True
     """
 
     def __init__(self, message: str, trajectory: Trajectory) -> None:

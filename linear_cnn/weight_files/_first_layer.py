@@ -44,6 +44,14 @@ class FirstLayer(NamedTuple):
         red, green, blue.
       name: of the tensor in its file.
       format: of the file.
+
+    Examples:
+      >>> import linear_cnn
+      >>> import numpy as np
+      >>> weights = np.zeros((7, 7, 3, 64), np.float32)
+      >>> kernel, name, _ = linear_cnn.FirstLayer(weights, "conv1.weight", "PyTorch")
+      >>> name, kernel.shape
+      ('conv1.weight', (7, 7, 3, 64))
     """
 
     kernel: np.ndarray
@@ -85,6 +93,20 @@ def load_first_layer(
         for grey or 4-channel input; an ambiguous layout; integer weights without a
         scale; weights that are not finite. A protobuf file that was cut between two of
         its messages is a smaller file without fault, and is read.
+
+    Examples:
+      The weights of a network with two convolutions, in PyTorch's order of the axes:
+
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> import linear_cnn
+      >>> import numpy as np
+      >>> path = Path(tempfile.mkdtemp()) / "network.npz"
+      >>> first, second = np.ones((8, 3, 5, 5)), np.ones((16, 8, 5, 5))
+      >>> np.savez(path, **{"conv1.weight": first, "conv2.weight": second})
+      >>> layer = linear_cnn.load_first_layer(path)
+      >>> layer.name, layer.format, layer.kernel.shape
+      ('conv1.weight', 'npz', (5, 5, 3, 8))
     """
     path = Path(path).expanduser()
     if layout not in (None, *_TO_HWIO):
