@@ -1,9 +1,10 @@
-"""Command line of the experiments."""
+"""Command line of the experiments: `linear-cnn`, or `python -m experiments`."""
 
 import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +15,6 @@ from experiments import benchmark, catalogue, everything, report
 from experiments.download import standard
 from experiments.frame import PRESET_NAMES, Preset
 
-PROGRAM = "python -m experiments"
 OTHERS: dict[str, Callable[..., Any]] = {
     "list": catalogue.show,
     "all": everything.main,
@@ -49,6 +49,12 @@ def _command(name: str, preset: Preset | None) -> Callable[..., Any]:
     return run
 
 
+def _program() -> str:
+    """What the user has called: the console script, or this package by python -m."""
+    called = Path(sys.argv[0])
+    return "python -m experiments" if called.name == "__main__.py" else called.name
+
+
 def main() -> None:
     """Run the command that the command line names."""
     # Patch spectra span five orders of magnitude; the networks choose their own
@@ -59,7 +65,7 @@ def main() -> None:
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands(sys.argv[1:]),
-            prog=PROGRAM,
+            prog=_program(),
             description=(
                 "Theory of the first layer of CNNs, compared with networks that were"
                 " really trained."

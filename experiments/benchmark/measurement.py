@@ -43,12 +43,14 @@ def measure(method: str, images: Path) -> Measurement:
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     # Compilation is part of the first call.
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    # From where this file is, whatever lies in the working folder.
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     program = (
         "import sys; from experiments.benchmark.measurement import report;"
         " report(*sys.argv[1:])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, method, str(images)],
+        [sys.executable, "-P", "-c", program, method, str(images)],
         capture_output=True,
         text=True,
         env=environment,

@@ -105,7 +105,8 @@ def pip_source(package: str, folder: Path) -> Path:
 
 
 def _pip(command: str) -> list[str]:
-    return [sys.executable, "-m", "pip", command, "--disable-pip-version-check"]
+    # -P: a pip.py in the working folder is not run.
+    return [sys.executable, "-P", "-m", "pip", command, "--disable-pip-version-check"]
 
 
 _WITHOUT_PIP = "install pip to use this way"
