@@ -12,12 +12,6 @@ components. Validation images are cut into ten equal classes of their own. Train
 networks are kept in <out>/runs and shared with the other experiments; a run that was
 killed continues.
 
-The cpu preset takes about an hour on 2 cores, after the run on shuffled labels (21
-minutes). For the three components that shuffled labels leave weak the correlation is
-0.37, 0.23 and 0.37, for the others it falls from 0.94 to 0.46. These labels are hard to
-learn: of the 18 networks 6 stay below a training accuracy of 0.9, so that six checks of
-it fail.
-
 Writes <out>/energy_labels/<dataset>/{config.json, arrays.npz, summary.json,
 energy_labels.png, energy_labels.pdf}.
 """

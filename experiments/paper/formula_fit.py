@@ -12,12 +12,6 @@ the formula's two ends reach with nothing fitted, lambda (t -> 0) and 1 / lambda
 infinity), and the fit to random filters. Trained networks are kept in <out>/runs and
 shared with the other experiments; a run that was killed continues.
 
-The cpu preset took 16 minutes on 2 cores, once the runs on all classes were in the
-store (8 minutes). Correlation with the trained networks, paper in brackets: all classes
-0.954 (0.94), automobile/truck 0.947 (0.93), dog/frog 0.926 (0.91), dog/cat 0.972
-(0.95), bird/airplane 0.952 (0.96), ship/airplane 0.958 (0.96), random filters 0.28 ±
-0.12 (0.1 ± 0.15); lambda alone reaches 0.50 to 0.71, 1/lambda alone -0.62 to -0.66.
-
 Writes <out>/formula_fit/<dataset>/{config.json, arrays.npz, summary.json,
 formula_fit.png, formula_fit.pdf}.
 """

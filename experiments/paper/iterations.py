@@ -6,8 +6,9 @@
 Evaluates Theorem 4.2 on the patch spectrum, and beside it the exact expectation for a
 linear CNN on the same images, which does not assume that patches of an image are
 uncorrelated. Each form has the learning rate that its own largest curvature allows, so
-compare the order of the components, not the times. Channels are normalised. Takes
-seconds; writes <out>/iterations/<dataset>/{config.json, arrays.npz, summary.json,
+compare the order of the components, not the times. Channels are normalised.
+
+Writes <out>/iterations/<dataset>/{config.json, arrays.npz, summary.json,
 iterations.png, iterations.pdf}.
 """
 

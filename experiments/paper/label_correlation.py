@@ -4,7 +4,7 @@
 
 Theorem 4.2 assumes that there is none. Shown for single patches, as in the paper, and
 for the mean patch of an image, which is what a linear CNN sees, each with what shuffled
-labels give by chance. Channels are normalised, patches centred. Takes seconds; writes
+labels give by chance. Channels are normalised, patches centred. Writes
 <out>/label_correlation/<dataset>/{config.json, arrays.npz, summary.json,
 label_correlation.png, label_correlation.pdf}.
 """

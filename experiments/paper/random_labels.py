@@ -11,11 +11,6 @@ centred), at every recorded epoch; fits the formula of Theorem 4.2 to both. Trai
 networks are kept in <out>/runs and shared with the other experiments; a run that was
 killed continues.
 
-The cpu preset took 30 minutes on 2 cores shared with other work. True against shuffled
-labels: 0.980 ± 0.007 (paper: 0.90 ± 0.02), with training accuracies of 0.98 to 0.995
-and 0.96 to 0.99; shuffled labels against their own initial filters: -0.06 ± 0.24
-(paper: 0.03 ± 0.22).
-
 Writes <out>/random_labels/<dataset>/{config.json, arrays.npz, summary.json,
 random_labels.png, random_labels.pdf}.
 """

@@ -10,10 +10,6 @@ to the patches as they were; in the formula of Theorem 4.2 only lambda_i becomes
 lambda_i. Trained networks are kept in <out>/runs and shared with the other experiments;
 a run that was killed continues.
 
-The cpu preset took 8 minutes on 2 cores. The formula with alpha lambda_i fits the
-trained profiles with correlations of 0.974 to 0.989, but for component 3 at alpha = 10
-with 0.914, where the formula with the unscaled lambda_i fits better.
-
 Writes <out>/spectral_scaling/<dataset>/{config.json, arrays.npz, summary.json,
 spectral_scaling.png, .pdf}.
 """

@@ -72,7 +72,7 @@ NetworkName = Literal[
 ]
 
 
-def _network(
+def make_network(
     name: NetworkName, width: float, first_features: int, dropout: float
 ) -> Network:
     width = float(width)

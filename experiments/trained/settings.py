@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments import frame
 from experiments.frame import Preset
-from experiments.trained.run import NetworkName, Run, _network
+from experiments.trained.run import NetworkName, Run, make_network
 
 RECORD_EPOCHS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 60, 80, 100)
 SMOKE: dict[str, Any] = {
@@ -207,7 +207,7 @@ def base_run(settings: Settings, **changes: Any) -> Run:
     chosen = {name: getattr(settings, name) for name in (*options, *shared)} | changes
     chosen["learning_rate"] = float(chosen["learning_rate"])  # 1 and 1.0 are one run
     network = replace(
-        _network(*(chosen.pop(name) for name in options)), first_strides=strides
+        make_network(*(chosen.pop(name) for name in options)), first_strides=strides
     )
     records = (
         *(epoch for epoch in RECORD_EPOCHS if epoch < chosen["epochs"]),

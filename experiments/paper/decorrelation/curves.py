@@ -146,5 +146,5 @@ def conventions(data: trained.Data) -> dict[str, tuple[np.ndarray, bool]]:
     }
 
 
-def _conventions_in(arrays: Arrays) -> list[str]:
+def conventions_in(arrays: Arrays) -> list[str]:
     return [key.removesuffix("/rgb") for key in arrays if key.endswith("/rgb")]

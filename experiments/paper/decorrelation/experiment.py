@@ -16,11 +16,7 @@ Trained networks are kept in <out>/runs and shared with the other experiments.
 The time is fitted twice: by the likelihood of the profile, which knows the time better,
 and by its correlation with the formula, as the paper fits it. The correlation is nearly
 flat over a factor of two in time, in which the closed form's curve moves by more than
-the bound, so that VGG11s with 64 filters miss the bound at the time of the best
-correlation; ResNet18s miss it at the most likely time.
-
-The cpu preset takes 35 minutes on 2 cores, for twelve networks in the place of the four
-that other experiments have.
+the bound.
 
 Writes <out>/decorrelation/<dataset>/{config.json, arrays.npz, summary.json,
 decorrelation.png, decorrelation.pdf}.
@@ -44,12 +40,12 @@ from experiments.paper.decorrelation.curves import (
     OURS,
     SHOWN,
     TITLES,
-    _conventions_in,
     as_good,
     at_times,
     by_time,
     closed_form,
     conventions,
+    conventions_in,
     course,
     differences,
 )
@@ -182,7 +178,7 @@ def summary(arrays: Arrays) -> dict[str, Any]:
             arrays[f"{convention}/{name}"],
             PAPER.get(name) if convention == OURS else None,
         )
-        for convention in _conventions_in(arrays)
+        for convention in conventions_in(arrays)
         for name, title in TITLES.items()
     ]
     results += [

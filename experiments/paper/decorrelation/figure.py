@@ -17,9 +17,9 @@ from experiments.paper.decorrelation.curves import (
     OURS,
     TIMES,
     TITLES,
-    _conventions_in,
     at_times,
     by_time,
+    conventions_in,
     differences,
 )
 
@@ -157,7 +157,7 @@ def draw(folder: Path, arrays: Arrays) -> None:
         ylabel="correlation of the energy profiles",
         ylim=(0.5, 1),
     )
-    names = _conventions_in(arrays)
+    names = conventions_in(arrays)
     for convention, line in zip(names, CONVENTION_LINES, strict=True):
         for name in ("rgb", "change", "whitening"):
             mean = arrays[f"{convention}/{name}"].mean(axis=0)

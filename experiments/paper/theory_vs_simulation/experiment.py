@@ -7,8 +7,7 @@ Trains the Flax model by automatic differentiation and optax: single runs that m
 follow the exact form to rounding, and ensembles of seeds that must follow the expected
 form and, where its assumption holds, Theorem 4.2 of the paper. Writes
 <out>/theory_vs_simulation/<dataset>/{config.json, arrays.npz, summary.json, *.png,
-*.pdf}. On the photographs the default takes two to three minutes on 2 cores, 1,024
-seeds about seven.
+*.pdf}.
 """
 
 import time
