@@ -97,7 +97,7 @@ def _source(
     candidates = training._replace(images=np.arange(len(training.labels)))
     held_out = None
     if hold_out:
-        held = candidates.images % hold_out == hold_out - 1
+        held = np.arange(len(training.labels)) % hold_out == hold_out - 1
         candidates, held_out = (
             candidates._replace(
                 images=candidates.images[part], labels=candidates.labels[part]
@@ -178,6 +178,7 @@ def _chosen(
     if classes is not None:
         candidates = linear_cnn.select_classes(candidates, classes)
     places, labels, names = candidates
+    assert isinstance(places, np.ndarray)
     if count is not None:
         spaced = inputs.evenly_spaced(labels, names, count)
         places, labels = places[spaced], labels[spaced]
