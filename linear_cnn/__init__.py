@@ -2,6 +2,7 @@
 first layer."""
 
 from linear_cnn._shortcuts import compress, mean_patch_images
+from linear_cnn._version import __version__ as __version__
 from linear_cnn.datasets import (
     ImageFiles,
     ImageSet,
