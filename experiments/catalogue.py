@@ -122,12 +122,18 @@ CATALOGUE: dict[str, Experiment] = {
         needs=("pretrained",),
         captions={
             "pretrained": (
-                "Above, the profiles; below, the correlations of all pairs of networks,"
-                " families together; from left to right the weights as they are, every"
-                " filter at unit norm, and that without dead filters."
+                "Every filter at unit norm, in the components of one data set and, below,"
+                " of another. Left the profiles, grey those of random banks of as many"
+                " filters; right the correlations of all pairs of networks, families"
+                " together."
             ),
-            "pretrained_others": (
-                "The same at unit norm for the other kernel sizes and the other basis."
+            "pretrained_conventions": (
+                "The same in the components of the first data set: above with the"
+                " weights as they are, below at unit norm without dead filters."
+            ),
+            "pretrained_7x7": (
+                "Kernels of 7x7 at unit norm; where there is one network alone, with the"
+                " formula fitted to it."
             ),
         },
     ),
@@ -200,6 +206,8 @@ def shown_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     without_meaning = getattr(here.Settings, "without_meaning", None)
     if without_meaning is not None:
         hidden |= without_meaning(given)
+    if given.get("preset") is None:
+        hidden.add("preset")
     return {key: value for key, value in given.items() if key not in hidden}
 
 
