@@ -36,7 +36,9 @@ extensions = [
 ]
 # The table of results is a part of results.md.
 exclude_patterns = ["results/table.md"]
-nitpicky = False  # types of other packages have no pages here, and no network to look them up
+nitpicky = (
+    False  # types of other packages have no pages here, and no network to look them up
+)
 
 # --- pages ---
 
@@ -44,6 +46,7 @@ html_theme = "sphinx_book_theme"
 html_title = "linear-cnn"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
+html_js_files = ["figures.js"]
 html_copy_source = False
 html_show_sourcelink = False
 html_show_sphinx = False
@@ -67,7 +70,9 @@ mathjax_config_path = "_static/mathjax.js"
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"]
 myst_heading_anchors = 4
 _table = HERE / "results/table.md"
-myst_substitutions = {"results_table": _table.read_text() if _table.exists() else "*No results yet.*"}
+myst_substitutions = {
+    "results_table": _table.read_text() if _table.exists() else "*No results yet.*"
+}
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
@@ -91,7 +96,9 @@ toc_object_entries_show_parents = "hide"
 
 _SECTIONS = {
     number: nodes.make_id(f"{number}. {title}")
-    for number, title in re.findall(r"^#+ ([\d.]+?)\.? (.+)$", (HERE / "derivations.md").read_text(), re.MULTILINE)
+    for number, title in re.findall(
+        r"^#+ ([\d.]+?)\.? (.+)$", (HERE / "derivations.md").read_text(), re.MULTILINE
+    )
 }
 
 
@@ -108,12 +115,17 @@ def _linked(text: str) -> str:
 def _escaped(line: str) -> str:
     """A line of prose in which |a| and * stand for themselves; what is in backticks stays."""
     parts = re.split(r"((?::\w+:)?`[^`]*`(?:__)?)", line)
-    return "".join(part if at % 2 else re.sub(r"(?<!\\)([|*])", r"\\\1", part) for at, part in enumerate(parts))
+    return "".join(
+        part if at % 2 else re.sub(r"(?<!\\)([|*])", r"\\\1", part)
+        for at, part in enumerate(parts)
+    )
 
 
 def _table_of_bars(rows: list[str]) -> list[str]:
     """A table in Markdown's notation as reStructuredText."""
-    cells = [[cell.strip() for cell in row.strip().strip("|").split("|")] for row in rows]
+    cells = [
+        [cell.strip() for cell in row.strip().strip("|").split("|")] for row in rows
+    ]
     lines = ["", ".. list-table::", "   :header-rows: 1", ""]
     for row in cells[:1] + cells[2:]:
         lines += [f"   {'-' if at else '* -'} {cell}" if not at else f"     - {cell}"
@@ -138,7 +150,9 @@ def _docstring(app, what, name, obj, options, lines) -> None:
             rows = []
         if line.strip() and verbatim is not None and indent <= verbatim:
             verbatim = None
-        example = bool(line.strip()) and (example or line.lstrip().startswith((">>>", "...")))
+        example = bool(line.strip()) and (
+            example or line.lstrip().startswith((">>>", "..."))
+        )
         if line.lstrip().startswith(".. ") or line.rstrip().endswith("::"):
             verbatim = indent if verbatim is None else verbatim
         result.append(line if example or verbatim is not None else _escaped(line))
@@ -147,9 +161,10 @@ def _docstring(app, what, name, obj, options, lines) -> None:
 
 def _named(default):
     """A default value that is shown as a user would write it."""
+    if default is inspect.Parameter.empty:
+        return default
     if inspect.isclass(default) or inspect.isfunction(default):
-        if default is not inspect.Parameter.empty:
-            return type("Named", (), {"__repr__": lambda _: default.__name__})()
+        return type("Named", (), {"__repr__": lambda _: default.__name__})()
     return default
 
 
@@ -158,18 +173,28 @@ def _signature(app, what, name, obj, options, signature, returns):
     if what == "class" and issubclass(obj, nnx.Module):
         own = inspect.signature(obj.__init__)
         parameters = [
-            parameter.replace(annotation=inspect.Parameter.empty, default=_named(parameter.default))
+            parameter.replace(
+                annotation=inspect.Parameter.empty, default=_named(parameter.default)
+            )
             for key, parameter in own.parameters.items()
             if key != "self"
         ]
-        return str(own.replace(parameters=parameters, return_annotation=inspect.Signature.empty)), ""
+        return str(
+            own.replace(
+                parameters=parameters, return_annotation=inspect.Signature.empty
+            )
+        ), ""
     return None
 
 
 def _all_documented(app, env) -> None:
     """Every public name has its place in the reference."""
     documented = set(env.get_domain("py").objects)
-    public = {f"{package.__name__}.{name}" for package in (theory, linear_cnn) for name in package.__all__}
+    public = {
+        f"{package.__name__}.{name}"
+        for package in (theory, linear_cnn)
+        for name in package.__all__
+    }
     missing = sorted(public - documented)
     if missing:
         raise sphinx.errors.ExtensionError(
@@ -181,6 +206,8 @@ def setup(app) -> None:
     for field in PyObject.doc_field_types:
         if field.name == "variable":
             field.label = "Attributes"
-    app.connect("autodoc-process-docstring", _docstring, priority=400)  # before napoleon
+    app.connect(
+        "autodoc-process-docstring", _docstring, priority=400
+    )  # before napoleon
     app.connect("autodoc-process-signature", _signature)
     app.connect("env-updated", _all_documented)
