@@ -59,7 +59,8 @@ html_theme_options = {
     "use_fullscreen_button": False,
 }
 
-# MathJax as one file without fonts of its own, from a package: no network, and it works from file:// too.
+# MathJax as one file without fonts of its own, from a package: it needs no network,
+# and works from file:// too.
 _mathjax = Path(find_spec("mathjax").submodule_search_locations[0])
 html_static_path.append(str(_mathjax / "static/mathjax/es5/tex-svg.js"))
 mathjax_path = "tex-svg.js"
@@ -113,7 +114,8 @@ def _linked(text: str) -> str:
 
 
 def _escaped(line: str) -> str:
-    """A line of prose in which |a| and * stand for themselves; what is in backticks stays."""
+    """A line of prose in which |a| and * stand for themselves; what is in backticks
+    stays."""
     parts = re.split(r"((?::\w+:)?`[^`]*`(?:__)?)", line)
     return "".join(
         part if at % 2 else re.sub(r"(?<!\\)([|*])", r"\\\1", part)
@@ -134,7 +136,8 @@ def _table_of_bars(rows: list[str]) -> list[str]:
 
 
 def _docstring(app, what, name, obj, options, lines) -> None:
-    """Docstrings are plain text with some reStructuredText in it; here they become all of it."""
+    """Docstrings are plain text with some reStructuredText in it; here they become all
+    of it."""
     result: list[str] = []
     rows: list[str] = []
     verbatim = None  # indentation of the block that is kept as it is
@@ -198,7 +201,8 @@ def _all_documented(app, env) -> None:
     missing = sorted(public - documented)
     if missing:
         raise sphinx.errors.ExtensionError(
-            f"not in docs/reference: {', '.join(missing)}; add each to the page it belongs on."
+            f"not in docs/reference: {', '.join(missing)}; add each to the page it"
+            " belongs on."
         )
 
 
