@@ -93,7 +93,8 @@ def check(
         unless `group` says otherwise.
       value: the number; a NaN passes no bound.
       at_least, at_most, above, below: its bounds; none: it is only shown.
-      wrong: by name, what deliberately wrong formulas give; each must miss the bounds.
+      wrong: by name, what deliberately wrong formulas give; each must miss the bounds,
+        which a NaN does not.
       reached: whether the run is long enough for a verdict.
       group, more: fields of `Check`.
     """
@@ -105,7 +106,8 @@ def check(
         return all(bool(holds[sign](number, bound)) for sign, bound in given.items())
 
     formulas = {name: float(number) for name, number in (wrong or {}).items()}
-    passed = within(value) and not any(map(within, formulas.values()))
+    missed = all(not (within(n) or np.isnan(n)) for n in formulas.values())
+    passed = within(value) and missed
     return Check(
         title,
         float(value),
@@ -115,6 +117,9 @@ def check(
         wrong_formulas=formulas,
         **more,
     )
+
+
+_TEXTS = ("title", "bound", "paper", "shown", "group", "moved", "written", "caveat")
 
 
 def as_rows(checks: Any) -> list[dict[str, Any]]:
@@ -131,7 +136,10 @@ def read_checks(summary: Mapping[str, Any]) -> list[Check]:
     try:
         checks = [Check(**row) for row in summary["checks"]]
         for one in checks:
-            if one.passed not in (True, False, None) or isinstance(one.passed, float):
+            texts = [getattr(one, name) for name in _TEXTS]
+            if not all(isinstance(text, str) for text in texts):
+                raise TypeError(f"{one.title!r} has something else in place of a text")
+            if not isinstance(one.passed, bool | None):
                 raise TypeError(f"{one.title!r} has the verdict {one.passed!r}")
             _ = one.notes, one.number
     except (KeyError, TypeError, ValueError, AttributeError) as error:

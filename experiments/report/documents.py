@@ -10,21 +10,25 @@ stands in these files alone; the pages are made of them.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments import catalogue
 from experiments.catalogue import CATALOGUE
+from experiments.download import standard
 from experiments.frame import WHEREABOUTS, disk
 from experiments.report.reading import Result, Row, read, with_summary
 
+# What others can have under the same name.
+COMMON = ("photographs", *standard.RECIPES)
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 
 def publish(out: Path, docs: Path) -> list[Path]:
     """Copy the finished results of a folder, and write the pages again.
 
-    A smoke run, and results on data of the user's own, are left out.
+    A smoke run, and results on data or networks of the user's own, are left out.
 
     Returns:
       the files that were written.
@@ -32,14 +36,16 @@ def publish(out: Path, docs: Path) -> list[Path]:
     folder = disk.prepare_folder(docs / "results", "--publish")
     written = []
     for result in read(out):
-        private = not result.data_set.isidentifier()
-        if result.problem or result.preset == "smoke" or private:
+        if result.problem or result.preset == "smoke":
             continue
         config, summary = (
             disk.read_json(result.folder / file, "make the results again")
             for file in ("config.json", "summary.json")
         )
-        content = {"command": result.command, **config, "summary": summary}
+        if _private(config["settings"]):
+            continue
+        command = catalogue.command(result.name, config["settings"], Path("results"))
+        content = {"command": command, **config, "summary": summary}
         file = folder / f"{result.name}-{result.data_set}.json"
         disk.write_json(file, _without_whereabouts(content))
         written.append(file)
@@ -47,6 +53,13 @@ def publish(out: Path, docs: Path) -> list[Path]:
         disk.write_text(file, text)
         written.append(file)
     return written
+
+
+def _private(settings: Mapping[str, Any]) -> bool:
+    data = (settings["dataset"], settings.get("second"))
+    return any(name and name not in COMMON for name in data) or bool(
+        settings.get("files")
+    )
 
 
 def _without_whereabouts(content: dict[str, Any]) -> dict[str, Any]:

@@ -197,12 +197,12 @@ def verdict_of(checks: Sequence[Check]) -> str:
     """What they have come to, in words."""
     if not checks[0].bound:
         return ""
-    if any(check.passed is None for check in checks):
-        return "not reached"
-    failed = sum(not check.passed for check in checks)
-    if not failed:
-        return "met"
-    return "not met" if failed == len(checks) else f"{failed} not met"
+    verdicts = [check.verdict for check in checks]
+    words = {"FAIL": "not met", "not reached": "not reached"}
+    counts = {words[kind]: verdicts.count(kind) for kind in words if kind in verdicts}
+    if len(checks) in counts.values():
+        return next(iter(counts))
+    return ", ".join(f"{count} {word}" for word, count in counts.items()) or "met"
 
 
 def _accuracies(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What tests of several experiments are given."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,12 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def refused(tmp_path: Path, no_training: None) -> Callable[[Any, dict, str], None]:
-    """A check that an experiment refuses settings with a message, before it trains, and
-    leaves no file."""
+    """A check that an experiment refuses a change of a preset's settings with a
+    message, before it trains, and leaves no file."""
 
-    def check(module: Any, change: dict, message: str) -> None:
-        settings = module.Settings(
-            **{"preset": "smoke", "out": tmp_path, "data_dir": tmp_path / "none"}
-            | change
-        )
+    def check(module: Any, change: dict, message: str, preset: str = "smoke") -> None:
+        places = {"out": tmp_path, "data_dir": tmp_path / "none"}
+        settings = replace(module.PRESETS[preset], **places | change)
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             module.main(settings)
         assert not any(file.is_file() for file in tmp_path.rglob("*"))

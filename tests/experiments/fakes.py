@@ -76,8 +76,8 @@ def fake_consistency() -> dict[str, np.ndarray]:
 
 
 def failing(summary: dict) -> set[str]:
-    """The names of the checks that fail."""
-    return {row["check"] for row in summary["checks"] if not row["passed"]}
+    """The titles of the checks that fail."""
+    return {one.title for one in summary["checks"] if one.verdict == "FAIL"}
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -7,8 +7,9 @@ from typing import Any
 
 from PIL import Image
 
-from experiments import trained
+from experiments import frame
 from experiments.frame import disk
+from experiments.frame.checks import as_rows
 from experiments.paper import iterations, random_labels, theory_vs_simulation
 
 NASTY = "/data/<script>alert(1)<img src=x> & 'more' | \"mine\".npz"
@@ -53,26 +54,25 @@ RANDOM_LABELS = {
             "paper": [0.66, 0.01],
         },
     ],
-    "checks": [
-        {
-            "check": "true against <b>shuffled</b> labels",
-            "value": 0.9512345,
-            "bound": ">= 0.9",
-            "passed": True,
-        },
-        {
-            "check": "shuffled labels against initial",
-            "value": -0.05914,
-            "bound": ">= -0.41 and <= 0.47",
-            "passed": True,
-        },
-        {
-            "check": "lowest training accuracy, VGG11",
-            "value": 0.8211,
-            "bound": ">= 0.9",
-            "passed": False,
-        },
-    ],
+    "checks": as_rows(
+        [
+            frame.check(
+                "true against <b>shuffled</b> labels",
+                0.9512345,
+                at_least=0.9,
+                paper="0.9 ± 0.02",
+            ),
+            frame.check(
+                "shuffled labels against initial",
+                -0.05914,
+                at_least=-0.41,
+                at_most=0.47,
+                paper="0.03 ± 0.22",
+            ),
+            frame.check("not judged", 0.77, paper="0.66 ± 0.01", shown="0.770 ± 0.012"),
+            frame.check("lowest training accuracy, VGG11", 0.8211, at_least=0.9),
+        ]
+    ),
     "runs": [
         {
             "run": "VGG11, 64 filters",
@@ -95,24 +95,18 @@ ITERATIONS = {
     "checks": [],
 }
 THEORY = {
-    "checks": [
-        {
-            "check": "exact form, few",
-            "moved": "max 0.05",
-            "measured": 1.58e-12,
-            "bound": 1e-9,
-            "wrong_formulas": {"eta / 2": 0.39},
-            "passed": True,
-        },
-        {
-            "check": "Theorem 4.2 fails on raw images",
-            "moved": None,
-            "measured": 26.0,
-            "bound": "> 0.1",
-            "wrong_formulas": {},
-            "passed": True,
-        },
-    ],
+    "checks": as_rows(
+        [
+            frame.check(
+                "exact form, few",
+                1.58e-12,
+                at_most=1e-9,
+                moved="max 0.05",
+                wrong={"eta / 2": 0.39},
+            ),
+            frame.check("Theorem 4.2 fails on raw images", 26.0, above=0.1),
+        ]
+    ),
     "seconds": {"few": 1.0},
 }
 
@@ -136,7 +130,7 @@ def write(folder: Path, settings: Any, summary: Any, *pictures: str) -> Path:
 
 def write_all(out: Path) -> Path:
     """Three experiments, one of them on a data set with a name like an attack."""
-    settings = trained.resolve(random_labels.Settings(seeds=3, out=out))
+    settings = random_labels.resolve(random_labels.Settings(seeds=3, out=out))
     write(
         disk.folder(out, "random_labels", "cifar10"),
         settings,

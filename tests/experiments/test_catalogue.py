@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +17,11 @@ import tyro
 from PIL import Image
 
 from experiments import benchmark, catalogue, everything, frame, paper
-from experiments.__main__ import COMMANDS
-from experiments.catalogue import CATALOGUE, PRESETS, Experiment
+from experiments.__main__ import commands
+from experiments.catalogue import CATALOGUE, Experiment
 from experiments.download import pretrained as download_pretrained
-from experiments.frame import disk
+from experiments.frame import PRESET_NAMES, Preset, disk
+from experiments.frame.experiment import write
 
 # --- the catalogue ---
 
@@ -28,7 +29,7 @@ from experiments.frame import disk
 def test_every_experiment_is_in_the_catalogue() -> None:
     rooms = [room.name for room in pkgutil.iter_modules(paper.__path__)]
     assert sorted(rooms) == sorted(CATALOGUE)
-    assert set(COMMANDS) == {
+    assert set(commands([])) == {
         *CATALOGUE,
         benchmark.NAME,
         "list",
@@ -42,10 +43,11 @@ def test_every_experiment_is_in_the_catalogue() -> None:
 def test_an_entry(name: str) -> None:
     module, experiment = catalogue.module(name), CATALOGUE[name]
     assert name == module.NAME
-    assert set(experiment.time) == set(PRESETS)
+    assert set(experiment.time) == set(PRESET_NAMES) == set(module.PRESETS)
     assert experiment.shows[0].islower()
     assert not experiment.shows.endswith(".")
-    for preset in PRESETS:
+    for preset in PRESET_NAMES:
+        assert module.PRESETS[preset].preset == preset
         settings = catalogue.settings(
             name, preset, out=Path("elsewhere"), fresh=True, nothing_of_the_kind=3
         )
@@ -62,7 +64,7 @@ def test_list(capsys) -> None:
     for name, experiment in CATALOGUE.items():
         (line,) = (line for line in lines if line.startswith(f"{name} "))
         assert experiment.paper in line
-        for preset in PRESETS:
+        for preset in PRESET_NAMES:
             assert experiment.time[preset] in line
 
 
@@ -88,11 +90,11 @@ CHANGED = {
 
 
 @pytest.mark.parametrize(
-    ("name", "preset"), [(name, preset) for name in CHANGED for preset in PRESETS]
+    ("name", "preset"), [(name, preset) for name in CHANGED for preset in PRESET_NAMES]
 )
 @pytest.mark.parametrize("changed", [False, True])
 def test_a_command_gives_the_settings_that_it_was_made_of(
-    name: str, preset: Any, changed: bool
+    monkeypatch: pytest.MonkeyPatch, name: str, preset: Preset, changed: bool
 ) -> None:
     module, out = catalogue.module(name), Path("my results")
 
@@ -105,15 +107,18 @@ def test_a_command_gives_the_settings_that_it_was_made_of(
     )
     words = shlex.split(catalogue.command(name, given, out))
     assert words[:4] == ["python", "-m", "experiments", name]
-    parsed = tyro.cli(
-        module.Settings,
-        args=words[4:],
+    read: list[Any] = []
+    monkeypatch.setattr(module, "main", read.append)
+    tyro.extras.subcommand_cli_from_dict(
+        commands(words[3:]),
+        args=words[3:],
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+    (parsed,) = read
     # The store is in the folder of the results.
     assert resolved(parsed) | {"store": None} == given | {"store": None}
     assert parsed.out == out
-    if name in ("formula_fit", "pretrained") and not changed:
+    if not changed:
         assert words[4:] == ["--preset", preset, "--out", "my results"]
 
 
@@ -127,8 +132,16 @@ def test_pretrained_networks_and_filters_are_there() -> None:
 
 @dataclass(frozen=True)
 class Settings(frame.Settings):
-    preset: Literal["smoke", "cpu", "paper"] = "cpu"
+    preset: Preset = "cpu"
     size: int = 3
+
+
+PRESETS = {preset: Settings(preset=preset) for preset in PRESET_NAMES}
+OTHER_PRESETS = {
+    "smoke": Settings(preset="smoke", size=1),
+    "cpu": Settings(dataset="cifar10"),
+    "paper": Settings(preset="paper", size=9),
+}
 
 
 class Fake(types.ModuleType):
@@ -140,6 +153,7 @@ class Fake(types.ModuleType):
     ) -> None:
         super().__init__(f"experiments.paper.{name}")
         self.NAME, self.Settings = name, Settings
+        self.PRESETS = OTHER_PRESETS if name == "first" else PRESETS
 
         def note(stage: str) -> None:
             log.append(f"{stage} {name}")
@@ -156,12 +170,7 @@ class Fake(types.ModuleType):
             Image.new("RGB", (30, 20)).save(folder / f"{name}.png")
 
         def summary(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-            check = {
-                "check": "size",
-                "value": float(arrays["size"]),
-                "bound": "> 0",
-                "passed": True,
-            }
+            check = frame.check("size", arrays["size"], above=0)
             return {"results": [{"size": int(arrays["size"])}], "checks": [check]}
 
         def table(summary: dict[str, Any]) -> frame.Table:
@@ -199,13 +208,6 @@ class Fakes:
         ]
 
 
-PRESETS_OF_FAKES: Any = {
-    "smoke": {"size": 1},
-    "cpu": {"dataset": "cifar10"},
-    "paper": {"size": 9},
-}
-
-
 @pytest.fixture
 def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
     log: list[str] = []
@@ -217,16 +219,8 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
             patch.setitem(
                 sys.modules, f"experiments.paper.{name}", Fake(name, log, raises)
             )
-            presets = (
-                PRESETS_OF_FAKES
-                if name == "first"
-                else {preset: {} for preset in PRESETS}
-            )
             CATALOGUE[name] = Experiment(
-                f"what {name} shows",
-                "Fig. 0",
-                dict.fromkeys(PRESETS, "0 s"),
-                presets=presets,
+                f"what {name} shows", "Fig. 0", dict.fromkeys(PRESET_NAMES, "0 s")
             )
         yield Fakes(log, raises, tmp_path / "out")
         CATALOGUE.clear()
@@ -378,11 +372,11 @@ def test_theory_vs_simulation_is_finished_too(tmp_path: Path) -> None:
     folder = tmp_path / "theory_vs_simulation" / "photographs"
     folder.mkdir(parents=True)
     assert not frame.finished(folder, settings)
-    frame.write(
+    write(
         folder,
         settings,
         {"a": np.ones(1)},
-        {},
+        {"checks": []},
         lambda folder, _: (folder / "a.png").write_bytes(b""),
         1.0,
     )

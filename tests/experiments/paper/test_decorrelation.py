@@ -136,20 +136,50 @@ def test_checks_of_the_autocorrelation(seed: int) -> None:
             for run in ("base", "other")
         ),
     ]
-    *checks, one, two = decorrelation.summary(arrays)["checks"]
-    assert [row["value"] for row in checks] == pytest.approx(expected)
-    assert [row["bound"] for row in checks] == [
+    *found, one, two = decorrelation.summary(arrays)["checks"]
+    checks = [row for row in found if row.bound]
+    assert [one.value for one in checks] == pytest.approx(expected)
+    assert [one.bound for one in checks] == [
         "<= 0.05",
         "> 0",
         "> 0",
         *["<= 0.05"] * 4,
     ]
     titles = [LIKELY + "VGG11, 64 filters", LIKELY + "ResNet18, 64 filters"]
-    assert [row["check"] for row in checks[3:]] == titles + [
+    assert [one.title for one in checks[3:]] == titles + [
         title.replace(LIKELY, BEST) for title in titles
     ]
     for row, title in ((one, "VGG11, 64 filters"), (two, "ResNet18, 64 filters")):
-        assert row["check"] == f"lowest training accuracy, {title}"
+        assert row.title == f"lowest training accuracy, {title}"
+    # Only shown: what the paper says at 10 pixels.
+    shown = {row.title: row for row in found if not row.bound}
+    assert len(shown) == len(found) - len(checks) == len(PAPER)
+    for name, text in PAPER.items():
+        row = shown[f"{TITLES[name]}, at 10 pixels"]
+        values = arrays[f"{OURS}/{name}"][:, 10]
+        assert row.value == pytest.approx(values.mean())
+        assert row.number == f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
+        assert (row.paper, row.verdict) == (text, "")
+
+
+def test_bounds_written_after_the_first_result_say_so() -> None:
+    written = {
+        row.title: row.written
+        for row in decorrelation.summary(fake_decorrelation())["checks"]
+    }
+    after = {title for title in written if written[title] == "after"}
+    assert after == {LIKELY + "VGG11, 64 filters", LIKELY + "ResNet18, 64 filters"}
+
+
+def test_images_smaller_than_the_distance_of_the_paper() -> None:
+    arrays = fake_decorrelation()
+    few = {
+        key: value[..., :10] if value.shape[-1:] == (16,) else value
+        for key, value in arrays.items()
+    }
+    found = decorrelation.summary(few)["checks"]
+    assert not [row.title for row in found if "at 10 pixels" in row.title]
+    assert all(row.bound for row in found)
 
 
 @pytest.mark.parametrize(

@@ -72,10 +72,8 @@ def test_rows_of_labels_by_energy() -> None:
             expected = [correlation(a, b) for a, b in itertools.product(*ends)]
             assert row[kind]["mean"] == pytest.approx(np.mean(expected))
             assert row[kind]["count"] == 9
-    (check,) = (
-        row for row in summary["checks"] if row["check"].startswith("labels by")
-    )
-    assert (check["value"], check["bound"]) == (
+    (check,) = (one for one in summary["checks"] if one.title.startswith("labels by"))
+    assert (check.value, check.bound) == (
         summary["results"][1]["change"]["mean"],
         "< 0.5",
     )
@@ -92,9 +90,9 @@ def test_rows_of_labels_by_energy() -> None:
 def test_only_weak_components_are_judged() -> None:
     summary = energy_labels.summary(fake_energy_labels())
     judged = [
-        row["check"]
-        for row in summary["checks"]
-        if row["check"].startswith("labels by component")
+        one.title
+        for one in summary["checks"]
+        if one.title.startswith("labels by component")
     ]
     assert len(judged) == 1
     assert judged[0].startswith("labels by component 27 against")
@@ -114,19 +112,18 @@ def test_only_weak_components_are_judged() -> None:
 def test_networks_to_compare_differ_in_one_thing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trained, "measure", lambda named, settings: dict(named))
+    monkeypatch.setattr(trained, "load_all", lambda named, data_dir: dict(named))
+    monkeypatch.setattr(trained, "measure", lambda named, data, settings: dict(data))
     labels = {
         "energy_components": (2, 9),
         "energy_seeds": 5,
         "energy_epochs": 6,
         "shuffled_epochs": 8,
     }
-    given = trained.resolve(
-        energy_labels.Settings(preset="cpu", out=tmp_path, **labels)
-    )
+    given = energy_labels.resolve(energy_labels.Settings(out=tmp_path, **labels))
     by_energy = trained.base_run(given, seeds=5, epochs=6)
     assert energy_labels.compute(given) == {
-        "shuffled": trained.shuffled_run(given),
+        "shuffled": trained.shuffled_run(given, 8),
         "2": dataclasses.replace(by_energy, energy_component=2),
         "9": dataclasses.replace(by_energy, energy_component=9),
     }

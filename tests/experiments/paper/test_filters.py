@@ -1,5 +1,6 @@
 """Sheets of filters, pixel by pixel."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from experiments.frame import disk
 from experiments.paper import filters
 
 pytestmark = pytest.mark.usefixtures("data_folder")
+SMOKE = filters.PRESETS["smoke"]
 RANDOM = np.random.default_rng(8)
 CONFIG = {
     "network": {
@@ -45,12 +47,12 @@ def conv1(monkeypatch) -> np.ndarray:
         "base/conv1": conv1,
         "base/accuracy": np.ones((3, 2)),
     }
-    monkeypatch.setattr(trained, "measure", lambda named, settings: dict(arrays))
+    monkeypatch.setattr(trained, "measure", lambda named, data, settings: dict(arrays))
     return conv1
 
 
 def test_sheets_of_all_banks(tmp_path, present, conv1):
-    filters.main(filters.Settings(preset="smoke", out=tmp_path, network_shown=1))
+    filters.main(dataclasses.replace(SMOKE, out=tmp_path, network_shown=1))
     folder = tmp_path / "filters" / "photographs"
     assert {file.name for file in folder.iterdir()} == {
         "arrays.npz",
@@ -141,14 +143,14 @@ def test_sheets_show_the_largest_filters_and_count_the_rest(tmp_path, monkeypatc
 
 
 def test_without_pretrained_networks(tmp_path, conv1):
-    filters.main(filters.Settings(preset="smoke", out=tmp_path))
+    filters.main(dataclasses.replace(SMOKE, out=tmp_path))
     summary = json.loads((tmp_path / "filters/photographs/summary.json").read_text())
     assert len(summary["results"]) == 3
     assert summary["missing"] == [
         network.title for network in download_pretrained.NETWORKS
     ]
     with pytest.raises(ValueError, match="--network-shown must be from 0 to 2, got 3"):
-        filters.main(filters.Settings(preset="smoke", out=tmp_path, network_shown=3))
+        filters.main(dataclasses.replace(SMOKE, out=tmp_path, network_shown=3))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

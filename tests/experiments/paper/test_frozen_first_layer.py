@@ -125,8 +125,8 @@ def test_rows_of_a_frozen_first_layer() -> None:
             )
     found, strict = summary["checks"]  # not whether training images are learnt
     slope = summary["slopes"]["loss"]
-    assert found["value"] == slope["slope"] < 0
-    assert strict["value"] == pytest.approx(slope["slope"] + slope["standard_error"])
+    assert found.value == slope["slope"] < 0
+    assert strict.value == pytest.approx(slope["slope"] + slope["standard_error"])
     columns = frozen_first_layer.table(summary).columns
     assert columns["network"] == ["VGG11", "VGG13", "VGG19", "slope of the gap a layer"]
     assert columns["training loss, learnt"] == ["0.500 ± 0.000"] * 3 + [""]
@@ -145,16 +145,17 @@ def test_rows_of_a_frozen_first_layer() -> None:
 def test_networks_to_compare_differ_in_one_thing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trained, "measure", lambda named, settings: dict(named))
+    monkeypatch.setattr(trained, "load_all", lambda named, data_dir: dict(named))
+    monkeypatch.setattr(trained, "measure", lambda named, data, settings: dict(data))
     depths = {"depths": (11, 16), "depth_seeds": (3, 1), "depth_epochs": 7}
-    given = trained.resolve(
-        frozen_first_layer.Settings(preset="cpu", out=tmp_path, **depths)
-    )
+    settings = frozen_first_layer.Settings(out=tmp_path, **depths)
+    given = frozen_first_layer.resolve(settings)
     found = frozen_first_layer.compute(given)
     assert found.pop("depths").tolist() == [11, 16]
     assert len(found) == 4
     for depth, seeds in ((11, 3), (16, 1)):
-        learnt = trained.base_run(given, network=f"VGG{depth}", seeds=seeds, epochs=7)
+        of_depth = {"network": f"VGG{depth}", "seeds": seeds, "epochs": 7}
+        learnt = trained.base_run(given, **of_depth, schedule="cosine")
         assert found[f"learnt/{depth}"] == learnt
         assert found[f"frozen/{depth}"] == dataclasses.replace(
             learnt, frozen=("conv1",)

@@ -7,12 +7,15 @@ import re
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from experiments import report
+from experiments import frame, report
 from experiments.catalogue import CATALOGUE
+from experiments.frame import Check
+from experiments.frame.checks import as_rows
 from experiments.report import page as report_page
 from experiments.report import reading
 from tests.experiments.report_results import NASTY, change_json, write_all
@@ -153,7 +156,7 @@ def test_names_are_text(out: Path) -> None:
     assert "true against \\<b\\>shuffled\\</b\\> labels" in markdown
     lines = markdown.splitlines()
     cells = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
-    assert cells == {7}
+    assert cells == {8}
 
 
 def test_what_a_section_says(out: Path) -> None:
@@ -197,7 +200,7 @@ def test_smoke_results_are_marked(out: Path) -> None:
     file.write_text(text.replace('"preset": "cpu"', '"preset": "smoke"'))
     assert file.read_text() != text
     assert "its numbers mean nothing" in page(out).section("random_labels-1")
-    assert "cifar10, smoke preset | not judged" in (out / "report.md").read_text()
+    assert "cifar10, smoke preset | true against" in (out / "report.md").read_text()
 
 
 def test_missing_experiments_are_named_with_their_command(out: Path, capsys) -> None:
@@ -207,7 +210,7 @@ def test_missing_experiments_are_named_with_their_command(out: Path, capsys) -> 
     for name in absent:
         assert f"python -m experiments {name} " in text
         assert f"{name} is missing: python -m experiments {name} " in printed
-    assert "python -m experiments label_correlation --dataset cifar10 --out" in text
+    assert "python -m experiments label_correlation --preset cpu --out" in text
     assert "python -m experiments formula_fit --preset cpu --out" in text
     assert "experiments iterations" not in text
     assert "python -m experiments all --preset cpu" in text
@@ -263,7 +266,10 @@ DAMAGE = {
         b'{"checks": 3}',
         b'{"checks": [{}]}',
         b'{"checks": [{"check": "c", "value": "x", "bound": "> 1", "passed": true}]}',
-        b'{"checks": [{"check": "c", "value": 1, "bound": "> 1", "passed": null}]}',
+        b'{"checks": [{"title": "c", "value": "x", "bound": "> 1", "passed": true}]}',
+        b'{"checks": [{"title": "c", "value": 1, "bound": "> 1", "passed": "no"}]}',
+        b'{"checks": [{"title": "c", "value": 1, "bound": 1, "passed": true}]}',
+        b'{"checks": [{"title": "c", "value": 1, "of another version": 2}]}',
         b'{"checks": [], "results": [{"comparison": "c"}]}',
         b'{"checks": [], "results": 4}',
         b'{"checks": [], "runs": [{"run": "r"}]}',
@@ -320,13 +326,8 @@ def test_no_figure(out: Path) -> None:
 
 def test_numbers_that_are_not_finite(out: Path) -> None:
     file = out / "random_labels" / "cifar10" / "summary.json"
-    check = {
-        "check": "all alike",
-        "value": float("nan"),
-        "bound": ">= 0.9",
-        "passed": False,
-    }
-    change_json(file, checks=[check])
+    check = frame.check("all alike", float("nan"), at_least=0.9)
+    change_json(file, checks=as_rows([check]))
     assert "all alike ✗ not met nan >= 0.9" in page(out).section("random_labels-1")
 
 
@@ -354,69 +355,155 @@ def test_markdown(out: Path) -> None:
         line.replace("\\", "") for line in (out / "report.md").read_text().splitlines()
     ]
     assert lines[:2] == [
-        "| experiment | what | paper | ours | bound | verdict |",
-        "|---|---|---|---|---|---|",
+        "| experiment | what | paper | ours | bound | verdict | notes |",
+        "|---|---|---|---|---|---|---|",
     ]
     title = "random_labels (Fig. 3, Table 2), cifar10"
     assert [line for line in lines if "random_labels" in line] == [
-        f"| {title} | not judged | 0.66 ± 0.01 | 0.770 ± 0.012 |  |  |",
         (
             f"| {title} | true against <b>shuffled</b> labels | 0.9 ± 0.02 | 0.951 | >="
-            " 0.9 | met |"
+            " 0.9 | met |  |"
         ),
         (
             f"| {title} | shuffled labels against initial | 0.03 ± 0.22 | -0.0591 | >="
-            " -0.41 and <= 0.47 | met |"
+            " -0.41 and <= 0.47 | met |  |"
         ),
-        f"| {title} | lowest training accuracy, VGG11 |  | 0.821 | >= 0.9 | not met |",
+        f"| {title} | not judged | 0.66 ± 0.01 | 0.770 ± 0.012 |  |  |  |",
+        (
+            f"| {title} | lowest training accuracy, VGG11 |  | 0.821 | >= 0.9 | not met"
+            " |  |"
+        ),
     ]
     theory = "theory_vs_simulation (Theorems 4.2, 4.3), photographs"
     assert (
-        f"| {theory} | Theorem 4.2 fails on raw images |  | 26.0 | > 0.1 | met |"
+        f"| {theory} | Theorem 4.2 fails on raw images |  | 26.0 | > 0.1 | met |  |"
         in lines
     )
 
 
-def test_checks_that_begin_alike_share_a_line_of_the_table(out: Path) -> None:
+def lines_of(out: Path) -> list[str]:
+    """The lines of the table about random_labels, without its name."""
+    lines = (out / "report.md").read_text().replace("\\", "").splitlines()
+    return [line.split(", cifar10 ")[1] for line in lines if "random_labels" in line]
+
+
+def with_checks(out: Path, *checks: Check) -> Page:
+    """The page with other checks of random_labels."""
+    file = out / "random_labels" / "cifar10" / "summary.json"
+    change_json(file, checks=as_rows(checks), results=[])
+    return page(out)
+
+
+def test_checks_of_one_group_share_a_line_of_the_table(out: Path) -> None:
     """Only with the same bound and the same word of the paper; on the page each has its
     own."""
-
-    def row(
-        name: str, value: float, passed: bool = True, **others: str
-    ) -> dict[str, object]:
-        return {
-            "check": name,
-            "value": value,
-            "bound": ">= 0.9",
-            "passed": passed,
-        } | others
-
-    checks = [
-        row("accuracy, one", 0.95),
-        row("fit, all classes", 0.91, paper="still fits"),
-        row("accuracy, two", 0.5, False),
-        row("accuracy, three", 0.97),
-        row("fit, some", 0.93, bound=">= 0.8", paper="still fits"),
-        row("fit, none", -0.12, False, bound=">= 0.8", paper="still fits"),
-        row("fit, other", 0.94),
-        row("lost, a", 0.1, False),
-        row("lost, b", 0.1, False),
-    ]
-    change_json(
-        out / "random_labels" / "cifar10" / "summary.json", checks=checks, results=[]
+    fits = {"paper": "still fits"}
+    found = with_checks(
+        out,
+        frame.check("accuracy, one", 0.95, at_least=0.9),
+        frame.check("fit, all classes", 0.91, at_least=0.9, **fits),
+        frame.check("accuracy, two", 0.5, at_least=0.9),
+        frame.check("accuracy, three", 0.97, at_least=0.9),
+        frame.check("fit, some", 0.93, at_least=0.8, **fits),
+        frame.check("fit, none", -0.12, at_least=0.8, **fits),
+        frame.check("fit, other", 0.94, at_least=0.9),
+        frame.check("lost, a", 0.1, at_least=0.9),
+        frame.check("lost, b", 0.1, at_least=0.9),
+        frame.check("another, a", 0.92, at_least=0.9, group="one of its own"),
+        frame.check("another, b", 0.93, at_least=0.9, group="of its own"),
+        frame.check("named otherwise", 0.94, at_least=0.9, group="of its own"),
+        frame.check("seen, a", 0.2),
+        frame.check("seen, b", 0.3),
     )
-    section = page(out).section("random_labels-1")
+    section = found.section("random_labels-1")
     assert "accuracy, two ✗ not met 0.500" in section
     assert "fit, all classes ✓ met 0.910 still fits >= 0.9" in section
-    lines = [
-        line.replace("\\", "") for line in (out / "report.md").read_text().splitlines()
+    assert lines_of(out) == [
+        "| accuracy (3 cases) |  | 0.500 to 0.970 | >= 0.9 | 1 not met |  |",
+        "| fit, all classes | still fits | 0.910 | >= 0.9 | met |  |",
+        "| fit (2 cases) | still fits | -0.120 to 0.930 | >= 0.8 | 1 not met |  |",
+        "| fit, other |  | 0.940 | >= 0.9 | met |  |",
+        "| lost (2 cases) |  | 0.100 | >= 0.9 | not met |  |",
+        "| another, a |  | 0.920 | >= 0.9 | met |  |",
+        "| of its own (2 cases) |  | 0.930 to 0.940 | >= 0.9 | met |  |",
+        "| seen (2 cases) |  | 0.200 to 0.300 |  |  |  |",
     ]
-    assert [
-        line.split(", cifar10 ")[1] for line in lines if "random_labels" in line
-    ] == [
-        "| accuracy (3 cases) |  | 0.500 to 0.970 | >= 0.9 | 1 not met |",
-        "| fit, all classes | still fits | 0.910 | >= 0.9 | met |",
-        "| fit (2 cases) | still fits | -0.120 to 0.930 | >= 0.8 | 1 not met |",
-        "| fit, other |  | 0.940 | >= 0.9 | met |",
-        "| lost (2 cases) |  | 0.100 | >= 0.9 | not met |",
+
+
+def test_what_was_not_reached(out: Path) -> None:
+    """It is neither met nor not, and hides nothing that is not met."""
+    short: dict[str, Any] = {"at_least": 0.9, "reached": False}
+    found = with_checks(
+        out,
+        frame.check("flat", 0.1, **short),
+        frame.check("fit, a", 0.95, at_least=0.9),
+        frame.check("fit, b", 0.1, **short),
+        frame.check("lost, a", 0.95, at_least=0.9),
+        frame.check("lost, b", 0.1, at_least=0.9),
+        frame.check("lost, c", 0.1, **short),
+    )
+    section = found.section("random_labels-1")
+    assert "flat not reached 0.100 >= 0.9" in section
+    assert "Checks: 2 of 3 met" in section
+    assert "random_labels 2 of 3 " in found.top
+    assert lines_of(out) == [
+        "| flat |  | 0.100 | >= 0.9 | not reached |  |",
+        "| fit (2 cases) |  | 0.100 to 0.950 | >= 0.9 | 1 not reached |  |",
+        "| lost (3 cases) |  | 0.100 to 0.950 | >= 0.9 | 1 not met, 1 not reached |  |",
     ]
+
+
+def test_numbers_beside_the_papers_are_not_counted(out: Path) -> None:
+    found = with_checks(out, frame.check("seen", 0.2, paper="0.3", shown="0.2 to 0.4"))
+    section = found.section("random_labels-1")
+    assert "Checks check verdict ours paper bound seen 0.2 to 0.4 0.3 " in section
+    assert "random_labels shown, not judged" in found.top
+    assert lines_of(out) == ["| seen | 0.3 | 0.2 to 0.4 |  |  |  |"]
+
+
+def test_what_to_know_before_a_verdict_is_believed(out: Path) -> None:
+    """A bound of after the first result, and a caveat, on the page and in the
+    table."""
+    after = {"at_least": 0.9, "written": "after"}
+    found = with_checks(
+        out,
+        frame.check("one", 0.95, at_least=0.9, caveat="few <networks>"),
+        frame.check("two, a", 0.95, **after),
+        frame.check("two, b", 0.96, **after, caveat="slow"),
+        frame.check("three", 0.96, at_least=0.9, moved="far", wrong={"half": 0.1}),
+        frame.check("seen", 0.96, written="after"),
+    )
+    section, known = (
+        found.section("random_labels-1"),
+        "bound written after the first result",
+    )
+    assert "one few <networks> ✓ met" in section
+    assert f"two, a {known} ✓ met" in section
+    assert f"two, b {known}; slow ✓ met" in section
+    assert "three moved: far; wrong formula half: 0.1 ✓ met" in section
+    assert "seen 0.960" in section
+    notes = [line.split(" | ")[-1] for line in lines_of(out)]
+    assert notes == ["few <networks> |", f"{known}; slow |", " |", " |"]
+
+
+def test_the_missing_comes_after_the_results(out: Path) -> None:
+    page(out)
+    text = (out / "report.html").read_text()
+    places = [match.start() for match in re.finditer(r"<section ", text)]
+    assert len(places) == 4
+    assert text.index('<section id="missing">') == places[-1]
+    assert text.index(">random_labels</a>") < text.index(">formula_fit</a>")
+
+
+def test_results_of_another_version_are_said_to_be(out: Path, capsys) -> None:
+    """Checks that have other fields; the other results are shown."""
+    file = out / "random_labels" / "cifar10" / "summary.json"
+    row = {"check": "name", "measured": 0.5, "bound": 1e-9, "passed": True}
+    change_json(file, checks=[row])
+    found = page(out)
+    text = found.section("random_labels-1")
+    assert "its checks are damaged, or of another version of this library" in text
+    assert "python -m experiments random_labels --preset cpu --seeds 3" in text
+    assert "Theorem 4.2 fails on raw images ✓ met" in found.section("theory_vs")
+    assert "of another version" in capsys.readouterr().out
+    assert "not there" in lines_of(out)[0]

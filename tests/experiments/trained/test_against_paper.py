@@ -11,26 +11,29 @@ from tests.experiments.fakes import CONFIG, fake_run
 def test_differences_are_computed() -> None:
     narrow = CONFIG | {"network": CONFIG["network"] | {"width": 0.25}, "images": 5_000}
     pair = CONFIG | {"classes": ["dog", "cat"], "images": 10_000, "batch_size": 32}
-    found = differences([narrow, pair])
+    found = differences({"narrow": narrow, "pair": pair})
     assert found == [
         "width 0.25 (paper: 1): VGG11, 64 filters",
         "images 5,000 (paper: 50,000): VGG11, 64 filters",
         "batch size 32 (paper: 256): VGG11, 64 filters, dog / cat",
     ]
-    assert differences([narrow | {"epochs": 30}, narrow])[0] == "width 0.25 (paper: 1)"
+    assert (
+        differences({"a": narrow | {"epochs": 30}, "b": narrow})[0]
+        == "width 0.25 (paper: 1)"
+    )
     assert "schedule cosine (paper: constant)" in differences(
-        [narrow | {"schedule": "cosine"}]
+        {"": narrow | {"schedule": "cosine"}}
     )
     shuffled = CONFIG | {"shuffled_labels": 0}
-    assert differences([shuffled]) == ["epochs 30 (paper: 100)"]
+    assert differences({"": shuffled}) == ["epochs 30 (paper: 100)"]
     # No images a class are known of other data; a network of the paper's is none, and
     # lacks what it does not have.
-    assert differences([CONFIG | {"dataset": "photographs", "images": 6}]) == [
+    assert differences({"": CONFIG | {"dataset": "photographs", "images": 6}}) == [
         "dataset photographs (paper: cifar10)"
     ]
     residual = CONFIG["network"] | {"name": "ResNet", "depth": 18, "dropout": None}
-    assert differences([CONFIG | {"network": residual}]) == []
-    found = differences([CONFIG | {"network": residual | {"depth": 20}}])
+    assert differences({"": CONFIG | {"network": residual}}) == []
+    found = differences({"": CONFIG | {"network": residual | {"depth": 20}}})
     assert found == ["network ResNet20 (paper: VGG11)"]
 
 
@@ -59,7 +62,7 @@ def test_accuracies_at_the_end() -> None:
             "validation_accuracy": [0.475, 0.495, 0.445],
         },
     ]
-    assert [(row["value"], row["passed"]) for row in summary["checks"]] == [
+    assert [(row.value, row.passed) for row in summary["checks"]] == [
         (0.9, True),
         (0.89, False),
     ]

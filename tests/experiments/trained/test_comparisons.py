@@ -11,9 +11,10 @@ from tests.experiments.fakes import correlation, fake_consistency, fake_run
 
 def test_correlations_of_pairs() -> None:
     arrays = fake_consistency()
+    runs = trained.measured(arrays)
     for kind in trained.KINDS:
         base, other = arrays[f"base/{kind}"], arrays[f"other/{kind}"]
-        epochs, within = trained.correlations(arrays, "base", "base", kind)
+        epochs, within = trained.correlations(runs["base"], runs["base"], kind)
         assert epochs.tolist() == [0, 1, 2, 3]
         expected = [
             correlation(base[i, 3], base[j, 3])
@@ -21,7 +22,7 @@ def test_correlations_of_pairs() -> None:
         ]
         np.testing.assert_allclose(within[:, 3], expected)
         # The other run is over after two epochs.
-        epochs, between = trained.correlations(arrays, "base", "other", kind)
+        epochs, between = trained.correlations(runs["base"], runs["other"], kind)
         assert epochs.tolist() == [0, 1, 2, 3]
         pairs = list(itertools.product(range(3), range(3)))
         for column, (mine, its) in enumerate(((1, 1), (2, 2), (3, 2)), start=1):
@@ -30,9 +31,9 @@ def test_correlations_of_pairs() -> None:
                 [correlation(base[i, mine], other[j, its]) for i, j in pairs],
             )
     assert np.isnan(
-        trained.correlations(arrays, "base", "base", "change")[1][:, 0]
+        trained.correlations(runs["base"], runs["base"], "change")[1][:, 0]
     ).all()
-    initial = trained.to_initial(arrays, "base")
+    initial = trained.to_initial(runs["base"])
     np.testing.assert_allclose(
         initial[:, 3],
         [
@@ -53,7 +54,8 @@ def test_correlations_of_pairs() -> None:
 )
 def test_epochs_at_which_runs_are_compared(one, other, epochs) -> None:
     arrays = fake_run("a", 0, one) | fake_run("b", 1, other)
-    found, values = trained.correlations(arrays, "a", "b")
+    runs = trained.measured(arrays)
+    found, values = trained.correlations(runs["a"], runs["b"])
     assert found.tolist() == epochs
     np.testing.assert_allclose(
         values[0, -1], correlation(arrays["a/change"][0, -1], arrays["b/change"][0, -1])

@@ -35,7 +35,7 @@ def test_a_changed_image_or_label_makes_another_run(run: Run, images: Path) -> N
     ):
         np.savez(images, images=content[0], labels=content[1])
         trained_data._image_set.cache_clear()
-        checksums.add(trained.load(run).checksum)
+        checksums.add(trained_data.load(run).checksum)
     assert len(checksums) == 4
 
 
@@ -43,7 +43,7 @@ def test_the_data_of_a_run(run: Run, images: Path) -> None:
     trained_data._image_set.cache_clear()
     with np.load(images) as stored:
         pixels, labels = stored["images"] / 255, stored["labels"]
-    data = trained.load(run)
+    data = trained_data.load(run)
     assert np.bincount(data.labels).tolist() == [12, 12]
     validation, validation_labels = data.validation
     assert np.bincount(validation_labels).tolist() == [3, 3]
@@ -65,14 +65,14 @@ def test_the_data_of_a_run(run: Run, images: Path) -> None:
     # Statistics are those of the training images alone.
     np.testing.assert_allclose(data.images.mean(axis=(0, 1, 2)), 0, atol=1e-6)
     np.testing.assert_allclose(data.images.std(axis=(0, 1, 2)), 1, atol=1e-5)
-    shuffled = trained.load(dataclasses.replace(run, shuffled_labels=1))
+    shuffled = trained_data.load(dataclasses.replace(run, shuffled_labels=1))
     np.testing.assert_array_equal(shuffled.images, data.images)
     assert np.bincount(shuffled.labels).tolist() == [12, 12]
     assert (shuffled.labels != data.labels).sum() > 0
     expected = linear_cnn.shuffle_labels(data.labels, jax.random.key(1))
     np.testing.assert_array_equal(shuffled.labels, expected)
     np.testing.assert_array_equal(shuffled.validation[1], validation_labels)
-    assert trained.load(dataclasses.replace(run, validation=0)).validation is None
+    assert trained_data.load(dataclasses.replace(run, validation=0)).validation is None
 
 
 def pixels_statistics(
@@ -92,8 +92,8 @@ def pixels_statistics(
 
 def test_labels_by_energy_and_scaled_components(run: Run) -> None:
     trained_data._image_set.cache_clear()
-    plain = trained.load(dataclasses.replace(run, validation=0))
-    labelled = trained.load(
+    plain = trained_data.load(dataclasses.replace(run, validation=0))
+    labelled = trained_data.load(
         dataclasses.replace(run, validation=0, energy_component=3, images=20)
     )
     spectrum = theory.patch_spectrum(labelled.images, 3)
@@ -103,7 +103,7 @@ def test_labels_by_energy_and_scaled_components(run: Run) -> None:
     np.testing.assert_array_equal(labelled.labels, expected)
     assert np.bincount(labelled.labels).tolist() == [2] * 10
     assert len(labelled.class_names) == 10
-    shuffled = trained.load(
+    shuffled = trained_data.load(
         dataclasses.replace(
             run, validation=0, energy_component=3, images=20, shuffled_labels=0
         )
@@ -112,7 +112,7 @@ def test_labels_by_energy_and_scaled_components(run: Run) -> None:
     assert (shuffled.labels != labelled.labels).any()
     # Images are scaled alike for training and validation, by the component of the
     # training images.
-    scaled = trained.load(dataclasses.replace(run, scaled_component=(2, 3.0)))
+    scaled = trained_data.load(dataclasses.replace(run, scaled_component=(2, 3.0)))
     before, after = (
         np.asarray(theory.patch_spectrum(data.images, 3, stride=3).variance)
         for data in (plain, scaled)
@@ -120,7 +120,7 @@ def test_labels_by_energy_and_scaled_components(run: Run) -> None:
     assert np.abs(after[:, None] - 9 * before[1]).min() < 1e-4 * after[0]
     direction = theory.patch_spectrum(plain.images, 3, stride=3).components[:, 1]
     validation = linear_cnn.scale_component(
-        trained.load(run).validation[0], direction, 3, 3.0
+        trained_data.load(run).validation[0], direction, 3, 3.0
     )
     np.testing.assert_allclose(scaled.validation[0], validation, atol=1e-5)
     np.testing.assert_array_equal(scaled.labels, plain.labels)
@@ -141,7 +141,7 @@ def test_cifar10_has_the_channels_of_the_paper_and_its_test_set(
     monkeypatch.setattr(
         trained_data, "_image_set", lambda dataset, split, data_dir: sets[split]
     )
-    data = trained.load(
+    data = trained_data.load(
         dataclasses.replace(
             run,
             dataset="cifar10",
@@ -188,4 +188,4 @@ def test_cifar10_has_the_channels_of_the_paper_and_its_test_set(
 def test_bad_runs(run: Run, change: dict, message: str) -> None:
     trained_data._image_set.cache_clear()
     with pytest.raises(ValueError, match=message):
-        trained.load(dataclasses.replace(run, **change))
+        trained_data.load(dataclasses.replace(run, **change))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import trained
+from experiments.trained import run
 from tests.experiments.fakes import CONFIG
 
 
@@ -32,4 +32,4 @@ from tests.experiments.fakes import CONFIG
     ],
 )
 def test_titles(changes: dict, title: str) -> None:
-    assert trained.title(CONFIG | changes) == title
+    assert run.title(CONFIG | changes) == title

@@ -3,10 +3,12 @@
 import dataclasses
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiments import catalogue, trained
+from experiments.frame import PRESET_NAMES, Preset
 from experiments.paper import (
     consistency,
     decorrelation,
@@ -14,72 +16,76 @@ from experiments.paper import (
     random_labels,
 )
 from experiments.trained import Network
-from experiments.trained.settings import PRESETS
 
 
 def test_presets_complete_every_setting(tmp_path: Path) -> None:
-    made = {name: catalogue.module(name).Settings for name in catalogue.CATALOGUE}
+    made = {name: catalogue.module(name) for name in catalogue.CATALOGUE}
     made = {
-        name: settings
-        for name, settings in made.items()
-        if issubclass(settings, trained.Settings)
+        name: module
+        for name, module in made.items()
+        if issubclass(module.Settings, trained.Settings)
     }
     assert len(made) == 8
-    for (name, settings), preset in itertools.product(made.items(), PRESETS):
-        given = catalogue.resolved(name, settings(preset=preset, out=tmp_path))
+    for (name, module), preset in itertools.product(made.items(), PRESET_NAMES):
+        settings = dataclasses.replace(module.PRESETS[preset], out=tmp_path)
+        given = catalogue.resolved(name, settings)
         missing = [
             field.name
             for field in dataclasses.fields(given)
             if getattr(given, field.name) is None
         ]
         assert set(missing) <= {"data_dir", "hold_out"}
-        assert given.store == tmp_path / "runs"
-    changed = trained.resolve(
-        random_labels.Settings(preset="cpu", epochs=7, validation=0, width=1)
+        assert (given.preset, given.store) == (preset, tmp_path / "runs")
+    changed = random_labels.resolve(
+        random_labels.Settings(epochs=7, validation=0, width=1)
     )
-    assert (changed.epochs, changed.validation, changed.shuffled_epochs) == (
-        7,
-        0,
-        PRESETS["cpu"]["shuffled_epochs"],
-    )
+    assert (changed.epochs, changed.validation, changed.shuffled_epochs) == (7, 0, 90)
     run = trained.base_run(changed)
     assert run.record_epochs == (1, 2, 3, 5, 7)
     assert isinstance(run.network.width, float)
     assert trained.base_run(changed, epochs=8).record_epochs == (1, 2, 3, 5, 7, 8)
 
 
-def test_an_experiment_with_a_preset_of_its_own() -> None:
-    """Its own values go before the shared ones, for that preset alone, and what the
-    user names before both."""
-    settings = random_labels.Settings(preset="cpu", images=7)
-    given = trained.resolve(
-        settings, {"cpu": {"images": 5, "batch_size": 3}, "smoke": {"validation": 1}}
-    )
-    assert given == dataclasses.replace(trained.resolve(settings), batch_size=3)
-    frozen = frozen_first_layer.resolve(frozen_first_layer.Settings(batch_size=9))
-    assert (frozen.images, frozen.batch_size, frozen.first_features, frozen.width) == (
-        50_000,
-        9,
-        4,
-        0.25,
-    )
-    assert (frozen.learning_rate, frozen.schedule) == (0.05, "cosine")
-    paper = frozen_first_layer.Settings(preset="paper")
-    assert frozen_first_layer.resolve(paper) == trained.resolve(paper)
-    assert decorrelation.resolve(decorrelation.Settings()) == trained.resolve_several(
-        decorrelation.Settings(seeds=12, other_seeds=4)
-    )
-    assert (
-        decorrelation.resolve(decorrelation.Settings(preset="smoke")).other_seeds == 3
-    )
-    assert trained.resolve_several(consistency.Settings(seeds=7)).other_seeds == 7
+def test_a_preset_is_the_shared_one_but_for_what_an_experiment_does_otherwise() -> None:
+    shared = {field.name for field in dataclasses.fields(trained.Settings)}
+
+    def otherwise(module: Any, preset: Preset) -> dict[str, Any]:
+        own = dataclasses.asdict(module.PRESETS[preset])
+        usual = dataclasses.asdict(random_labels.PRESETS[preset])
+        return {key: own[key] for key in shared if own[key] != usual[key]}
+
+    assert otherwise(frozen_first_layer, "cpu") == {
+        "images": 50_000,
+        "first_features": 4,
+        "learning_rate": 0.05,
+        "batch_size": 32,
+    }
+    assert otherwise(frozen_first_layer, "paper") == {}
+    assert otherwise(frozen_first_layer, "smoke") == {}
+    assert otherwise(decorrelation, "cpu") == {"seeds": 12}
+    for name, preset in itertools.product(
+        ("consistency", "energy_labels", "filters", "formula_fit", "spectral_scaling"),
+        PRESET_NAMES,
+    ):
+        assert otherwise(catalogue.module(name), preset) == {}
+
+
+def test_as_many_others_as_networks_unless_it_is_said(tmp_path: Path) -> None:
+    def others(settings: trained.SettingsOfSeveral) -> int | None:
+        return trained.check_several(settings).other_seeds
+
+    assert others(consistency.Settings(seeds=7)) == 7
+    assert others(consistency.Settings(seeds=7, other_seeds=2)) == 2
+    assert others(decorrelation.Settings(seeds=7)) == 4
+    assert others(decorrelation.PRESETS["smoke"]) == 3
+    assert others(decorrelation.PRESETS["paper"]) == 4
 
 
 def test_kinds_of_networks_differ_in_one_thing(tmp_path: Path) -> None:
     settings = consistency.Settings(
-        preset="cpu", seeds=9, other_seeds=5, other_widths=(8, 3), out=tmp_path
+        seeds=9, other_seeds=5, other_widths=(8, 3), out=tmp_path
     )
-    given = trained.resolve_several(settings)
+    given = consistency.resolve(settings)
     base = trained.base_run(given)
     assert base.seeds == 9
     assert trained.several_runs(given) == {
@@ -91,8 +97,8 @@ def test_kinds_of_networks_differ_in_one_thing(tmp_path: Path) -> None:
 
 
 def test_runs_and_networks_of_the_settings(tmp_path: Path) -> None:
-    given = trained.resolve(
-        random_labels.Settings(preset="cpu", seed=7, learning_rate=1, out=tmp_path)
+    given = random_labels.resolve(
+        random_labels.Settings(seed=7, learning_rate=1, out=tmp_path)
     )
     run = trained.base_run(given)
     assert run.network == Network("VGG", 11, 0.25, 64, 0.5)
@@ -119,7 +125,7 @@ def test_runs_and_networks_of_the_settings(tmp_path: Path) -> None:
     shuffled = dataclasses.replace(
         trained.base_run(given, epochs=90), shuffled_labels=7
     )
-    assert trained.shuffled_run(given) == shuffled
+    assert trained.shuffled_run(given, 90) == shuffled
 
 
 @pytest.mark.parametrize(
@@ -144,8 +150,13 @@ def test_runs_and_networks_of_the_settings(tmp_path: Path) -> None:
             "there is no image set 'cifar'; choose one of photographs, cifar10",
         ),
         ({"dataset": "cifar10"}, "python -m experiments data cifar10"),
-        ({"preset": "cpu", "dataset": "photographs", "images": 600}, "--hold-out"),
     ],
 )
 def test_bad_settings(refused, change: dict, message: str) -> None:
     refused(random_labels, change, message)
+
+
+def test_no_images_to_validate_on(refused) -> None:
+    """The cpu preset holds none out, since its own data have a test set."""
+    change = {"dataset": "photographs", "images": 600}
+    refused(random_labels, change, "--hold-out", preset="cpu")

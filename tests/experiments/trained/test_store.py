@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import linear_cnn
-from experiments import trained
 from experiments.frame import disk
 from experiments.trained import Network, Run, store
 from experiments.trained import data as trained_data
@@ -65,7 +64,7 @@ def training(monkeypatch: pytest.MonkeyPatch) -> Training:
 
 
 def recorded(run: Run, folder: Path, **options):
-    return store.trained(run, trained.load(run), folder, **options)
+    return store.recorded(run, trained_data.load(run), folder, **options)
 
 
 def test_training_takes_what_the_run_says(
@@ -123,7 +122,7 @@ def test_more_seeds_extend_a_run(run: Run, training: Training, tmp_path: Path) -
 
     def content(seeds: int) -> dict:
         more = dataclasses.replace(run, seeds=seeds)
-        name = store.identifier(store.configuration(more, trained.load(more)))
+        name = store.identifier(store.configuration(more, trained_data.load(more)))
         return {"name": name} | json.loads(
             (tmp_path / "store" / name / "config.json").read_text()
         )
@@ -318,7 +317,7 @@ def test_a_cosine_lets_the_rate_fall_to_zero_by_the_end(
 
 
 def test_runs_from_before_there_were_schedules_are_found(run: Run) -> None:
-    data = trained.load(run)
+    data = trained_data.load(run)
     assert "schedule" not in store.configuration(run, data)
     assert (
         store.configuration(dataclasses.replace(run, schedule="cosine"), data)[
@@ -434,7 +433,7 @@ def test_every_part_of_the_configuration_makes_another_run(
     assert changes.keys() == {field.name for field in dataclasses.fields(Run)}
 
     def name(run: Run) -> str:
-        return store.identifier(store.configuration(run, trained.load(run)))
+        return store.identifier(store.configuration(run, trained_data.load(run)))
 
     names = {
         name(dataclasses.replace(run, **{field: value}))
