@@ -1,36 +1,17 @@
 """Image files as an array that is read where it is indexed, so that data larger than
 memory goes through in batches."""
 
-import struct
-import warnings
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from linear_cnn._checks import pair
+from linear_cnn.datasets._image_file import each, to_rgb
 
-Result = TypeVar("Result")
 Index = int | np.integer | slice | Sequence[int] | np.ndarray
-
-# Everything that 8-bit RGB holds without loss, transparency aside.
-_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"}
-# What Pillow's decoders raise on damaged files.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-)
 
 
 class ImageFiles:
@@ -42,7 +23,10 @@ class ImageFiles:
     integer, a slice, an array of integers or booleans), and `numpy.asarray`, which
     reads everything.
 
-    Grey, palette and 1-bit images become RGB. Transparency is dropped: a pixel has the
+    Formats are BMP, GIF, JPEG, JPEG 2000, MPO, PCX, PNG, PPM, QOI, SGI, TGA, TIFF and
+    WebP, told by the content of a file, not by its name. Grey, palette and 1-bit images
+    become RGB, and CMYK of JPEG by (255 - C) (255 - K) / 255. Of a photograph with
+    previews (MPO) the first image is taken. Transparency is dropped: a pixel has the
     colour that the file stores for it, however transparent. Pixels stay as they are
     stored: an EXIF orientation or a colour profile is not applied.
 
@@ -54,12 +38,13 @@ class ImageFiles:
         longer side is cut off equally at both ends.
 
     Raises:
-      FileNotFoundError: a file is missing.
+      FileNotFoundError: a file is missing, or a link is broken.
       TypeError, ValueError: a malformed size; no files; different sizes where `size` is
-        None; a file that is no image, or one that 8-bit RGB cannot hold (16 bits, CMYK,
-        ...), of several frames, or of so many pixels that Pillow takes it for a
-        decompression bomb. For this every file's header is read at once, but no pixels:
-        a truncated file is refused, by the same error, when it is indexed.
+        None; files that are no images, or that 8-bit RGB cannot hold (16 bits, ...), of
+        several frames, or of so many pixels that Pillow takes them for a decompression
+        bomb: all in one error, of which the first 20 are named. For this every file's
+        header is read at once, but no pixels: truncated files are refused, by the same
+        error, when they are indexed.
 
     Examples:
       >>> import tempfile
@@ -86,7 +71,7 @@ class ImageFiles:
         self._size = None if size is None else pair("size", size)
         if not self._files:
             raise ValueError("files must name at least one image.")
-        sizes = [_use(file, _size_of) for file in self._files]
+        sizes = list(each(self._files, _size_of))
         height, width = self._size or sizes[0]
         if self._size is None:
             for file, other in zip(self._files, sizes, strict=True):
@@ -105,8 +90,10 @@ class ImageFiles:
     def __getitem__(self, index: Index) -> np.ndarray:
         chosen = np.arange(len(self))[index]  # NumPy's own rules for indices
         images = np.empty((chosen.size, *self.shape[1:]), np.uint8)
-        for image, number in zip(images, chosen.flat, strict=True):
-            image[:] = _use(self._files[number], self._pixels)
+        files = (self._files[number] for number in chosen.flat)
+        # Past a damaged file places are wrong; but then `each` raises at the end.
+        for place, pixels in enumerate(each(files, self._pixels)):
+            images[place] = pixels
         return images.reshape(*chosen.shape, *self.shape[1:])
 
     def __array__(
@@ -119,10 +106,7 @@ class ImageFiles:
         return self[:].astype(dtype or np.uint8, copy=False)
 
     def _pixels(self, picture: Image.Image) -> np.ndarray:
-        if picture.mode in ("P", "PA"):
-            # Or Pillow warns of some palettes with transparency.
-            picture = picture.convert("RGBA")
-        picture = picture.convert("RGB")
+        picture = to_rgb(picture)
         if self._size is not None:
             picture = ImageOps.fit(picture, self._size[::-1], Image.Resampling.BILINEAR)
         return np.asarray(picture)
@@ -130,60 +114,3 @@ class ImageFiles:
 
 def _size_of(picture: Image.Image) -> tuple[int, int]:
     return picture.height, picture.width
-
-
-def _use(file: Path, use: Callable[[Image.Image], Result]) -> Result:
-    """What `use` makes of an image; ValueError naming the file, what is wrong, and the
-    remedy if it cannot be used."""
-
-    def refuse(fault: str, cause: Exception | None = None) -> NoReturn:
-        raise ValueError(f"{file} {fault}.") from cause
-
-    with file.open("rb") as stream, warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(stream) as picture:
-                fault = _fault(picture)
-                result = None if fault else use(picture)
-        except UnidentifiedImageError as error:
-            refuse(
-                "is not an image that Pillow can read; remove it, or convert it to PNG",
-                error,
-            )
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            refuse(
-                f"may be a decompression bomb ({error}); shrink it first, or raise"
-                " PIL.Image.MAX_IMAGE_PIXELS",
-                error,
-            )
-        except _DAMAGE as error:
-            refuse(f"is damaged ({error}); replace or remove it", error)
-    if result is None:
-        refuse(fault)
-    return result
-
-
-def _fault(picture: ImageFile.ImageFile) -> str:
-    """Why the image cannot be used, with the remedy; empty if it can."""
-    if getattr(picture, "is_animated", False):
-        return (
-            f"holds {getattr(picture, 'n_frames', 'several')} frames; save the one that"
-            " is meant as a file of its own"
-        )
-    # Pillow quietly drops the lower bytes of 16-bit colours; only the layout of the
-    # file still tells: as ";16", or, of PPM files, by the largest value.
-    tiles: list[Any] = picture.tile
-    largest = [
-        tile[3][1]
-        for tile in tiles
-        if tile[0] in ("ppm", "ppm_plain") and isinstance(tile[3], tuple)
-    ]
-    deep = any(";16" in str(tile[3]) for tile in tiles) or max(largest, default=0) > 255
-    if deep or picture.mode not in _MODES:
-        mode = f"{picture.mode};16" if deep and picture.mode in _MODES else picture.mode
-        return (
-            f"has pixels of Pillow's mode {mode}, but images must fit 8-bit RGB"
-            f" ({', '.join(sorted(_MODES))}); convert it first, e.g. to an 8-bit"
-            " RGB PNG"
-        )
-    return ""

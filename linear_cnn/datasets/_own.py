@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from linear_cnn._npz import read_npz
+from linear_cnn.datasets._folders import class_folders, files_below
+from linear_cnn.datasets._image_file import printable, raise_all
 from linear_cnn.datasets._image_files import ImageFiles
 from linear_cnn.datasets._image_set import ImageSet
 
@@ -23,8 +25,9 @@ def image_folder(
     """The images in a folder with one subfolder a class, read where they are indexed.
 
     Classes and, within each, files are in the order of their names. Subfolders of a
-    class are searched too. Names that begin with a dot, and files beside the class
-    folders, are left out.
+    class are searched too, and so are linked ones, except for a link to a folder that
+    holds it. Left out are names that begin with a dot, what systems leave behind
+    (Thumbs.db, desktop.ini, __MACOSX, ...), and files beside the class folders.
 
     Args:
       folder: with the class folders.
@@ -32,7 +35,7 @@ def image_folder(
 
     Raises:
       FileNotFoundError: no such folder. ValueError: no class folders, or one without
-        images.
+        images; a link beside the class folders that leads nowhere or back.
 
     Examples:
       >>> import tempfile
@@ -48,17 +51,13 @@ def image_folder(
       ((3, 32, 32, 3), [0, 0, 1], ('cat', 'owl'))
     """
     folder = _existing_folder(folder)
-    classes = sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_dir() and not path.name.startswith(".")
-    )
+    classes = class_folders(folder)
     if not classes:
         raise ValueError(
             f"{folder} has no subfolders; put the images of each class into one, or use"
             " labelled_folder and a table."
         )
-    contents = [_files_below(path) for path in classes]
+    contents = [files_below(path) for path in classes]
     for path, files in zip(classes, contents, strict=True):
         if not files:
             raise ValueError(
@@ -148,12 +147,18 @@ def labelled_folder(
     if times > 1:
         raise ValueError(f"{table} lists {name} {times} times; leave one of the rows.")
     files = [folder / name for name in names]
-    for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{file} does not exist, but {table} lists it; add it, or remove its"
-                " row."
-            )
+    absent = [file for file in files if not file.is_file()]
+    if absent:
+        raise_all(
+            [
+                f"{printable(file)}"
+                f" {'is a broken link' if file.is_symlink() else 'does not exist'}, but"
+                f" {table} lists it; add it, or remove its row."
+                for file in absent
+            ],
+            f"{len(absent)} of the {len(files)} files in {table} cannot be found:",
+            FileNotFoundError,
+        )
     integers = all(value.removeprefix("-").isdecimal() for value in values)
     classes = tuple(
         sorted(set(values), key=lambda value: (int(value) if integers else 0, value))
@@ -246,17 +251,6 @@ def _existing_folder(folder: str | Path) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not an existing folder.")
     return folder
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """All files in a folder and its subfolders, in the order of their names, hidden
-    ones left out."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [
-        path
-        for path in paths
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
 
 
 def _table_rows(table: Path) -> list[dict[str, str]]:

@@ -215,7 +215,7 @@ def of_mode(mode):
         ("a.tif", of_mode("I"), "mode I, but"),
         ("a.tif", of_mode("F"), "mode F, but"),
         (
-            "a.jpg",
+            "a.tif",
             of_mode("CMYK"),
             "mode CMYK, but.*convert it first, e.g. to an 8-bit RGB PNG",
         ),
