@@ -122,18 +122,19 @@ CATALOGUE: dict[str, Experiment] = {
         needs=("pretrained",),
         captions={
             "pretrained": (
-                "Every filter at unit norm, in the components of one data set and, below,"
-                " of another. Left the profiles, grey those of random banks of as many"
-                " filters; right the correlations of all pairs of networks, families"
-                " together."
+                "Every filter at unit norm, in the components of one data set, below in"
+                " those of another. Left the profiles, grey those of random banks of as"
+                " many filters, mean ± s.d.; right the correlations of all pairs of"
+                " networks, families together."
             ),
             "pretrained_conventions": (
                 "The same in the components of the first data set: above with the"
-                " weights as they are, below at unit norm without dead filters."
+                " weights as they are, below at unit norm without dead filters. Of many"
+                " numbers of random filters the fewest and the most are drawn."
             ),
             "pretrained_7x7": (
-                "Kernels of 7x7 at unit norm; where there is one network alone, with the"
-                " formula fitted to it."
+                "Kernels of 7x7 at unit norm; a network that is the only one has the"
+                " fitted formula beside its profile."
             ),
         },
     ),

@@ -10,7 +10,14 @@ from experiments.trained.data import (
     Data,
     load_all,
 )
-from experiments.trained.elsewhere import COMMAND, Present, dead, norms, present
+from experiments.trained.elsewhere import (
+    COMMAND,
+    DEAD,
+    Present,
+    dead,
+    norms,
+    present,
+)
 from experiments.trained.measurements import (
     FITS,
     KINDS,
@@ -38,6 +45,7 @@ from experiments.trained.settings import (
 
 __all__ = [
     "COMMAND",
+    "DEAD",
     "ENERGY_CLASSES",
     "FITS",
     "KERNEL_SIZE",

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import linear_cnn
 import theory
 from experiments import frame, trained
 from experiments.paper import pretrained
+from experiments.paper.pretrained import profiles, verdicts
 from tests.experiments.fakes import smooth_bank
 
 pytestmark = pytest.mark.usefixtures("data_folder")
@@ -19,9 +21,8 @@ RANDOM = np.random.default_rng(8)
 
 
 def settings(tmp_path: Path, **changes) -> pretrained.Settings:
-    return pretrained.Settings(
-        **{"preset": "smoke", "images": 60, "out": tmp_path / "out", **changes}
-    )
+    changed = {"images": 60, "out": tmp_path / "out", **changes}
+    return replace(pretrained.PRESETS["smoke"], **changed)
 
 
 def measured(**changes) -> dict[str, np.ndarray]:
@@ -54,7 +55,7 @@ def test_profiles_in_all_conventions(tmp_path, present):
             arrays[f"{key}/variance"], spectrum.variance, rtol=1e-9
         )
         for convention, (place, title) in itertools.product(
-            pretrained.CONVENTIONS, enumerate(titles)
+            profiles.CONVENTIONS, enumerate(titles)
         ):
             profile = explicit_profile(
                 present[title], np.asarray(spectrum.components), convention
@@ -83,16 +84,96 @@ def test_images_of_the_paper_have_its_normalization(tmp_path, present, monkeypat
     )
 
 
-def test_random_filters_have_unit_norm_and_follow_the_seed(tmp_path, present):
-    arrays = measured(seed=1)
-    for size, components in [("3x3", 27), ("5x5", 75)]:
-        assert arrays[f"0/{size}/random"].shape == (200, components)
-        np.testing.assert_allclose((arrays[f"0/{size}/random"] ** 2).sum(axis=1), 1)
-        assert arrays[f"0/{size}/random"].std(axis=0).max() < 0.03  # of 64 filters each
-    np.testing.assert_array_equal(
-        measured(seed=1)["0/3x3/random"], arrays["0/3x3/random"]
-    )
-    assert not np.allclose(measured(seed=2)["0/3x3/random"], arrays["0/3x3/random"])
+def test_random_banks_against_an_explicit_loop(tmp_path, present):
+    """First what the downloaded networks need, 12 filters and 11 without the dead one;
+    then the 7 of the user's own."""
+    np.savez(tmp_path / "mine.npz", w=RANDOM.normal(size=(3, 3, 3, 7)))
+    second = tmp_path / "images.npz"
+    pixels = RANDOM.uniform(size=(40, 8, 8, 3)).astype(np.float32)
+    np.savez(second, images=pixels, labels=np.arange(40) % 2)
+    arrays = measured(seed=3, files=(tmp_path / "mine.npz",), second=str(second))
+    images = linear_cnn.photographs().images
+    chosen = np.linspace(0, len(images) - 1, 60).round().astype(int)
+    bases = [linear_cnn.scale_pixels(images[chosen]), pixels]
+    random = np.random.default_rng(3)
+    order = [(b, s, k) for b in (0, 1) for s in (3, 5) for k in (11, 12)]
+    order += [(0, 3, 7), (1, 3, 7)]
+    for basis, size, count in order:
+        spectrum = theory.patch_spectrum(
+            linear_cnn.normalize_channels(bases[basis]), size
+        )
+        components = np.asarray(spectrum.components)
+        found = arrays[f"{basis}/{size}x{size}/random/{count}"]
+        assert found.shape == (200, 3 * size**2)
+        for place in range(200):
+            bank = random.normal(size=(size, size, 3, count))
+            if place in (0, 1, 20, 199):
+                expected = explicit_profile(bank, components, "unit")
+                np.testing.assert_allclose(found[place], expected, rtol=1e-6)
+        fits = theory.fit_profile(found, spectrum.variance).correlation
+        np.testing.assert_allclose(
+            arrays[f"{basis}/{size}x{size}/random/{count}/fit"], fits, rtol=1e-6
+        )
+    drawn = {key for key in arrays if "/random/" in key and not key.endswith("/fit")}
+    assert drawn == {f"{b}/{s}x{s}/random/{k}" for b, s, k in order}
+
+
+def test_random_banks_have_as_many_filters_as_the_network_beside_them(
+    tmp_path, present
+):
+    """The squares of K unit vectors of d entries: their mean over the vectors has the
+    variance 2 (d - 1) / (K d² (d + 2))."""
+    bank = RANDOM.normal(size=(3, 3, 3, 40)).astype(np.float32)
+    bank[..., :8] = 0
+    bank[..., 8:11] *= 1e-4
+    np.savez(tmp_path / "data" / "pretrained" / "B.npz", w=bank)
+    arrays = measured()
+    counts = {"raw": [12, 12, 32, 12], "unit": [12, 12, 32, 12]}
+    counts["alive"] = [11, 11, 29, 11]
+    for convention, expected in counts.items():
+        found = profiles.numbers_of_filters(arrays, "0/3x3", convention)
+        assert found == expected
+    for count in (11, 12, 29, 32):
+        squares = arrays[f"0/3x3/random/{count}"] ** 2
+        np.testing.assert_allclose(squares.sum(axis=1), 1)
+        variance = 2 * 26 / (count * 27**2 * 29)
+        assert squares.var() == pytest.approx(variance, rel=0.08)
+        assert squares.var() != pytest.approx(variance * count / 64, rel=0.08)
+
+
+def test_correlations_against_an_explicit_loop(tmp_path, present):
+    bank = RANDOM.normal(size=(3, 3, 3, 40)).astype(np.float32)
+    bank[..., 0] *= 1e-4
+    np.savez(tmp_path / "data" / "pretrained" / "B.npz", w=bank)
+    arrays = measured()
+    for convention, counts in [("unit", (12, 12, 40, 12)), ("alive", (11, 11, 39, 11))]:
+        among, random = profiles.correlations(arrays, "0/3x3", convention)
+        found = arrays[f"0/3x3/{convention}"]
+        for i, count in enumerate(counts):
+            for j in range(4):
+                r = np.corrcoef(found[i], found[j])[0, 1]
+                assert among[i, j] == pytest.approx(r)
+            for place in range(200):
+                other = arrays[f"0/3x3/random/{count}"][place]
+                r = np.corrcoef(found[i], other)[0, 1]
+                assert random[i, place] == pytest.approx(r, abs=1e-9)
+
+
+def test_random_banks_follow_the_seed(tmp_path, present):
+    first, again, other = (measured(seed=seed)["0/3x3/random/12"] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+def test_a_bank_in_three_conventions():
+    bank = np.ones((2, 2, 3, 4)) * [0.011, 1, 0.009, 0]
+    np.testing.assert_array_equal(profiles.scaled(bank, "raw"), bank)
+    unit = np.full((2, 2, 3, 4), 12**-0.5)
+    unit[..., 3] = 0
+    np.testing.assert_allclose(profiles.scaled(bank, "unit"), unit)
+    np.testing.assert_allclose(profiles.scaled(bank, "alive"), unit[..., :2])
+    left = [profiles.filters_left(bank, name) for name in profiles.CONVENTIONS]
+    assert left == [3, 3, 2]
 
 
 def test_grey_images_give_no_basis(tmp_path, present):
@@ -109,9 +190,9 @@ def test_grey_images_give_no_basis(tmp_path, present):
 
 def test_families_are_compared_wherever_their_networks_stand():
     matrix = np.arange(16.0).reshape(4, 4)
-    found = pretrained.comparisons(matrix, ["B", "A", "B", "C"])
-    assert sorted(found["between"]) == [np.mean([1, 6]), np.mean([3, 11]), 7]
-    assert found["within"] == [2]
+    found = verdicts.comparisons(matrix, ["B", "A", "B", "C"])
+    assert sorted(found["between families"]) == [np.mean([1, 6]), np.mean([3, 11]), 7]
+    assert found["within families"] == [2]
 
 
 def test_rows_of_a_single_network_and_of_random_filters(tmp_path, present):
@@ -129,40 +210,31 @@ def test_rows_of_a_single_network_and_of_random_filters(tmp_path, present):
     assert (rows[1]["filters"], rows[1]["dead"]) == (7, 2)
     for name in ("correlation", "correlation_at_zero", "correlation_at_infinity"):
         assert rows[1]["alive"][name] == arrays[f"0/5x5/alive/fit/{name}"][0]
-    assert rows[2]["unit"] == frame.spread(arrays["0/5x5/random/fit"])
+    assert rows[2]["unit"] == frame.spread(arrays["0/5x5/random/5/fit"])
     assert rows[2]["raw"] is rows[2]["alive"] is None
     table = pretrained.table(summary).columns
     assert table["dead"][-3:] == ["", "2 of 7", ""]
+    assert table["random"][-3:] == ["", "5", "5"]
+    assert "12, 11" in table["random"]
     assert table["kernel"][-3:] == ["5x5"] * 3
     assert table["unit norm"][-1] == frame.number(rows[2]["unit"])
     assert table["raw weights"][-1] == ""
-
-
-def test_the_size_of_most_networks_comes_first(tmp_path, present):
-    for title in "AB":
-        np.savez(tmp_path / f"{title}.npz", w=smooth_bank(9, 5))
-    files = tuple(tmp_path / f"{title}.npz" for title in "AB") * 2
-    groups = pretrained.groups(measured(files=files))
-    assert list(groups) == [
-        ("photographs", "5x5", "0/5x5"),
-        ("photographs", "3x3", "0/3x3"),
-    ]
 
 
 def test_summary_against_explicit_numbers(tmp_path, present):
     arrays = measured()
     summary = pretrained.summary(arrays)
     families = ["A", "A", "B", "C"]
-    for convention in pretrained.CONVENTIONS:
-        profiles = arrays[f"0/3x3/{convention}"]
+    filters = {"raw": 12, "unit": 12, "alive": 11}
+    for convention in profiles.CONVENTIONS:
+        found = arrays[f"0/3x3/{convention}"]
         r = {
-            (i, j): np.corrcoef(profiles[i], profiles[j])[0, 1]
+            (i, j): np.corrcoef(found[i], found[j])[0, 1]
             for i, j in itertools.combinations(range(4), 2)
         }
         between = [(r[0, 2] + r[1, 2]) / 2, (r[0, 3] + r[1, 3]) / 2, r[2, 3]]
-        random = [
-            np.corrcoef(p, q)[0, 1] for p in profiles for q in arrays["0/3x3/random"]
-        ]
+        banks = arrays[f"0/3x3/random/{filters[convention]}"]
+        random = [np.corrcoef(p, q)[0, 1] for p in found for q in banks]
         rows = {
             row["comparison"]: row[convention]
             for row in summary["results"]
@@ -176,8 +248,8 @@ def test_summary_against_explicit_numbers(tmp_path, present):
             "std": None,
             "count": 1,
         }
-        assert rows["with random filters"]["mean"] == pytest.approx(
-            np.mean(random), abs=1e-12
+        assert rows["with random filters"] == pytest.approx(
+            frame.spread(random), abs=1e-12
         )
         assert (
             rows["with the fitted formula, B"]["mean"]
@@ -185,12 +257,13 @@ def test_summary_against_explicit_numbers(tmp_path, present):
         )
         if convention == "unit":
             check, control = summary["checks"][:2]
-            assert check["value"] == pytest.approx(np.mean(between))
-            assert check["bound"] == ">= 0.75"
-            assert control["value"] == pytest.approx(np.mean(random), abs=1e-12)
-            assert control["bound"] == ">= -0.2 and <= 0.2"
+            assert check.value == pytest.approx(np.mean(between))
+            assert check.bound == ">= 0.75"
+            assert check.paper == "one block of high correlations"
+            assert control.value == pytest.approx(np.mean(random), abs=1e-12)
+            assert control.bound == ">= -0.2 and <= 0.2"
     assert families == [
-        network["family"] for network in pretrained.described(arrays, "0/3x3")
+        network["family"] for network in profiles.described(arrays, "0/3x3")
     ]
     assert len(summary["checks"]) == 3  # of 5x5 there is one network: only the control
     assert summary["missing"] == ["E"]
@@ -201,7 +274,7 @@ def test_summary_against_explicit_numbers(tmp_path, present):
 
 def test_smooth_banks_agree_and_random_ones_do_not(tmp_path, present):
     summary = pretrained.summary(measured())
-    assert [row["passed"] for row in summary["checks"]] == [True] * 3
+    assert [check.passed for check in summary["checks"]] == [True] * 3
     for title in present:  # the table stays, the banks are noise of different colours
         spectrum = np.exp(RANDOM.normal(size=(*present[title].shape[:3], 1)))
         noise = spectrum * RANDOM.normal(size=present[title].shape)
@@ -210,12 +283,15 @@ def test_smooth_banks_agree_and_random_ones_do_not(tmp_path, present):
             w=noise.astype(np.float32),
         )
     summary = pretrained.summary(measured())
-    assert not summary["checks"][0]["passed"]
+    assert summary["checks"][0].passed is False
 
 
 def test_files_and_redraw(tmp_path, present, capsys):
-    pretrained.main(settings(tmp_path))
     folder = tmp_path / "out" / "pretrained" / "photographs"
+    folder.mkdir(parents=True)
+    for name in ("pretrained_7x7.png", "pretrained_7x7.pdf"):
+        (folder / name).write_text("of a kernel size that is no longer there")
+    pretrained.main(settings(tmp_path))
     printed = capsys.readouterr().out
     assert "not in" in printed
     assert "E; `python -m experiments data pretrained` gets them" in printed
@@ -230,7 +306,9 @@ def test_files_and_redraw(tmp_path, present, capsys):
         ".png",
         ".pdf",
     }
-    for name in ("pretrained", "pretrained_others"):
+    names = {"pretrained", "pretrained_conventions", "pretrained_5x5"}
+    assert {file.stem for file in folder.glob("*.p[nd]*")} == names
+    for name in names:
         with Image.open(folder / f"{name}.png") as picture:
             assert len(np.unique(np.asarray(picture.convert("L")))) > 20
     picture = (folder / "pretrained.png").read_bytes()
@@ -302,7 +380,7 @@ def test_two_bases(tmp_path, present):
     arrays = measured(second=str(tmp_path / "mine.npz"))
     assert list(arrays["bases"]) == ["photographs", str(tmp_path / "mine.npz")]
     assert not np.allclose(arrays["0/3x3/unit"], arrays["1/3x3/unit"])
-    assert [key for _, _, key in pretrained.groups(arrays)] == [
+    assert [key for _, _, key in profiles.groups(arrays)] == [
         "0/3x3",
         "1/3x3",
         "0/5x5",

@@ -6,7 +6,7 @@ import json
 import numpy as np
 
 from experiments import trained
-from experiments.paper import pretrained
+from experiments.download import pretrained as download_pretrained
 from tests.experiments.fakes import folder_of, smooth_bank
 
 
@@ -50,24 +50,31 @@ def test_models_of_tensorflow_js_are_called_after_their_folder(tmp_path):
             "remark": "",
             "tensor": "conv",
             "format": "TensorFlow.js",
+            "own": True,
         }
     ]
     assert found.kernels[0].dtype == np.float64
     np.testing.assert_array_equal(found.kernels[0], bank)
 
 
+def test_the_users_own_networks_are_marked(tmp_path, monkeypatch):
+    network = download_pretrained.Network("A", "A", "A.npz", 3, "RGB", "CC0")
+    monkeypatch.setattr(download_pretrained, "NETWORKS", (network,))
+    (tmp_path / "pretrained").mkdir()
+    for file in ("pretrained/A.npz", "mine.npz"):
+        np.savez(tmp_path / file, w=smooth_bank(7))
+    found = trained.present(tmp_path, [tmp_path / "mine.npz"]).networks
+    assert {row["title"]: row["own"] for row in found} == {"A": False, "mine": True}
+
+
 def test_filters_below_a_hundredth_of_the_largest_norm_are_dead():
     bank = np.ones((2, 2, 3, 4)) * [0.011, 1, 0.009, 0.5]
     assert trained.dead(bank).tolist() == [False, False, True, False]
-    np.testing.assert_allclose(
-        pretrained.scaled(bank, "alive"), np.full((2, 2, 3, 3), 12**-0.5)
-    )
 
 
-def test_dead_filters_of_norm_zero():
+def test_filters_of_norm_zero_are_dead():
     bank = smooth_bank(1)
     bank[..., 3] = 0
     assert trained.dead(bank).nonzero()[0].tolist() == [3, 11]
-    np.testing.assert_allclose(
-        trained.norms(pretrained.unit_norm(bank)), [1] * 3 + [0] + [1] * 8, rtol=1e-6
-    )
+    norms = [np.linalg.norm(bank[..., k]) for k in range(12)]
+    np.testing.assert_allclose(trained.norms(bank), norms, rtol=1e-6)
