@@ -89,6 +89,7 @@ autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 autosummary_generate = False
 default_role = "py:obj"
+napoleon_attr_annotations = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
@@ -116,6 +117,7 @@ def _linked(text: str) -> str:
 def _escaped(line: str) -> str:
     """A line of prose in which |a| and * stand for themselves; what is in backticks
     stays."""
+    line = re.sub(r"(?<= )\.\.\.(?= )", "…", line)  # three dots would end a summary
     parts = re.split(r"((?::\w+:)?`[^`]*`(?:__)?)", line)
     return "".join(
         part if at % 2 else re.sub(r"(?<!\\)([|*])", r"\\\1", part)
@@ -130,8 +132,7 @@ def _table_of_bars(rows: list[str]) -> list[str]:
     ]
     lines = ["", ".. list-table::", "   :header-rows: 1", ""]
     for row in cells[:1] + cells[2:]:
-        lines += [f"   {'-' if at else '* -'} {cell}" if not at else f"     - {cell}"
-                  for at, cell in enumerate(row)]  # fmt: skip
+        lines += [f"   {' ' if at else '*'} - {cell}" for at, cell in enumerate(row)]
     return [*lines, ""]
 
 
@@ -144,6 +145,8 @@ def _docstring(app, what, name, obj, options, lines) -> None:
     example = False
     text = _linked("\n".join(lines)).split("\n")
     for line in [*text, ""]:
+        if line.startswith("Create new instance of "):  # of a NamedTuple's __new__
+            continue
         indent = len(line) - len(line.lstrip())
         if line.lstrip().startswith("|") and line.rstrip().endswith("|"):
             rows.append(line)
