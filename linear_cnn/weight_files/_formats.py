@@ -5,18 +5,39 @@ the stream of pickles that torch.save wrote before version 1.6), ONNX, TensorFlo
 frozen GraphDef, and model.json of TensorFlow.js.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from linear_cnn.weight_files._contents import _Contents, _Refused
-from linear_cnn.weight_files._plain import _safetensors
+from linear_cnn._npz import open_archive, what_it_is
+from linear_cnn.weight_files._contents import _LISTED, _Contents, _Refused, _unknown
+from linear_cnn.weight_files._plain import _npz, _safetensors
 from linear_cnn.weight_files._protobuf import _protobuf
-from linear_cnn.weight_files._pytorch import _LEGACY_START, _legacy_torch, _zip_contents
+from linear_cnn.weight_files._pytorch import _LEGACY_START, _legacy_torch, _zip_torch
 from linear_cnn.weight_files._tensorflow_js import _tfjs
+
+# Other files that are often taken for weights, by how they begin.
+_FOREIGN = {
+    b"\x89HDF": "an HDF5 file, as Keras writes it,",
+    b"\x1f\x8b": "a file compressed by gzip (unpack it)",
+    b"BZh": "a file compressed by bzip2 (unpack it)",
+    b"\xfd7zXZ": "a file compressed by xz (unpack it)",
+    b"\x28\xb5\x2f\xfd": "a file compressed by Zstandard (unpack it)",
+    b"7z\xbc\xaf": "a 7-Zip archive (unpack it)",
+    b"Rar!": "a RAR archive (unpack it)",
+    b"GGUF": "a GGUF file",
+    b"\x93NUMPY": "a single array (.npy; numpy.savez writes .npz)",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+}
 
 
 def _contents(path: Path) -> _Contents:
     with path.open("rb") as file:
         start = file.read(64)
+    if what := what_it_is(path):
+        raise _Refused(f"{what}.")
+    for beginning, what in _FOREIGN.items():
+        if start.startswith(beginning):
+            raise _unknown(what)
     if start[:4] == b"PK\x03\x04":
         return _zip_contents(path)
     if start.startswith(_LEGACY_START):
@@ -34,3 +55,16 @@ def _contents(path: Path) -> _Contents:
             " weights as .npz."
         )
     return _protobuf(path)
+
+
+def _zip_contents(path: Path) -> _Contents:
+    """A zip archive: of PyTorch, or of NumPy's arrays."""
+    with open_archive(path) as archive:
+        names = archive.namelist()
+        pickles = [name for name in names if PurePosixPath(name).name == "data.pkl"]
+        if len(pickles) == 1:
+            return _zip_torch(path, archive, pickles[0])
+        if not names or not all(name.endswith(".npy") for name in names):
+            listed = ", ".join(names[:_LISTED]) or "nothing"
+            raise _unknown(f"a zip archive with {listed}")
+        return _npz(path, archive)

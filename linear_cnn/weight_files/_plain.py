@@ -7,17 +7,42 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from linear_cnn.weight_files._contents import _Contents, _Refused, _Tensor
+from linear_cnn._npz import array_name, open_archive, read_array, read_header
+from linear_cnn._text import quoted, shown
+from linear_cnn.weight_files._contents import (
+    _LARGEST_JSON,
+    Layout,
+    _Contents,
+    _json,
+    _named,
+    _Refused,
+    _Tensor,
+)
+
+# The layout of the framework that a file of safetensors names.
+_WRITERS: dict[str, Layout] = {
+    "pt": "OIHW",
+    "mlx": "OHWI",
+    "tf": "HWIO",
+    "flax": "HWIO",
+}
 
 
 def _safetensors(path: Path) -> _Contents:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > _LARGEST_JSON:
+            raise _Refused("its header is far larger than that of any network.")
+        # Of a key that is given twice safetensors itself takes one.
+        header = _json(file.read(size), "header")
+
     def read(name: str) -> np.ndarray:
         with safe_open(path, framework="numpy") as stored:
             dtype = stored.get_slice(name).get_dtype()
             if dtype.startswith("F8"):
                 raise _Refused(
-                    f"the weights of {name!r} are {dtype}, which is not read; save them"
-                    " as float32."
+                    f"the weights of {quoted(name)} are {dtype}, which is not read;"
+                    " save them as float32."
                 )
             if dtype != "BF16":
                 return np.asarray(stored.get_tensor(name))
@@ -31,23 +56,32 @@ def _safetensors(path: Path) -> _Contents:
     tensors = {
         name: _Tensor(shape, partial(read, name)) for name, shape in shapes.items()
     }
-    return _Contents("safetensors", None, tensors)
+    writer = str((header.get("__metadata__") or {}).get("format"))
+    # The file's order is that of the names, or of where the numbers lie.
+    return _Contents(
+        "safetensors", None, tensors, likely=_WRITERS.get(writer), in_order=False
+    )
 
 
-def _npy_shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
-    with archive.open(name) as file:
-        version = np.lib.format.read_magic(file)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        return tuple(read(file)[0])
+def _npz(path: Path, archive: zipfile.ZipFile) -> _Contents:
+    shapes = _named(
+        (array_name(member), read_header(archive, member).shape)
+        for member in archive.infolist()
+    )
+    tensors = {
+        name: _Tensor(shape, partial(_npz_array, path, name))
+        for name, shape in shapes.items()
+    }
+    return _Contents("npz", None, tensors)
 
 
-def _npy(path: Path, name: str) -> np.ndarray:
-    with zipfile.ZipFile(path) as archive, archive.open(name) as file:
-        values = np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-        if file.read(1):  # the checksum is only compared at the end of the member
-            raise ValueError("it holds more numbers than its header says")
-    return values
+def _npz_array(path: Path, name: str) -> np.ndarray:
+    with open_archive(path) as archive:
+        member = archive.getinfo(f"{name}.npy")
+        dtype = read_header(archive, member).dtype
+        if dtype.kind not in "fiub":
+            raise _Refused(
+                f"{quoted(name)} holds {shown(dtype)}, which are no weights; save them"
+                " as floats."
+            )
+        return read_array(archive, member)

@@ -1,6 +1,5 @@
 """TensorFlow.js: model.json beside its shards."""
 
-import json
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -9,14 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from linear_cnn._npz import what_it_is
+from linear_cnn._text import quoted, shown
 from linear_cnn.weight_files._contents import (
+    _LARGEST_JSON,
     _LISTED,
     _Contents,
+    _json,
     _named,
     _Refused,
     _Tensor,
     _unknown,
 )
+from linear_cnn.weight_files._graph import _checked_count, _Node
+from linear_cnn.weight_files._graphdef import _tensor_names, _with_uses
 
 _TFJS_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),
@@ -31,7 +36,8 @@ _TFJS_DTYPES: dict[str, np.dtype[Any]] = {
 def _tfjs(path: Path) -> _Contents:
     """model.json of a layers or a graph model: groups of weights, one after the other
     in the group's shards."""
-    model = json.loads(path.read_bytes())
+    with path.open("rb") as file:
+        model = _json(file.read(_LARGEST_JSON + 1), "model.json")
     if "weightsManifest" not in model:
         raise _unknown(f"JSON with {', '.join(list(model)[:_LISTED])}")
     tensors: list[tuple[str, _Tensor]] = []
@@ -45,32 +51,48 @@ def _tfjs(path: Path) -> _Contents:
             stored = (weight.get("quantization") or {}).get("dtype", weight["dtype"])
             if stored not in _TFJS_DTYPES:
                 raise _Refused(
-                    f"the TensorFlow.js weight {name!r} has the type {stored}, which is"
-                    " not read."
+                    f"the TensorFlow.js weight {quoted(name)} has the type"
+                    f" {shown(stored)}, which is not read."
                 )
             if min(shape, default=0) < 0:
-                raise ValueError(f"{name!r} has the shape {shape}")
+                raise ValueError(f"{quoted(name)} has the shape {shape}")
             read = partial(_tfjs_numbers, weight, shards, place)
             tensors.append((name, _Tensor(shape, read)))
             place += _TFJS_DTYPES[stored].itemsize * math.prod(shape)
         size = sum(shard.stat().st_size for shard in shards)
         if size != place:
-            raise ValueError(
-                f"{', '.join(group['paths'])} have {size} bytes instead of {place}"
-            )
-    return _Contents("TensorFlow.js", "HWIO", _named(tensors))
+            for shard in shards:
+                if what := what_it_is(shard):
+                    raise _Refused(f"of its shard {shown(shard.name)}: {what}.")
+            names = shown(", ".join(group["paths"]))
+            raise ValueError(f"{names} have {size} bytes instead of {place}")
+    contents = _Contents("TensorFlow.js", "HWIO", _named(tensors))
+    topology = model.get("modelTopology")
+    described = topology.get("node") if isinstance(topology, dict) else None
+    if not described:
+        return contents
+    _checked_count(described)
+    nodes = [
+        _Node(
+            node["op"], _tensor_names(list(node.get("input", ()))), (str(node["name"]),)
+        )
+        for node in described
+        if node["op"] != "Const"
+    ]
+    return _with_uses(contents, nodes)
 
 
 def _shard(path: Path, name: str) -> Path:
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise _Refused(
-            f"its shard {name!r} lies outside of the model's folder; put all shards"
-            " beside model.json."
+            f"its shard {quoted(name)} lies outside of the model's folder; put all"
+            " shards beside model.json."
         )
     shard = path.parent / name
     if not shard.is_file():
         raise _Refused(
-            f"its shard {name} is not beside it; put all shards beside model.json."
+            f"its shard {shown(name)} is not beside it; put all shards beside"
+            " model.json."
         )
     return shard
 
@@ -78,12 +100,26 @@ def _shard(path: Path, name: str) -> Path:
 def _tfjs_numbers(weight: Any, shards: Sequence[Path], place: int) -> np.ndarray:
     quantization = weight.get("quantization") or {}
     dtype = _TFJS_DTYPES[quantization.get("dtype", weight["dtype"])]
-    content = b"".join(shard.read_bytes() for shard in shards)
+    count = math.prod(map(int, weight["shape"]))
     values: np.ndarray = np.frombuffer(
-        content, dtype, math.prod(map(int, weight["shape"])), place
+        _part(shards, place, count * dtype.itemsize), dtype, count
     )
     if "scale" in quantization and "min" in quantization:
         values = values * np.float64(quantization["scale"]) + np.float64(
             quantization["min"]
         )
     return values.reshape(weight["shape"])
+
+
+def _part(shards: Sequence[Path], place: int, size: int) -> bytes:
+    """Bytes from a place on in files that continue each other."""
+    parts = []
+    for shard in shards:
+        with shard.open("rb") as file:
+            length = shard.stat().st_size
+            if place < length and size:
+                file.seek(place)
+                parts.append(file.read(min(size, length - place)))
+                size -= len(parts[-1])
+            place = max(place - length, 0)
+    return b"".join(parts)

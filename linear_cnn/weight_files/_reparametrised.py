@@ -1,0 +1,216 @@
+"""Filters that a network computes from the tensors in its file: by weight norm,
+spectral norm or pruning; and those of which the file does not say how."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from linear_cnn._text import quoted
+from linear_cnn.weight_files._contents import _LARGEST, _Refused, _refusing, _Tensor
+
+# The parts of a filter by their names: of torch.nn.utils' older functions, of its
+# parametrizations, and of what others made after them.
+_PART = re.compile(
+    r"(?P<stem>.*[./]|)(?:"
+    r"(?P<older>[^./]+)_(?P<part>g|v|u|orig|bar|mask)"
+    r"|parametrizations[./](?P<newer>[^./]+)[./](?P<rest>original\d*|\d+[./][^./]+)"
+    r")"
+)
+_PARTS = {"bar": "orig", "original": "orig", "0._u": "u", "0._v": "v", "0/_u": "u"}
+_PARTS |= {"0/_v": "v", "original0": "g", "original1": "v"}
+# Layers that standardise their filters, by their names; so do those with a gain.
+_STANDARDISED = re.compile(
+    r"standardi[sz]ed|std_?conv|ws_?conv|weight_?standard", re.IGNORECASE
+)
+# What lies beside a filter that is not used as it is stored, and what that is.
+_BESIDE = {
+    "gain": "which a convolution has whose weights are standardised",
+    **dict.fromkeys(
+        ("u", "u0", "sv0", "sn_u", "vector_u", "sigma"), "which spectral norm has"
+    ),
+    "g": "which weight norm has",
+}
+_BELOW = {**_BESIDE, "scale": "which the weights are multiplied by"}
+
+
+class _Computed(NamedTuple):
+    """The tensors of a file, filters in place of their parts.
+
+    Attributes:
+      tensors: by their names.
+      wholes: by the name of a part, that of the filter.
+    """
+
+    tensors: dict[str, _Tensor]
+    wholes: dict[str, str]
+
+
+def _computed(stored: Mapping[str, _Tensor]) -> _Computed:
+    """Puts filters in place of the tensors that they are computed from; those that
+    cannot be are refused when they are read."""
+    groups: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in stored:
+        if found := _PART.fullmatch(name):
+            stem, filter_name = found["stem"], found["older"] or found["newer"]
+            part = found["part"] or found["rest"]
+            groups[f"{stem}{filter_name}"][_PARTS.get(part, part)] = name
+    wholes: dict[str, str] = {}
+    made: dict[str, _Tensor] = {}
+    for whole, names in groups.items():
+        parts = {part: stored[name] for part, name in names.items()}
+        # Of a filter that is stored too, as some versions do, the parts only remain.
+        filter_ = stored.get(whole) or _filter(whole, parts)
+        if filter_ is not None:
+            made[whole] = filter_
+            wholes |= dict.fromkeys(names.values(), whole)
+    tensors = {}
+    for name, tensor in stored.items():
+        name = wholes.get(name, name)
+        tensors[name] = made.get(name, tensor)
+    return _Computed(_as_used(tensors, stored), wholes)
+
+
+def _filter(whole: str, parts: Mapping[str, _Tensor]) -> _Tensor | None:
+    """The filter that these parts make; None if they are parts of nothing."""
+    axes = {part: len(tensor.shape) for part, tensor in parts.items()}
+    if axes.get("orig") == 4:
+        tensor = parts["orig"]
+        if axes.keys() == {"orig", "u", "v"} and axes["u"] == axes["v"] == 1:
+            return _made(tensor, parts, partial(_spectral, whole))
+        if axes.keys() == {"orig", "mask"} and parts["mask"].shape == tensor.shape:
+            return _made(tensor, parts, lambda orig, mask: orig * mask)
+        return _refusing(
+            tensor.shape,
+            f"the filter {quoted(whole)} is computed from {_listed(parts)}, and the"
+            " file does not say how. Save the weights that the network computes (in"
+            " PyTorch: torch.nn.utils.parametrize.remove_parametrizations, or remove_"
+            "spectral_norm, before saving).",
+        )
+    if "g" in parts and axes.get("v") == 4:
+        tensor, gain = parts["v"], parts["g"].shape
+        if set(parts) == {"g", "v"} and (
+            not gain
+            or (
+                len(gain) == axes["v"]
+                and all(
+                    mine in (1, n) for mine, n in zip(gain, tensor.shape, strict=True)
+                )
+            )
+        ):
+            return _made(tensor, parts, _weight_norm)
+        return _refusing(
+            tensor.shape,
+            f"the filter {quoted(whole)} is computed from {_listed(parts)} in a way"
+            " that is not known. Save the weights that the network computes (in"
+            " PyTorch: remove_weight_norm or remove_parametrizations before saving).",
+        )
+    return None
+
+
+def _made(
+    like: _Tensor, parts: Mapping[str, _Tensor], rule: Callable[..., np.ndarray]
+) -> _Tensor:
+    def read() -> np.ndarray:
+        values = {part: _floats(tensor) for part, tensor in parts.items()}
+        return rule(**values)
+
+    return _Tensor(like.shape, read)
+
+
+def _floats(tensor: _Tensor) -> np.ndarray:
+    if np.prod(tensor.shape, dtype=float) > _LARGEST:
+        raise _Refused("a part of its first layer is larger than any first layer.")
+    return tensor.read().reshape(tensor.shape).astype(float)
+
+
+def _weight_norm(g: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """g v / |v|, with a norm for each entry of g: of each filter, or of all."""
+    axes = tuple(
+        axis for axis in range(v.ndim) if not g.ndim or g.shape[axis] < v.shape[axis]
+    )
+    norm = np.sqrt((v * v).sum(axis=axes, keepdims=True))
+    if not norm.all():
+        raise _Refused(
+            "a filter of its weight norm has the length 0, and no direction; take a"
+            " network that has been trained."
+        )
+    return g * v / norm
+
+
+def _spectral(whole: str, orig: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """w / (u^T W v), W the matrix with a row for each filter, as torch makes it: of
+    transposed convolutions the filters are the second axis."""
+    for axis in (0, 1):
+        matrix = np.moveaxis(orig, axis, 0).reshape(orig.shape[axis], -1)
+        if matrix.shape == (*u.shape, *v.shape):
+            sigma = u @ matrix @ v
+            if sigma == 0:
+                break
+            return orig / sigma
+    raise _Refused(
+        f"the parts of {quoted(whole)} do not fit each other as those of spectral norm:"
+        f" shapes {orig.shape}, {u.shape} and {v.shape}, or u^T W v = 0."
+    )
+
+
+def _as_used(tensors: dict[str, _Tensor], stored: Iterable[str]) -> dict[str, _Tensor]:
+    """Kernels that the names of their layers, or tensors beside them, show to be used
+    in another way than they are stored, refused when they are read."""
+    below: dict[str, str] = {}
+    for name in stored:
+        stem, last = _split(name)
+        if last in _BELOW:
+            below[_tail(stem)] = name
+    found = dict(tensors)
+    for name, tensor in tensors.items():
+        if len(tensor.shape) != 4:
+            continue
+        if _STANDARDISED.search(name):
+            what = "its layer's name says that its weights are standardised"
+        elif beside := _beside(name, below, tensors):
+            what = f"{quoted(beside[0])} is beside it, {beside[1]}"
+        else:
+            continue
+        found[name] = _refusing(
+            tensor.shape,
+            f"the tensor {quoted(name)} is not the filter: {what}, and the file does"
+            " not say how exactly the filter is computed. Save the weights that the"
+            " network convolves with.",
+        )
+    return found
+
+
+def _beside(
+    name: str, below: Mapping[str, str], tensors: Mapping[str, _Tensor]
+) -> tuple[str, str] | None:
+    """A tensor that shows that another is no filter as it is stored, and what it is."""
+    stem, _ = _split(name)
+    candidates = {f"{name}_u": _BELOW["u"], f"{name}_scale": _BELOW["scale"]}
+    if stem:
+        candidates |= {f"{stem}{own}": what for own, what in _BESIDE.items()}
+    for beside, what in candidates.items():
+        if beside in tensors and beside != name:
+            return beside, what
+    # Flax keeps kernel/u, kernel/sigma and kernel/scale apart from the kernel, under
+    # the same last names.
+    inside = below.get(_tail(f"{name}/")) if stem else None
+    return (inside, _BELOW[_split(inside)[1]]) if inside else None
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Where a tensor lies, with the separator, and its own name."""
+    place = max(name.rfind("."), name.rfind("/")) + 1
+    return name[:place], name[place:]
+
+
+def _tail(stem: str) -> str:
+    """The last two names of a path."""
+    return "/".join(re.split(r"[./]", stem.rstrip("./"))[-2:])
+
+
+def _listed(parts: Iterable[str]) -> str:
+    return ", ".join(sorted(quoted(part) for part in parts))
