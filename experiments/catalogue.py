@@ -206,7 +206,7 @@ def shown_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     hidden = {*WHEREABOUTS, *getattr(here, "UNUSED", ())}
     without_meaning = getattr(here.Settings, "without_meaning", None)
     if without_meaning is not None:
-        hidden |= without_meaning(given)
+        hidden |= without_meaning({k: v for k, v in given.items() if k not in hidden})
     if given.get("preset") is None:
         hidden.add("preset")
     return {key: value for key, value in given.items() if key not in hidden}

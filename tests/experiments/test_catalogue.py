@@ -122,6 +122,56 @@ def test_a_command_gives_the_settings_that_it_was_made_of(
         assert words[4:] == ["--preset", preset, "--out", "my results"]
 
 
+def shown(name: str, preset: Preset, **changes: Any) -> dict[str, Any]:
+    settings = catalogue.settings(name, preset, **changes)
+    whole = asdict(catalogue.resolved(name, settings))
+    return catalogue.shown_settings(name, json.loads(disk.json_text(whole)))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "there"),
+    [
+        ("random_labels", {}, True),
+        ("random_labels", {"network": "VGG19"}, True),
+        ("random_labels", {"network": "SmallCNN"}, False),
+        ("random_labels", {"network": "ResNet20"}, False),
+        ("consistency", {}, True),  # beside a ResNet
+        ("consistency", {"network": "SmallCNN"}, False),
+        ("consistency", {"network": "ResNet20", "other_network": "VGG13"}, True),
+        ("frozen_first_layer", {}, True),
+        ("frozen_first_layer", {"network": "SmallCNN"}, True),  # which it ignores
+        ("spectral_scaling", {}, False),
+        ("spectral_scaling", {"stride_network": "SmallCNN"}, False),
+    ],
+)
+def test_dropout_is_shown_of_networks_that_have_it(
+    name: str, changes: dict[str, Any], there: bool
+) -> None:
+    assert ("dropout" in shown(name, "cpu", **changes)) is there
+
+
+def test_settings_that_are_shown() -> None:
+    """Not where things lie, nor what an experiment takes no notice of."""
+    found = shown("random_labels", "smoke")
+    assert found["preset"] == "smoke"
+    assert (found["batch_size"], found["shuffled_epochs"]) == (32, 4)
+    assert not {"out", "store", "data_dir", "fresh", "redraw"} & found.keys()
+    assert {"network", "epochs", "seeds"} <= found.keys()
+    ignored = {"network", "epochs", "seeds"}
+    for name in ("frozen_first_layer", "spectral_scaling"):
+        assert not ignored & shown(name, "smoke").keys()
+    assert "epochs" not in shown("energy_labels", "smoke")
+    assert "seeds" in shown("energy_labels", "smoke")
+    assert shown("iterations", "smoke") == {
+        "preset": "smoke",
+        "dataset": "photographs",
+        "images": 300,
+        "kernel_size": 3,
+        "decades": 7,
+        "rate": 0.8,
+    }
+
+
 def test_pretrained_networks_and_filters_are_there() -> None:
     assert CATALOGUE["pretrained"].needs == ("pretrained",)
     assert "filters" in CATALOGUE

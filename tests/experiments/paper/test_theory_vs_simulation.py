@@ -127,6 +127,39 @@ def test_a_wrong_array_fails_its_check(arrays, field, change, failing) -> None:
     assert any(name.startswith(failing) for name in new)
 
 
+WHITENED = "e_i lambda_i constant at the last step (theorem)"
+
+
+def test_a_run_that_is_too_short_to_whiten(folder: Path, arrays) -> None:
+    """Its check is not reached; with as many steps as it takes, and the profile of
+    fewer, it fails."""
+    rows = json.loads((folder / "summary.json").read_text())["checks"]
+    (row,) = (row for row in rows if row["title"] == WHITENED)
+    assert row["passed"] is None
+    assert "of the slowest component is left, more steps are needed" in row["caveat"]
+    assert WHITENED not in failures(arrays)
+    steps = arrays["patches_drawn/steps"].copy()
+    steps[-1] = 10**9
+    assert WHITENED in failures(arrays | {"patches_drawn/steps": steps})
+
+
+def test_a_smoke_run_means_nothing(
+    arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(experiment, "compute", lambda settings: dict(arrays))
+    smoke = dataclasses.replace(theory_vs_simulation.PRESETS["smoke"], out=tmp_path)
+    theory_vs_simulation.main(smoke)
+    printed = capsys.readouterr().out
+    assert printed.count("(smoke run: means nothing)") == 25
+    place = tmp_path / "theory_vs_simulation" / "photographs"
+    summary = json.loads((place / "summary.json").read_text())
+    assert {row["caveat"] for row in summary["checks"]} == {"smoke run: means nothing"}
+    assert summary["seconds"]["few"] == arrays["few/seconds"]
+    assert json.loads((place / "config.json").read_text())["seconds"] < 1000
+    theory_vs_simulation.main(Settings(out=tmp_path, redraw=True))
+    assert capsys.readouterr().out == printed
+
+
 def test_redraw_uses_the_arrays_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,3 +67,16 @@ def test_accuracies_at_the_end() -> None:
         (0.89, False),
     ]
     assert trained.summarize(arrays, [], [], trained_to_the_end=False)["checks"] == []
+
+
+def test_runs_of_one_title_are_told_apart_in_a_summary() -> None:
+    arrays = fake_run("one", 0, (0, 1), batch_size=16)
+    arrays |= fake_run("two", 1, (0, 1))
+    titles = ["VGG11, 64 filters, batch size 16", "VGG11, 64 filters, batch size 256"]
+    summary = trained.summarize(arrays, [], [])
+    assert [row["run"] for row in summary["runs"]] == titles
+    assert [one.title for one in summary["checks"]] == [
+        f"lowest training accuracy, {title}" for title in titles
+    ]
+    assert summary["differs_from_paper"] == [f"batch size 16 (paper: 256): {titles[0]}"]
+    assert list(trained.titles(arrays).values()) == titles

@@ -2,7 +2,10 @@
 scaled."""
 
 import dataclasses
+import hashlib
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -75,19 +78,134 @@ def test_the_data_of_a_run(run: Run, images: Path) -> None:
     assert trained_data.load(dataclasses.replace(run, validation=0)).validation is None
 
 
+def places(labels: np.ndarray, allowed: list[int], each: int) -> list[int]:
+    """Of the classes 0 and 1 as many images as `each`, evenly spaced among its own,
+    picked one by one."""
+    chosen = []
+    for label in (0, 1):
+        own = [index for index in allowed if labels[index] == label]
+        chosen += [
+            own[round(float(place))] for place in np.linspace(0, len(own) - 1, each)
+        ]
+    return sorted(chosen)
+
+
+TRAINED_ON = [index for index in range(60) if index % 4 != 3]
+HELD_OUT = [index for index in range(60) if index % 4 == 3]
+
+
 def pixels_statistics(
     pixels: np.ndarray, labels: np.ndarray, data: trained.Data
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the channels over the training images, picked one
-    by one."""
-    available = [index for index in range(60) if index % 4 != 3]
-    chosen = []
-    for label in (0, 1):
-        own = [index for index in available if labels[index] == label]
-        chosen += [
-            own[round(float(place))] for place in np.linspace(0, len(own) - 1, 12)
-        ]
+    """Mean and standard deviation of the channels over the training images."""
+    chosen = places(labels, TRAINED_ON, 12)
     return pixels[chosen].mean(axis=(0, 1, 2)), pixels[chosen].std(axis=(0, 1, 2))
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Of the kind, the shape and the bytes of each array, one after the other."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype.str}{array.shape}".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
+
+
+def test_the_checksum_is_of_pixels_and_labels(run: Run, images: Path) -> None:
+    """So that runs are found that were stored before."""
+    trained_data._image_set.cache_clear()
+    with np.load(images) as stored:
+        pixels, labels = stored["images"], stored["labels"]
+    training = places(labels, TRAINED_ON, 12)
+    held_out = places(labels, HELD_OUT, 3)
+    unit = pixels.astype(np.float32) / np.float32(255)
+    whole = labels.astype(np.int32)
+    first = [unit[training], whole[training]]
+    second = [unit[held_out], whole[held_out]]
+    assert trained_data.load(run).checksum == digest(*first, *second)
+    alone = dataclasses.replace(run, validation=0)
+    assert trained_data.load(alone).checksum == digest(*first)
+    # Labels are those that the run trains on, images those of before it scales them.
+    shuffled = dataclasses.replace(run, shuffled_labels=1)
+    permuted = linear_cnn.shuffle_labels(whole[training], jax.random.key(1))
+    expected = digest(unit[training], np.asarray(permuted, np.int32), *second)
+    assert trained_data.load(shuffled).checksum == expected
+    scaled = dataclasses.replace(run, scaled_component=(2, 3.0))
+    assert trained_data.load(scaled).checksum == digest(*first, *second)
+
+
+def test_runs_with_the_same_images_load_them_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {
+        "plain": run,
+        "longer": dataclasses.replace(run, epochs=9, seeds=4, frozen=("conv1",)),
+        "shuffled": dataclasses.replace(run, shuffled_labels=1),
+        "otherwise": dataclasses.replace(run, shuffled_labels=2),
+        "scaled": dataclasses.replace(run, scaled_component=(2, 3.0)),
+        "energy": dataclasses.replace(run, energy_component=3, validation=0),
+        "others": dataclasses.replace(run, classes=("1", "2"), images=8, validation=2),
+        "alone": dataclasses.replace(run, validation=0),
+    }
+    calls: Counter[str] = Counter()
+
+    def counted(module: Any, name: str) -> None:
+        original = getattr(module, name)
+
+        def call(*arguments: Any) -> Any:
+            calls[name] += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(module, name, call)
+
+    with monkeypatch.context() as patched:
+        trained_data._image_set.cache_clear()
+        counted(linear_cnn, "load_images")
+        counted(linear_cnn, "scale_pixels")
+        counted(linear_cnn, "normalize_channels")
+        together = trained_data.load_all(named)
+        patched.undo()
+    # Three sources, of which the last has no validation images.
+    assert calls == {
+        "load_images": 1,
+        "scale_pixels": 5,
+        "normalize_channels": 5,
+    }
+    assert together["plain"].images is together["shuffled"].images
+    assert list(together) == list(named)
+    # Nothing that one run does to them is seen by another.
+    for name, one in named.items():
+        alone, shared = trained_data.load(one), together[name]
+        assert alone.checksum == shared.checksum
+        assert alone.class_names == shared.class_names
+        for field in ("images", "labels", "mean", "std"):
+            mine, its = getattr(alone, field), getattr(shared, field)
+            np.testing.assert_array_equal(mine, its)
+        assert (alone.validation is None) == (shared.validation is None)
+        for mine, its in zip(
+            alone.validation or (), shared.validation or (), strict=True
+        ):
+            np.testing.assert_array_equal(mine, its)
+    assert len({data.checksum for data in together.values()}) == 6
+
+
+def test_what_runs_of_other_images_do_not_share(run: Run, images: Path) -> None:
+    """Each thing that images are chosen by makes a source of its own."""
+    trained_data._image_set.cache_clear()
+    others = {
+        "images": 22,
+        "validation": 4,
+        "hold_out": 3,
+        "classes": ("1", "0"),
+    }
+    named = {"plain": run} | {
+        name: dataclasses.replace(run, **{name: value})
+        for name, value in others.items()
+    }
+    found = trained_data.load_all(named)
+    assert len({data.checksum for data in found.values()}) == len(named)
+    for name in named:
+        assert found[name].checksum == trained_data.load(named[name]).checksum
 
 
 def test_labels_by_energy_and_scaled_components(run: Run) -> None:
