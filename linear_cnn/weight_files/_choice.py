@@ -1,7 +1,7 @@
 """Which of a file's tensors is the first layer, and the order of its axes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from linear_cnn._text import MOST_QUOTED, quoted, shown
 from linear_cnn.weight_files._contents import (
@@ -42,12 +42,14 @@ def _chosen(
     }
     by_shapes = _shared_layout(list(kernels.values()))
     known = layout or contents.layout
+    if layout is None and contents.layout:
+        _check_own(contents, kernels if name is None else [name], by_shapes)
     # Who wrote the file counts where the shapes leave it open.
     shared = known or by_shapes or contents.likely
     if name is None:
-        chosen, fits = _recognised(contents, kernels, known, shared)
+        chosen, fits = _recognised(contents, kernels, known, by_shapes, shared)
     else:
-        chosen, fits = name, _layouts_of(contents, name, kernels, known)
+        chosen, fits = name, _layouts_of(contents, name, kernels, known, by_shapes)
     if len(fits) > 1 and shared in fits:
         fits = [shared]
     shape = contents.tensors[chosen].shape
@@ -57,21 +59,37 @@ def _chosen(
             f"{_either(fits)} decides."
         )
     [found] = fits
-    # A framework's file may hold what another one has written.
-    foreign = layout is None and by_shapes not in (None, found)
-    if by_shapes and foreign and by_shapes in _layouts(shape, None):
-        raise _Refused(
-            f"the kernels of this {contents.format} file are square in the layout"
-            f" {by_shapes}, not in its own, {found}; layout="
-            f"{_either([found, by_shapes])} decides."
-        )
     if name is None:
         _check_first(contents, chosen, found, kernels)
     return chosen, found
 
 
+def _check_own(
+    contents: _Contents, names: Iterable[str], by_shapes: Layout | None
+) -> None:
+    """Raise if a framework's file holds kernels as another framework writes them."""
+    own = contents.layout
+    if own is None or by_shapes in (None, own):
+        return
+    for name in names:
+        if name not in contents.tensors or name in contents.others:
+            continue
+        shape = contents.tensors[name].shape
+        if by_shapes in _layouts(shape, None):
+            either = [fit for fit in _fitting(shape) if fit in (own, by_shapes)]
+            raise _Refused(
+                f"the kernels of this {contents.format} file are square in the layout"
+                f" {by_shapes}, not in its own, {own}; for {quoted(name)}"
+                f" {shape}, layout={_either(either)} decides."
+            )
+
+
 def _recognised(
-    contents: _Contents, kernels: _Shapes, known: Layout | None, shared: Layout | None
+    contents: _Contents,
+    kernels: _Shapes,
+    known: Layout | None,
+    by_shapes: Layout | None,
+    shared: Layout | None,
 ) -> tuple[str, list[Layout]]:
     """The one kernel of 3 input channels, and its layouts."""
     layouts = {
@@ -94,13 +112,18 @@ def _recognised(
         raise _Refused(
             f"no tensor of this {contents.format} file is a convolution with {_COLOURS}"
             " input channels (grey, 4-channel and 1x1 first layers are not"
-            f" recognised){_hint(contents, kernels, known)}; it holds"
+            f" recognised){_hint(contents, kernels, known, by_shapes)}; it holds"
             f" {_listed(kernels)}."
         )
     return candidates[0], layouts[candidates[0]]
 
 
-def _hint(contents: _Contents, kernels: _Shapes, known: Layout | None) -> str:
+def _hint(
+    contents: _Contents,
+    kernels: _Shapes,
+    known: Layout | None,
+    by_shapes: Layout | None,
+) -> str:
     """What would make a kernel recognised, of the values that fit it."""
     unused = [
         key
@@ -113,32 +136,46 @@ def _hint(contents: _Contents, kernels: _Shapes, known: Layout | None) -> str:
             " convolution, so that only name= reads them"
         )
     for key, shape in kernels.items():
-        fits = [fit for fit in _fitting(shape) if not _is_pixel(shape, fit)]
-        # In a known layout a kernel need not be square; what is so in another one may
-        # be of that.
-        if known:
-            fits = [fit for fit in fits if fit in _square(shape)]
-        elif _square(shape) and len(kernels) > 1:  # as the others are
-            continue
-        if fits and _size(shape) <= _LARGEST:
+        if fits := _advised(shape, kernels, known, by_shapes):
             why = "" if known else ", as a kernel that is not square needs"
             return f"; {quoted(key)} would be one with layout={_either(fits)}{why}"
     return ""
 
 
+def _advised(
+    shape: tuple[int, ...],
+    kernels: _Shapes,
+    known: Layout | None,
+    by_shapes: Layout | None,
+) -> list[Layout]:
+    """The layouts in which a tensor would be a kernel of 3 channels that the known one,
+    or being square, rules out."""
+    fits = [fit for fit in _fitting(shape) if not _is_pixel(shape, fit)]
+    if _size(shape) > _LARGEST:
+        return []
+    if known:
+        return [fit for fit in fits if fit == by_shapes != known]
+    # Among others that are square, one that is so too in their layout is of that.
+    return fits if len(kernels) == 1 or not _square(shape) else []
+
+
 def _layouts_of(
-    contents: _Contents, name: str, kernels: _Shapes, known: Layout | None
+    contents: _Contents,
+    name: str,
+    kernels: _Shapes,
+    known: Layout | None,
+    by_shapes: Layout | None,
 ) -> list[Layout]:
     """The layouts in which the tensor of this name is a kernel of 3 input channels."""
     if name not in contents.tensors:
         raise _Refused(
-            f"no tensor of this {contents.format} file is named {name!r}; it holds"
-            f" {_listed(kernels)}."
+            f"no tensor of this {contents.format} file is named {quoted(name)}; it"
+            f" holds {_listed(kernels)}."
         )
     shape = contents.tensors[name].shape
     layouts = _layouts(shape, known)
     if not layouts or _size(shape) > _LARGEST:
-        others = [] if _size(shape) > _LARGEST else _fitting(shape)
+        others = _advised(shape, kernels, known, by_shapes)
         hint = f" It would be one with layout={_either(others)}." if others else ""
         if others and not known:
             hint += " Without layout=, kernels must be square."

@@ -102,7 +102,7 @@ def _torch_tensors(
         last = view.offset + sum(
             (n - 1) * stride for n, stride in zip(view.shape, view.strides, strict=True)
         )
-        if min(view.offset, *view.strides) < 0 or last >= storage.size:
+        if min((view.offset, *view.strides)) < 0 or last >= storage.size:
             raise ValueError("a tensor lies outside of its storage")
         # Of a storage that many tensors share, only what this one takes.
         content = data(storage, view.offset * size, (last + 1) * size)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from linear_cnn._text import quoted
+from linear_cnn._text import quoted, shown
 from linear_cnn.weight_files._contents import _LARGEST, _Refused, _refusing, _Tensor
 
 # The parts of a filter by their names: of torch.nn.utils' older functions, of its
@@ -62,10 +62,10 @@ def _computed(stored: Mapping[str, _Tensor]) -> _Computed:
     made: dict[str, _Tensor] = {}
     for whole, names in groups.items():
         parts = {part: stored[name] for part, name in names.items()}
-        # Of a filter that is stored too, as some versions do, the parts only remain.
-        filter_ = stored.get(whole) or _filter(whole, parts)
+        filter_ = _filter(whole, parts, names.values())
         if filter_ is not None:
-            made[whole] = filter_
+            # Some versions store the filter too.
+            made[whole] = stored.get(whole, filter_)
             wholes |= dict.fromkeys(names.values(), whole)
     tensors = {}
     for name, tensor in stored.items():
@@ -74,8 +74,11 @@ def _computed(stored: Mapping[str, _Tensor]) -> _Computed:
     return _Computed(_as_used(tensors, stored), wholes)
 
 
-def _filter(whole: str, parts: Mapping[str, _Tensor]) -> _Tensor | None:
-    """The filter that these parts make; None if they are parts of nothing."""
+def _filter(
+    whole: str, parts: Mapping[str, _Tensor], names: Iterable[str]
+) -> _Tensor | None:
+    """The filter that these parts make, which have these names; None if they are parts
+    of nothing."""
     axes = {part: len(tensor.shape) for part, tensor in parts.items()}
     if axes.get("orig") == 4:
         tensor = parts["orig"]
@@ -85,7 +88,7 @@ def _filter(whole: str, parts: Mapping[str, _Tensor]) -> _Tensor | None:
             return _made(tensor, parts, lambda orig, mask: orig * mask)
         return _refusing(
             tensor.shape,
-            f"the filter {quoted(whole)} is computed from {_listed(parts)}, and the"
+            f"the filter {quoted(whole)} is computed from {_listed(names)}, and the"
             " file does not say how. Save the weights that the network computes (in"
             " PyTorch: torch.nn.utils.parametrize.remove_parametrizations, or remove_"
             "spectral_norm, before saving).",
@@ -104,7 +107,7 @@ def _filter(whole: str, parts: Mapping[str, _Tensor]) -> _Tensor | None:
             return _made(tensor, parts, _weight_norm)
         return _refusing(
             tensor.shape,
-            f"the filter {quoted(whole)} is computed from {_listed(parts)} in a way"
+            f"the filter {quoted(whole)} is computed from {_listed(names)} in a way"
             " that is not known. Save the weights that the network computes (in"
             " PyTorch: remove_weight_norm or remove_parametrizations before saving).",
         )
@@ -212,5 +215,5 @@ def _tail(stem: str) -> str:
     return "/".join(re.split(r"[./]", stem.rstrip("./"))[-2:])
 
 
-def _listed(parts: Iterable[str]) -> str:
-    return ", ".join(sorted(quoted(part) for part in parts))
+def _listed(names: Iterable[str]) -> str:
+    return shown(", ".join(sorted(map(repr, names))))

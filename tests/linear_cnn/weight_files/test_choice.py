@@ -18,6 +18,8 @@ from tests.linear_cnn.weight_files.writers import (
     every_format,
     write_graph,
     write_npz,
+    write_safetensors,
+    write_tfjs,
     write_torch,
     written,
 )
@@ -164,3 +166,82 @@ def test_grey_and_four_channels(tmp_path, kind, channels):
 def test_a_name_that_is_not_there(tmp_path, kind):
     with pytest.raises(ValueError, match=r"named 'conv1'; it holds .*'stem.weight' \("):
         linear_cnn.load_first_layer(written(kind, tmp_path / "file"), "conv1")
+
+
+GENERATOR = {  # transposed convolutions, (channels, filters, height, width)
+    "main.0.weight": np.ones((100, 256, 4, 4), np.float32),
+    "main.3.weight": np.ones((256, 128, 4, 4), np.float32),
+    "main.9.weight": np.ones((128, 64, 4, 4), np.float32),
+    "main.12.weight": np.ones((64, 3, 4, 4), np.float32),
+}
+LAST = r"'main.12.weight' \(64, 3, 4, 4\), comes last, and 'main.9.weight' .* before"
+
+
+@pytest.mark.parametrize("write", [write_npz, write_safetensors, write_torch])
+def test_the_last_layer_of_a_generator(tmp_path, write):
+    """Of safetensors, whose order is another, the numbers in the names tell it."""
+    file = write(tmp_path / "net", GENERATOR)
+    with pytest.raises(ValueError, match=LAST):
+        linear_cnn.load_first_layer(file)
+    assert linear_cnn.load_first_layer(file, "main.12.weight").kernel.shape[2] == 3
+    # The same shapes in the order of a network that sees images.
+    names = [f"main.{n}.weight" for n in range(4)]
+    network = dict(zip(names, reversed(GENERATOR.values()), strict=True))
+    found = linear_cnn.load_first_layer(write(tmp_path / "net", network))
+    assert found.name == "main.0.weight"
+
+
+def test_the_last_layer_of_a_generator_in_other_layouts_and_behind_a_convolution(
+    tmp_path,
+):
+    hwio = {name: w.transpose(2, 3, 0, 1) for name, w in GENERATOR.items()}
+    swapped = {name: w.swapaxes(2, 3) for name, w in hwio.items()}
+    for write in (write_npz, write_graph, write_tfjs):
+        # (height, width, filters, channels): filters of the last are 3.
+        file = write(tmp_path / write.__name__, swapped)
+        assert "comes last" in refusal(file)
+    behind = {
+        "a": np.ones((32, 32, 3, 3), np.float32),
+        "b": np.ones((32, 3, 2, 2), np.float32),
+        "pixels": np.ones((3, 3, 1, 1), np.float32),
+    }
+    assert "'b' (32, 3, 2, 2), comes last" in refusal(
+        write_torch(tmp_path / "b", behind)
+    )
+
+
+def refusal(file):
+    with pytest.raises(ValueError, match=r".") as error:
+        linear_cnn.load_first_layer(file)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["up.conv_transpose.weight", "deconv1.w", "convt.w"])
+def test_transposed_convolutions_by_their_names(tmp_path, name):
+    file = write_torch(tmp_path / "net", {name: np.ones((16, 3, 4, 4), np.float32)})
+    assert "is a transposed convolution by its name" in refusal(file)
+    assert linear_cnn.load_first_layer(file, name).name == name
+
+
+def test_names_that_are_not_those_of_transposed_convolutions(tmp_path):
+    weights = np.ones((16, 3, 4, 4), np.float32)
+    for name in ("conv_tall.weight", "convtiny", "stem.conv.weight"):
+        file = write_torch(tmp_path / "net", {name: weights})
+        assert linear_cnn.load_first_layer(file).name == name
+
+
+def test_names_are_quoted_in_short_and_escaped(tmp_path):
+    """Neither control characters, nor more than 200 characters of the file."""
+    evil = "\x1b[2J\r\u202e"
+    long = "n" * 900
+    tensors = {f"{evil}{long}{n}": np.ones((16, 4, 3, 3)) for n in range(9)}
+    for write in (write_npz, write_torch):
+        file = write(tmp_path / "net", tensors)
+        message = refusal(file).removeprefix(str(file))
+        assert message.isprintable()
+        assert "9 more" not in message
+        assert "\\x1b[2J" in message
+        assert message.count("n") < 200 + 60
+    file = write_npz(tmp_path / "\x1b[2J.npz", tensors)
+    assert "\\x1b[2J.npz" in refusal(file)
+    assert refusal(file).isprintable()

@@ -1,5 +1,6 @@
 """Every format from a file made here, and every fault."""
 
+import json
 import zipfile
 
 import jax.numpy as jnp
@@ -233,3 +234,52 @@ def test_bad_arguments(tmp_path):
         ValueError, match="channel_order must be 'RGB' or 'BGR', got 'GBR'"
     ):
         linear_cnn.load_first_layer(file, channel_order="GBR")
+
+
+LFS = (
+    b"version https://git-lfs.github.com/spec/v1\n"
+    b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
+    b"size 12345\n"
+)
+PAGES = [b"<!DOCTYPE html>\n<title>Sign in</title>", b"\xef\xbb\xbf\n <HTML><body>"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (LFS, "this is a Git LFS pointer, .* `git lfs pull` gets"),
+        *[
+            (page, "this is an HTML page, .* download the file itself")
+            for page in PAGES
+        ],
+        (b'<?xml version="1.0"?><Error/>', "this is an XML document"),
+        (b"\x1f\x8b" + bytes(50), "compressed by gzip .* none of the formats"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file, .* none of the formats"),
+        (b"\x93NUMPY\x01\x00", r"a single array .* none of the formats"),
+    ],
+)
+def test_what_came_in_place_of_the_weights_is_named(tmp_path, content, message):
+    file = tmp_path / "net.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        linear_cnn.load_first_layer(file)
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["tensor", "field", "metadata"])
+def test_a_key_that_safetensors_give_twice(tmp_path, place):
+    """The reader of safetensors takes one of the two."""
+    file = write_safetensors(tmp_path / "net", {NAME: OIHW, **OTHERS})
+    content = file.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header, data = content[8 : 8 + size].decode().rstrip(), content[8 + size :]
+    entry = json.dumps(json.loads(header)[NAME])
+    twice = {
+        "tensor": header[:-1] + f',"{NAME}":{entry}}}',
+        "field": header.replace('"dtype"', '"dtype":"F32","dtype"', 1),
+        "metadata": '{"__metadata__":{"a":"1","a":"2"},' + header[1:],
+    }[place].encode()
+    file.write_bytes(len(twice).to_bytes(8, "little") + twice + data)
+    key = {"tensor": NAME, "field": "dtype", "metadata": "a"}[place]
+    with pytest.raises(ValueError, match=f"it gives the key '{key}' twice"):
+        linear_cnn.load_first_layer(file)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import linear_cnn
 from tests.linear_cnn.weight_files.writers import (
@@ -125,3 +126,87 @@ def test_the_layout_is_that_of_all_kernels(tmp_path, write, layout, channels):
             match=r"no tensor of this .* is a convolution with 3 input channels",
         ):
             linear_cnn.load_first_layer(file)
+
+
+OHWI_FILE = {  # as MLX writes a network of 3x3 kernels
+    "a.weight": RANDOM.normal(size=(64, 3, 3, 3)).astype(np.float32),
+    "b.weight": RANDOM.normal(size=(64, 3, 3, 64)).astype(np.float32),
+    "c.weight": RANDOM.normal(size=(32, 1, 1, 64)).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("write", [write_npz, write_safetensors])
+def test_filters_height_width_channels(tmp_path, write):
+    """(64, 3, 3, 3) alone could be of two layouts; the others decide."""
+    first = OHWI_FILE["a.weight"]
+    layer = linear_cnn.load_first_layer(write(tmp_path / "net", OHWI_FILE))
+    assert layer.name == "a.weight"
+    np.testing.assert_array_equal(layer.kernel, first.transpose(1, 2, 3, 0))
+    large = {"w": RANDOM.normal(size=(64, 7, 7, 3)).astype(np.float32)}
+    kernel = linear_cnn.load_first_layer(write(tmp_path / "net", large)).kernel
+    np.testing.assert_array_equal(kernel, large["w"].transpose(1, 2, 3, 0))
+    file = write(tmp_path / "net", {"a": first})
+    with pytest.raises(ValueError, match=r"'a', .*layout='OIHW' or 'OHWI' decides"):
+        linear_cnn.load_first_layer(file)
+    for layout, axes in (("OIHW", (2, 3, 1, 0)), ("OHWI", (1, 2, 3, 0))):
+        kernel = linear_cnn.load_first_layer(file, layout=layout).kernel
+        np.testing.assert_array_equal(kernel, first.transpose(axes))
+
+
+@pytest.mark.parametrize(
+    ("writer", "axes"),
+    [("pt", (2, 3, 1, 0)), ("mlx", (1, 2, 3, 0)), ("jax", None)],
+)
+def test_safetensors_that_name_their_writer(tmp_path, writer, axes):
+    first = OHWI_FILE["a.weight"]
+    save_file({"a": first}, tmp_path / "net", metadata={"format": writer})
+    if axes is None:
+        with pytest.raises(ValueError, match="ambiguous"):
+            linear_cnn.load_first_layer(tmp_path / "net")
+        return
+    kernel = linear_cnn.load_first_layer(tmp_path / "net").kernel
+    np.testing.assert_array_equal(kernel, first.transpose(axes))
+    # The other kernels say more than the name.
+    save_file(OHWI_FILE, tmp_path / "net", metadata={"format": writer})
+    kernel = linear_cnn.load_first_layer(tmp_path / "net").kernel
+    np.testing.assert_array_equal(kernel, first.transpose(1, 2, 3, 0))
+
+
+def test_a_framework_s_file_of_another_s_kernels(tmp_path):
+    file = write_torch(tmp_path / "net", OHWI_FILE)
+    with pytest.raises(
+        ValueError, match=r"square in the layout OHWI, not .* OIHW; .*='OIHW' or 'OHWI'"
+    ):
+        linear_cnn.load_first_layer(file)
+    kernel = linear_cnn.load_first_layer(file, layout="OHWI").kernel
+    first = OHWI_FILE["a.weight"]
+    np.testing.assert_array_equal(kernel, first.transpose(1, 2, 3, 0))
+    file = write_torch(tmp_path / "net", {"w": np.ones((64, 7, 7, 3), np.float32)})
+    for name in (None, "w"):
+        with pytest.raises(ValueError, match=r"'w' \(64, 7, 7, 3\), layout='OHWI' dec"):
+            linear_cnn.load_first_layer(file, name)
+    for name in (None, "w"):
+        with pytest.raises(ValueError, match=r"would be one with layout='OHWI'"):
+            linear_cnn.load_first_layer(file, name, layout="OIHW")
+
+
+def test_positions_of_patches_are_no_kernels(tmp_path):
+    tensors = {
+        "position": np.zeros((1, 14, 14, 768), np.float32),
+        "w": RANDOM.normal(size=(8, 3, 3, 3)).astype(np.float32),
+        "later": np.zeros((8, 8, 3, 3), np.float32),
+    }
+    kernel = linear_cnn.load_first_layer(write_npz(tmp_path / "n", tensors)).kernel
+    np.testing.assert_array_equal(kernel, tensors["w"].transpose(2, 3, 1, 0))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_no_layout_is_advised_that_cannot_fit(tmp_path, channels):
+    """(8, 4, 3, 3) would be of 8x4 pixels."""
+    tensors = {"a": np.ones((8, channels, 3, 3)), "b": np.ones((8, 8, 3, 3))}
+    for write in (write_npz, write_torch):
+        file = write(tmp_path / "net", tensors)
+        for name in (None, "a"):
+            with pytest.raises(ValueError, match=r"3 input channels") as error:
+                linear_cnn.load_first_layer(file, name)
+            assert "layout=" not in str(error.value)

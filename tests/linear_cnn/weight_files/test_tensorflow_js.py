@@ -121,3 +121,30 @@ def test_shards_outside_of_the_folder(tmp_path, name):
     )
     with pytest.raises(ValueError, match="lies outside"):
         linear_cnn.load_first_layer(file)
+
+
+def test_graphs_say_what_a_convolution_takes(tmp_path):
+    file = write_tfjs(tmp_path / "model", {NAME: HWIO, "up": 2 * HWIO})
+    model = json.loads(file.read_text())
+    nodes = [
+        {"name": NAME, "op": "Const"},
+        {"name": "c", "op": "_FusedConv2D", "input": ["x", NAME, "bias"]},
+        {"name": "t", "op": "Conv2DBackpropInput", "input": ["sizes", "up", "c"]},
+    ]
+    model["modelTopology"] = {"node": nodes}
+    file.write_text(json.dumps(model))
+    layer = linear_cnn.load_first_layer(file)
+    assert layer.name == NAME
+    np.testing.assert_array_equal(layer.kernel, HWIO)
+    model["modelTopology"] = {"model_config": {}}
+    file.write_text(json.dumps(model))
+    with pytest.raises(ValueError, match="several"):
+        linear_cnn.load_first_layer(file)
+
+
+def test_shards_that_are_pointers_of_git(tmp_path):
+    file = write_tfjs(tmp_path / "model", {NAME: HWIO})
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    file.with_name("group1-shard2of3.bin").write_bytes(pointer)
+    with pytest.raises(ValueError, match=r"shard2of3.bin: this is a Git LFS pointer"):
+        linear_cnn.load_first_layer(file)
