@@ -2,7 +2,11 @@
 they belong to."""
 
 import hashlib
-from collections.abc import Mapping
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,151 +14,283 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from linear_cnn.training._identity import difference, digest
+from linear_cnn.training._lock import locked
 
-def identify(
-    trained: Any, frozen: Any, arrays: Mapping[str, Any], program: str
-) -> dict[str, Any]:
-    """What a checkpoint must agree with to be continued, as JSON: parameters, arrays,
-    and the program itself.
+LOCK = "in_use.lock"
+KEPT = 2  # lest a damaged one be all there is
+# Ends of the names of folders that an interruption may leave.
+_UNFINISHED, _REMOVED = ".unfinished", ".removed"
+_CONTENT = "run.json"
+_ANEW = "Choose another checkpoint_dir, or delete this folder to start anew."
 
-    The program is the text of the lowered step. It holds the network's arithmetic, the
-    optimizer with its constants, the batch size and the loss, so a run with another
-    learning rate is told apart.
+
+class _Damaged(Exception):
+    """A checkpoint cannot be used; the reason in words."""
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[Path]:
+    """Make a folder for checkpoints, and keep other processes out of it.
+
+    Yields:
+      its whole path.
+
+    Raises:
+      OSError: it cannot be written to. ValueError: another process has it.
     """
-    parameters = {
-        f"{jax.tree_util.keystr(path, simple=True, separator='.')}{suffix}": (
-            f"{leaf.dtype}{list(leaf.shape)}"
-        )
-        for tree, suffix in ((trained, ""), (frozen, " (frozen)"))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    digests = {name: _digest(value) for name, value in arrays.items()}
-    return {
-        "parameters": parameters,
-        **digests,
-        "program": hashlib.sha256(program.encode()).hexdigest(),
-    }
-
-
-class Checkpoints:
-    """The checkpoints in one folder; only the newest is kept. Orbax writes each whole
-    or not at all."""
-
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Open the folder, or make it.
-
-        Raises:
-          ValueError: it holds a checkpoint of another run. OSError: it cannot be
-            written to.
-        """
-        # Takes seconds, which only those who need it should wait for.
-        import orbax.checkpoint as ocp
-
-        folder = folder.expanduser().resolve()
+    folder = folder.expanduser().resolve()
+    with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            lock = locked(
+                folder / LOCK,
+                f"the checkpoint folder {folder}",
+                "wait for its end, or choose another checkpoint_dir",
+            )
+            stack.enter_context(lock)
         except OSError as error:
             raise OSError(
                 f"cannot write checkpoints to {folder}: {error}; choose another"
                 " checkpoint_dir."
             ) from error
-        self._args = ocp.args
-        self._identity = identity
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=1,
-            enable_async_checkpointing=False,
-            cleanup_tmp_directories=True,
-        )
-        self._manager = ocp.CheckpointManager(
-            folder, options=options, item_names=("run", "state", "rows")
-        )
-        if self._manager.latest_step() is not None:
-            self._check(folder, self._stored()["identity"])
+        yield folder
+
+
+class Checkpoints:
+    """The checkpoints in one folder, each in one of its own that is named by the step:
+    arrays as Orbax writes them, and beside them what run they are of, with checksums of
+    all. Each is there whole or not at all; the newest two are kept."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        """Open a folder that is `in_use` by this process."""
+        self._folder, self._identity = folder, identity
+        self._whole: list[int] = []
+        self._clean()
 
     def restore(
-        self, outline: Any
+        self, outline: Any, records: np.ndarray
     ) -> tuple[Any, int, list[dict[str, np.ndarray]]] | None:
-        """State, step and recorded rows of the newest checkpoint; None if there is
-        none.
+        """State, step and recorded rows of the newest checkpoint that is whole; None if
+        there is none at all.
 
         Args:
           outline: the state's shapes, as `jax.eval_shape` gives them.
+          records: the steps to record.
+
+        Raises:
+          ValueError: it is of another run, or none is whole.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
+        damaged = {}
+        for step in sorted(self._steps(), reverse=True):
+            try:
+                content = self._content(step)
+                other = difference(content["identity"], self._identity)
+                if other:
+                    raise ValueError(
+                        f"{self._folder} holds a checkpoint of {other}. {_ANEW}"
+                    )
+                if _count(content["rows"]) != np.searchsorted(records, step, "right"):
+                    raise _Damaged("it is of no step of this run")
+                restored = self._arrays(step, content, outline)
+            except _Damaged as reason:
+                damaged[self._folder / str(step)] = str(reason)
+                continue
+            self._whole.append(step)
+            if damaged:
+                warnings.warn(
+                    f"{_listed(damaged)}; training continues from the checkpoint"
+                    f" before, of step {step}.",
+                    stacklevel=2,
+                )
+            return restored
+        if damaged:
+            raise ValueError(
+                f"no checkpoint in {self._folder} is whole: {_listed(damaged)}. {_ANEW}"
+            )
+        return None
+
+    def save(self, state: Any, step: int, rows: list[dict[str, np.ndarray]]) -> None:
+        """Write a checkpoint of the state after a step, and drop those that are not
+        among the last two.
+
+        Raises:
+          OSError: it cannot be written; the message says what is left.
+        """
+        if step in self._whole:
+            return
+        ocp = _orbax()
+        stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        kept = _kept(state)
+        content = {
+            "step": step,
+            "identity": self._identity,
+            "rows": {
+                name: [list(array.shape), str(array.dtype)]
+                for name, array in stacked.items()
+            },
+            "digests": _digests(kept, stacked),
+        }
+        place = self._folder / str(step)
+        unfinished = self._folder / f"{step}{_UNFINISHED}"
+        try:
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+                writer.save(
+                    unfinished,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(kept),
+                        rows=ocp.args.StandardSave(stacked),
+                    ),
+                )
+            content["files"] = _checksums(unfinished)
+            text = json.dumps(content | {"digest": _of_json(content)})
+            (unfinished / _CONTENT).write_text(text, encoding="utf-8")
+            if place.exists():  # a damaged one of that step
+                self._remove(step)
+            unfinished.rename(place)
+        except Exception as error:  # Orbax's own, and those of its storage
+            self._clean()
+            left = (
+                f"from the one of step {self._whole[-1]}, which is whole"
+                if self._whole
+                else "from the start, since there is none before it"
+            )
+            raise OSError(
+                f"cannot write the checkpoint {place} ({_short(error)}). Make room and"
+                f" start again with the same arguments: training continues {left}."
+            ) from error
+        self._whole = [*self._whole, step][-KEPT:]
+        for old in self._steps() - set(self._whole):
+            self._remove(old)
+
+    def _steps(self) -> set[int]:
+        names = {path.name for path in self._folder.iterdir()}
+        # Of all ways to write a number those in which `save` does.
+        return {
+            int(name) for name in names if name.isdecimal() and str(int(name)) == name
+        }
+
+    def _remove(self, step: int) -> None:
+        # Renamed first: an interruption leaves no half of a checkpoint.
+        doomed = self._folder / f"{step}{_REMOVED}"
+        (self._folder / str(step)).rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def _clean(self) -> None:
+        """Remove what an interruption has left."""
+        # What Orbax has not finished ends in more.
+        for pattern in (f"*{_UNFINISHED}*", f"*{_REMOVED}"):
+            for path in self._folder.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _content(self, step: int) -> dict[str, Any]:
+        """What is written of a checkpoint beside its arrays, after comparing all files
+        with their checksums."""
+        place = self._folder / str(step)
+        try:
+            content = json.loads((place / _CONTENT).read_text(encoding="utf-8"))
+            expected = content.pop("digest")
+        except Exception as error:  # any bytes may be there, and mean anything
+            raise _Damaged(
+                f"its {_CONTENT} is missing, damaged or of an older version"
+            ) from error
+        if expected != _of_json(content):
+            raise _Damaged(f"its {_CONTENT} does not match its checksum")
+        if content["step"] != step:
+            raise _Damaged(f"it is the one of step {content['step']}")
+        # Before Orbax sees them: of damaged files it tells in kilobytes, some of it
+        # from threads of its own.
+        found = _checksums(place)
+        for name, checksum in content["files"].items():
+            if found.get(name) != checksum:
+                what = "does not match its checksum" if name in found else "is missing"
+                raise _Damaged(f"its {name} {what}")
+        return content
+
+    def _arrays(
+        self, step: int, content: Mapping[str, Any], outline: Any
+    ) -> tuple[Any, int, list[dict[str, np.ndarray]]]:
+        """State, step and rows of a checkpoint, compared with their checksums."""
         rows = {
             name: np.empty(shape, dtype)
-            for name, (shape, dtype) in self._stored()["rows"].items()
+            for name, (shape, dtype) in content["rows"].items()
         }
-        restored = self._manager.restore(
-            step,
-            args=self._args.Composite(
-                state=self._args.StandardRestore(_kept(outline)),
-                rows=self._args.StandardRestore(rows),
-            ),
-        )
-        state = _unkept(outline, restored["state"])
-        count = len(next(iter(rows.values())))
+        restore = _orbax().args.StandardRestore
+        found = self._read(step, state=restore(_kept(outline)), rows=restore(rows))
+        if _digests(found["state"], found["rows"]) != content["digests"]:
+            raise _Damaged("its arrays do not match their checksums")
+        state = _unkept(outline, found["state"])
         return (
             state,
             step,
             [
-                {name: restored["rows"][name][row] for name in rows}
-                for row in range(count)
+                {name: found["rows"][name][row] for name in rows}
+                for row in range(_count(content["rows"]))
             ],
         )
 
-    def save(self, state: Any, step: int, rows: list[dict[str, np.ndarray]]) -> None:
-        """Write a checkpoint of the state after a step, and drop the one before."""
-        stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        shapes = {
-            name: (array.shape, str(array.dtype)) for name, array in stacked.items()
-        }
-        if self._manager.latest_step() == step:
-            return
-        self._manager.save(
-            step,
-            args=self._args.Composite(
-                run=self._args.JsonSave({"identity": self._identity, "rows": shapes}),
-                state=self._args.StandardSave(_kept(state)),
-                rows=self._args.StandardSave(stacked),
-            ),
-        )
-
-    def close(self) -> None:
-        """Free what Orbax holds."""
-        self._manager.close()
-
-    def _stored(self) -> Any:
-        return self._manager.restore(
-            self._manager.latest_step(),
-            args=self._args.Composite(run=self._args.JsonRestore()),
-        )["run"]
-
-    def _check(self, folder: Path, stored: Mapping[str, Any]) -> None:
-        remedy = "Choose another checkpoint_dir, or delete this folder to start anew."
-        if stored["parameters"] != self._identity["parameters"]:
-            theirs, ours = stored["parameters"], self._identity["parameters"]
-            name = next(
-                name for name in [*theirs, *ours] if theirs.get(name) != ours.get(name)
-            )
-            raise ValueError(
-                f"{folder} holds a checkpoint of another network: {name} is"
-                f" {theirs.get(name, 'absent')} there and {ours.get(name, 'absent')} in"
-                f" this one. {remedy}"
-            )
-        for name, value in self._identity.items():
-            if stored.get(name) != value:
-                what = (
-                    "optimizer, batch size, loss, devices or versions"
-                    if name == "program"
-                    else name
+    def _read(self, step: int, **items: Any) -> Any:
+        ocp = _orbax()
+        try:
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+                return reader.restore(
+                    self._folder / str(step), args=ocp.args.Composite(**items)
                 )
-                raise ValueError(
-                    f"{folder} holds a checkpoint of another run: its {what} differ."
-                    f" {remedy}"
-                )
+        except Exception as error:  # Orbax's own, and those of its storage
+            raise _Damaged("its arrays cannot be read") from error
+
+
+def _orbax() -> Any:
+    # Takes seconds, which only those who need it should wait for.
+    import orbax.checkpoint
+
+    return orbax.checkpoint
+
+
+def _count(rows: Mapping[str, Any]) -> int:
+    """How many rows there are, from their shapes and types."""
+    shape, _ = next(iter(rows.values()))
+    return int(shape[0])
+
+
+def _of_json(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """Of all files in a folder, by their names in it, but for the one that lists
+    them."""
+    found = {}
+    try:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path != folder / _CONTENT:
+                with path.open("rb") as file:
+                    checksum = hashlib.file_digest(file, "sha256").hexdigest()
+                found[path.relative_to(folder).as_posix()] = checksum
+    except OSError as error:
+        raise _Damaged(f"a file of it cannot be read: {error}") from error
+    return found
+
+
+def _digests(state: Mapping[str, Any], rows: Mapping[str, Any]) -> dict[str, Any]:
+    """A checksum of every array of a checkpoint."""
+    return {
+        name: {key: digest(array) for key, array in arrays.items()}
+        for name, arrays in (("state", state), ("rows", rows))
+    }
+
+
+def _listed(damaged: Mapping[Path, str]) -> str:
+    return ", ".join(
+        f"the checkpoint {place} is damaged ({reason})"
+        for place, reason in damaged.items()
+    )
+
+
+def _short(error: Exception) -> str:
+    """An error in one line, without the kilobytes that some append."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _kept(state: Any) -> dict[str, Any]:
@@ -200,15 +336,3 @@ def _wrapped(outline: Any, data: np.ndarray) -> jax.Array:
 
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _digest(value: Any) -> str:
-    """A checksum of the arrays of a tree, with their shapes and types."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(value):
-        if not isinstance(leaf, np.ndarray) and _is_key(leaf):
-            leaf = jax.random.key_data(leaf)
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.data)
-    return digest.hexdigest()

@@ -5,8 +5,9 @@ Python between steps): to the next step to record, or as far as about a second t
 Between them the host records, reports and keeps checkpoints.
 """
 
+import signal
 import time
-from contextlib import closing, nullcontext
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from linear_cnn.training._checkpoints import Checkpoints, identify
+from linear_cnn.training._checkpoints import Checkpoints, in_use
+from linear_cnn.training._identity import identify
 from linear_cnn.training._plan import _matched, _Plan
 from linear_cnn.training._seeds import (
     _advance_all,
@@ -26,6 +28,7 @@ from linear_cnn.training._seeds import (
     _start_all,
     _start_traced,
 )
+from linear_cnn.training._signals import stop, stop_later
 from linear_cnn.training._step import _Program, _State
 from linear_cnn.training._trajectory import TrainingDiverged, Trajectory
 
@@ -61,71 +64,114 @@ def _run(
         )
     # Compiler options cannot be given inside a trace.
     start = _start_traced if traced else _start_all
-    state, step = start(program, layout, shape, keys), 0
-    rows: list[dict[str, Any]] = []
-    checkpoints = None
-    if checkpoint_dir is not None:
-        zero = _index(0)
-        text = _advance_all.lower(program, layout, outline, *data, zero, zero).as_text()
-        arrays = {
-            "keys": keys,
-            "images": data[0],
-            "targets": data[1],
-            "validation": validation,
-            "record_steps": records,
-            # Those of the same key differ too: by the scale of the initialisation, or a
-            # fixed head.
-            "initial weights": (state.trained, state.frozen, state.rest),
-        }
-        checkpoints = Checkpoints(
-            Path(checkpoint_dir),
-            identify(outline.trained, outline.frozen, arrays, text),
-        )
-        restored = checkpoints.restore(outline)
-        if restored is not None:
-            state, step, rows = restored
-            state = _place(layout, state, of_each=True)
-    stretch, saved = 1, -np.inf
     images_per_step = seeds * (program.batch_size or count)
-    with (
-        nullcontext() if checkpoints is None else closing(checkpoints),
-        tqdm(
-            total=int(records[-1]),
-            initial=step,
-            disable=not progress,
-            unit="step",
-            dynamic_ncols=True,
-        ) as bar,
-    ):
+    with ExitStack() as stack:
+        folder = checkpoint_dir and stack.enter_context(in_use(Path(checkpoint_dir)))
+        state, step = start(program, layout, shape, keys), 0
+        rows: list[dict[str, Any]] = []
+        checkpoints = None
+        if folder:
+            identity = _identity(
+                program, layout, state, keys, data, validation, records
+            )
+            checkpoints = Checkpoints(folder, identity)
+            restored = checkpoints.restore(outline, records)
+            if restored is not None:
+                state, step, rows = restored
+                state = _place(layout, state, of_each=True)
+        # Without checkpoints there is nothing to save.
+        signalled = stack.enter_context(stop_later()) if checkpoints else _never
+        bar = stack.enter_context(
+            tqdm(
+                total=int(records[-1]),
+                initial=step,
+                disable=not progress,
+                unit="step",
+                dynamic_ncols=True,
+            )
+        )
+        stretch, saved = 1, -np.inf
         while len(rows) < len(records):
             target = int(records[len(rows)])
             if step < target:
-                stop = target if traced else min(target, step + stretch)
+                end = target if traced else min(target, step + stretch)
                 began = time.perf_counter()
                 state = _advance_all(
-                    program, layout, state, *data, _index(step), _index(stop)
+                    program, layout, state, *data, _index(step), _index(end)
                 )
                 if not traced:
                     # Waits for the result.
                     _check_steps(state, rows, records, layout, seeds)
                     seconds = time.perf_counter() - began
-                    bar.update(stop - step)
-                    _report(bar, state, rows, (stop - step) * images_per_step / seconds)
+                    bar.update(end - step)
+                    _report(bar, state, rows, (end - step) * images_per_step / seconds)
                     stretch = stretch * 2 if seconds < _STRETCH_SECONDS else stretch
-                step = stop
+                step = end
             if step == target:
                 row = _record_all(program, layout, state, data, validation)
                 if not traced:
                     row = {name: np.asarray(value) for name, value in row.items()}
                     _check_record(row, step, rows, records, layout, seeds)
                 rows.append(row)
+            stopping = signalled() is not None
             if checkpoints is not None and (
-                time.perf_counter() - saved > _CHECKPOINT_SECONDS
+                stopping
+                or time.perf_counter() - saved > _CHECKPOINT_SECONDS
                 or len(rows) == len(records)
             ):
                 checkpoints.save(state, step, rows)
                 saved = time.perf_counter()
+            if stopping:
+                break
+    received = signalled()
+    if received is not None:
+        stop(
+            received,
+            f"training was stopped by {signal.Signals(received).name} after step {step}"
+            f" of {records[-1]}; called again with the same arguments it continues from"
+            f" the checkpoint in {folder}",
+        )
     return _trajectory(records, rows, layout, seeds)
+
+
+def _never() -> None:
+    """No signal."""
+
+
+def _identity(
+    program: _Program,
+    layout: _Layout | None,
+    state: _State,
+    keys: jax.Array,
+    data: tuple[Any, Any],
+    validation: tuple[Any, Any] | None,
+    records: np.ndarray,
+) -> dict[str, Any]:
+    """What a checkpoint of this run must agree with; of its state before step 0."""
+    zero = _index(0)
+    # With the state itself: the calls that follow then find their programs lowered.
+    step = _advance_all.lower(program, layout, state, *data, zero, zero)
+    recording = _record_all.lower(program, layout, state, data, validation)
+    weights = state.trained, state.frozen, state.rest
+    arrays = {
+        "keys": keys,
+        "images": data[0],
+        "targets": data[1],
+        "validation": validation,
+        "record_steps": records,
+        # Those of the same key differ too: by the scale of the initialisation, or a
+        # fixed head.
+        "initial weights": weights,
+        # A learning rate may be there, or a seed of noise.
+        "initial state of the optimizer": state.moments,
+    }
+    return identify(
+        state.trained,
+        state.frozen,
+        arrays,
+        {"program": step.as_text(), "recording": recording.as_text()},
+        data[0].devices(),
+    )
 
 
 _STRETCH_SECONDS = 1.0  # long beside the cost of a call, short beside patience

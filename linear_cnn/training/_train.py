@@ -66,9 +66,12 @@ def train(
         evaluated.
       frozen: names of layers that keep their initial parameters, as attribute paths:
         ("conv1",).
-      checkpoint_dir: folder for checkpoints (Orbax). Killed at any moment and called
-        again with the same arguments, the run continues from the last one and ends
-        bit-identical to one that was never interrupted.
+      checkpoint_dir: folder for checkpoints (Orbax), of one process at a time. Killed
+        at any moment and called again with the same arguments, the run continues from
+        the last one and ends bit-identical to one that was never interrupted. SIGINT
+        and SIGTERM are answered when the steps under way are finished and saved, a
+        second one at once. A damaged checkpoint is named in a warning and never used;
+        the one before is.
       progress: show a progress bar with loss, accuracy and rate.
 
     Returns:
@@ -76,8 +79,9 @@ def train(
 
     Raises:
       TypeError, ValueError: malformed arguments, a network without `conv1`, outputs
-        that do not match the targets, a checkpoint of another run, before anything is
-        compiled; the message names the remedy.
+        that do not match the targets, checkpoints of another run, in use by
+        another process or all damaged, before anything is trained; the message names
+        the remedy. OSError: a checkpoint cannot be written.
       TrainingDiverged: a loss is not finite; it holds what was recorded until then.
 
     Examples:
