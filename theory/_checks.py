@@ -18,9 +18,25 @@ def check_kind(name: str, value: Any, kind: type, made_by: str) -> None:
         )
 
 
+def check_unmasked(name: str, value: Any) -> None:
+    """Raise TypeError if entries of a NumPy array, or of arrays in a list, are masked:
+    JAX would take what lies below the mask."""
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    if any(
+        isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part) for part in parts
+    ):
+        raise TypeError(
+            f"{name} has masked entries, which would count as the numbers below the"
+            f" mask; leave them out, or fill them, e.g. {name}.filled(0)."
+        )
+
+
 def check_real(name: str, value: Any) -> None:
-    """Raise TypeError unless a value, traced or not, holds real numbers."""
-    array = value if hasattr(value, "dtype") else concrete(value)
+    """Raise TypeError unless a value, traced or not, holds real numbers, none of them
+    masked."""
+    check_unmasked(name, value)
+    objects = isinstance(value, np.ndarray) and value.dtype.hasobject
+    array = value if hasattr(value, "dtype") and not objects else concrete(value)
     if array is not None and not any(
         jnp.issubdtype(array.dtype, kind)
         for kind in (jnp.floating, jnp.integer, jnp.bool_)
@@ -43,12 +59,55 @@ def check_finite(name: str, value: Any) -> None:
         )
 
 
+def check_squares(name: str, value: Any) -> None:
+    """Raise if squares of a concrete array's largest entries overflow in its dtype, or
+    lose digits because they are hardly larger than zero."""
+    values = concrete(value)
+    if values is None or not values.size:
+        return
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        values = values.astype(np.float64)
+    limits = jnp.finfo(values.dtype)
+    largest = float(np.abs(values).max())
+    smallest_allowed = float(limits.tiny / limits.eps) ** 0.5
+    largest_allowed = (float(limits.max) / values.size) ** 0.5
+    if largest > largest_allowed or 0 < largest < smallest_allowed:
+        end = "large that their squares overflow"
+        if largest < smallest_allowed:
+            end = "small that their squares underflow"
+        raise ValueError(
+            f"{name}: entries of up to {largest:g} are so {end} in {values.dtype};"
+            " scale them."
+        )
+
+
+def check_orthonormal(name: str, components: Any) -> None:
+    """Raise unless concrete vectors, as columns, are finite and orthonormal up to
+    rounding, of half precision too."""
+    check_finite(name, components)
+    u = concrete(components)
+    if u is None:
+        return
+    tolerance = 1e-3
+    if jnp.issubdtype(u.dtype, jnp.floating):
+        tolerance = max(tolerance, 4 * float(jnp.finfo(u.dtype).eps))
+    u = u.astype(np.float64)
+    error = np.abs(u.T @ u - np.eye(u.shape[1])).max(initial=0)
+    if error > tolerance:
+        raise ValueError(
+            f"{name} must be orthonormal columns, but their products differ from 0 and"
+            f" 1 by up to {error:.3g}; take them from a spectrum, or make them so by"
+            " numpy.linalg.qr(components)[0]."
+        )
+
+
 def check_images(images: Any) -> None:
     """Raise unless images are floating-point numbers of shape (N, H, W, C), N > 0;
-    their values are not looked at.
+    of their values only the mask is looked at.
 
     Warns of shapes that are hardly ever meant, such as (N, 3, 32, 32).
     """
+    check_unmasked("images", images)
     shape = images.shape if hasattr(images, "shape") else np.shape(images)
     if len(shape) != 4 or 0 in shape:
         raise ValueError(
@@ -71,14 +130,14 @@ def check_images(images: Any) -> None:
         )
 
 
-def check_kernel(kernel: Any) -> None:
-    """Raise unless a kernel has Flax's axes (..., kh, kw, C, K)."""
+def check_kernel(kernel: Any, name: str = "kernel") -> None:
+    """Raise unless a kernel has Flax's axes (..., kh, kw, C, K) and finite entries."""
     if np.ndim(kernel) < 4 or 0 in np.shape(kernel):
         raise ValueError(
-            "kernel must have Flax's axes (..., kh, kw, C, K), none of them empty, got"
+            f"{name} must have Flax's axes (..., kh, kw, C, K), none of them empty, got"
             f" shape {np.shape(kernel)}."
         )
-    check_real("kernel", kernel)
+    check_finite(name, kernel)
 
 
 def check_head(head: Any) -> None:

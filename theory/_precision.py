@@ -69,26 +69,28 @@ def concrete(value: Any) -> np.ndarray | None:
 
 
 def _as_array(value: Any) -> np.ndarray:
-    """As a NumPy array; integers that no fixed size holds as float64."""
+    """As a NumPy array; integers that no fixed size holds as float64, those beyond it
+    as infinity."""
     array = np.asarray(value)
-    numbers = array.dtype == object and all(
+    if array.dtype != object or not all(
         isinstance(entry, int | float) for entry in array.flat
-    )
-    return array.astype(np.float64) if numbers else array
+    ):
+        return array
+    entries = [_as_float(entry) for entry in array.flat]
+    return np.array(entries, np.float64).reshape(array.shape)
+
+
+def _as_float(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return np.inf if number > 0 else -np.inf
 
 
 def as_floats(*values: Any) -> list[jax.Array]:
     """The values as arrays of their common floating dtype (JAX's default one if none is
     floating)."""
-    # NumPy's integers may be larger than JAX's.
-    values = tuple(
-        (
-            (jnp.asarray if is_traced(value) else _as_array)(value)
-            if isinstance(value, (list, tuple))
-            else value
-        )
-        for value in values
-    )
+    values = tuple(map(_with_dtype, values))
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(*values)
         if not jnp.issubdtype(dtype, jnp.inexact):
@@ -96,11 +98,32 @@ def as_floats(*values: Any) -> list[jax.Array]:
     return [jnp.asarray(value, dtype) for value in values]
 
 
+def _with_dtype(value: Any) -> Any:
+    """A list as an array; integers that no array of them holds in floating point."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return _as_float(value)
+    if isinstance(value, (list, tuple)):
+        # NumPy's integers may be larger than JAX's.
+        return jnp.asarray(value) if is_traced(value) else _as_array(value)
+    if isinstance(value, np.ndarray) and value.dtype.hasobject:
+        return _as_array(value)
+    return value
+
+
 def square_root(x: jax.Array) -> jax.Array:
     """sqrt(x), and 0 where rounding left x slightly negative; its derivative at 0 is
     taken as 0, not as infinity."""
     zero = x <= 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
+
+
+def power_of_two_near(largest: jax.Array) -> jax.Array:
+    """A power of two by which numbers up to `largest` are divided, exactly, so that
+    their squares neither overflow nor underflow; 1 for zero."""
+    _, exponent = jnp.frexp(lax.stop_gradient(largest))
+    # The ends of the range are no powers that can be divided by.
+    few = jnp.finfo(largest.dtype).maxexp - 3
+    return jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -few, few))
 
 
 def without_rounding(eigenvalues: Any) -> Any:
@@ -162,4 +185,6 @@ def float64_outside_traces(function: Function) -> Function:
 
 def _to_float64(leaf: Any) -> Any:
     floating = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
-    return jnp.asarray(leaf, jnp.float64) if floating else leaf
+    # A mask would be lost, and the checks not see it.
+    kept = not floating or np.ma.is_masked(leaf)
+    return leaf if kept else jnp.asarray(leaf, jnp.float64)

@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from theory._checks import check_kernel
+from theory._checks import check_finite, check_kernel, check_kind
 from theory._precision import (
     Array,
     as_floats,
@@ -18,6 +19,7 @@ from theory._precision import (
     einsum,
     float64_outside_traces,
     namespace,
+    power_of_two_near,
 )
 from theory.moments import check_same_patches, repeated, weighted_mean
 from theory.pair_sums import assemble_pair_sums, pair_sums
@@ -277,10 +279,12 @@ def autocorrelation(kernel: ArrayLike, cross_moments: CrossMoments) -> Array:
       cross_moments: of patches of the kernel's size.
 
     Returns:
-      (..., D), 1 at distance 0; in float64 under the same rule as `patch_spectrum`.
+      (..., D), 1 at distance 0; NaN of filters that no patch excites, above rounding,
+        such as zeros. In float64 under the same rule as `patch_spectrum`.
 
     Raises:
-      ValueError: the kernel's shape is not that of the moments.
+      TypeError: other moments. ValueError: the kernel's shape is not that of the
+        moments, or an entry is not finite (not checked under tracing).
 
     Examples:
       >>> import numpy as np
@@ -290,6 +294,9 @@ def autocorrelation(kernel: ArrayLike, cross_moments: CrossMoments) -> Array:
       >>> print(theory.autocorrelation(np.ones((1, 1, 1, 1)), moments))
       [ 1. -1.  1. -1.]
     """
+    check_kind("cross_moments", cross_moments, CrossMoments, "cross_moments")
+    for name in ("second", "cross"):
+        check_finite(f"cross_moments.{name}", getattr(cross_moments, name))
     check_kernel(kernel)
     if np.shape(kernel)[-4:-1] != cross_moments.kernel_shape:
         raise ValueError(
@@ -299,8 +306,13 @@ def autocorrelation(kernel: ArrayLike, cross_moments: CrossMoments) -> Array:
         )
     w, second, cross = as_floats(kernel, cross_moments.second, cross_moments.cross)
     w = flatten_kernel(w)
+    w = w / power_of_two_near(jnp.abs(w).max(axis=(-2, -1)))[..., None, None]
     gram = einsum("...dk,...ek->...de", w, w)
-    return (
-        einsum("...de,nde->...n", gram, cross)
-        / einsum("...de,de->...", gram, second)[..., None]
+    energy = einsum("...de,de->...", gram, second)
+    rounding = jnp.finfo(w.dtype).eps * einsum("...dd,ee->...", gram, jnp.abs(second))
+    seen = energy > rounding
+    return jnp.where(
+        seen[..., None],
+        einsum("...de,nde->...n", gram, cross) / jnp.where(seen, energy, 1)[..., None],
+        jnp.nan,
     )

@@ -10,11 +10,12 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from theory._checks import (
-    check_finite,
     check_iterations,
     check_kernel,
+    check_orthonormal,
     check_positive,
     check_probabilities,
+    check_squares,
 )
 from theory._precision import (
     Array,
@@ -126,13 +127,12 @@ class LinearDynamics:
             negative.
         """
         expected = (*self.kernel_shape, self.head.shape[0])
-        check_kernel(initial_kernel)
+        check_kernel(initial_kernel, "initial_kernel")
         if np.shape(initial_kernel)[-4:] != expected:
             raise ValueError(
                 f"initial_kernel must end in the axes (kh, kw, C, K) = {expected}, got"
                 f" {np.shape(initial_kernel)}."
             )
-        check_finite("initial_kernel", initial_kernel)
         check_iterations(t)
         return _kernel(self, self._as_float(t), initial_kernel)
 
@@ -170,7 +170,8 @@ class LinearDynamics:
 
         Raises:
           ValueError: `targets` is neither word, a shape is wrong, init_std or t is
-            negative.
+            negative, init_std squared is too large or small for a float, components are
+            not orthonormal.
         """
         self._check_law(t, init_std, targets, components)
         return _expected_profile(
@@ -218,8 +219,8 @@ class LinearDynamics:
         )
 
     def _as_float(self, t: ArrayLike) -> ArrayLike:
-        """Concrete steps in the dtype of the dynamics: int32, JAX's integer without
-        float64, ends at 2e9."""
+        """Concrete numbers, such as steps, in the dtype of the dynamics: int32, JAX's
+        integer without float64, ends at 2e9."""
         values = concrete(t)
         return t if values is None else values.astype(self.learning_rate.dtype)
 
@@ -234,6 +235,7 @@ class LinearDynamics:
         if targets not in ("drawn", "shuffled"):
             raise ValueError(f"targets must be 'drawn' or 'shuffled', got {targets!r}.")
         check_positive("init_std", init_std, or_zero=True)
+        check_squares("init_std", self._as_float(init_std))
         d = self.components.shape[0]
         if components is not None and (
             np.ndim(components) != 2 or np.shape(components)[0] != d
@@ -242,6 +244,8 @@ class LinearDynamics:
                 f"components must have shape (d, p) with d = {d}, got"
                 f" {np.shape(components)}."
             )
+        if components is not None:
+            check_orthonormal("components", components)
 
 
 def _rates(

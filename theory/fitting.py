@@ -13,6 +13,7 @@ from theory._checks import (
     check_finite,
     check_positive,
     check_probabilities,
+    check_real,
     check_variance,
 )
 from theory._precision import (
@@ -34,6 +35,8 @@ from theory.criteria import (
 )
 from theory.maxima import log_time_range, maxima, search_times
 
+# Times up to 1e16 / variance are told apart.
+_SMALLEST = 1e16 / float(np.finfo(np.float64).max)
 # Relative; of variances that differ by less, rounding decides where the formula is
 # nearly constant.
 _DIFFERENT = 1e-6
@@ -201,6 +204,7 @@ def time_interval(times: ArrayLike, confidence: float = 0.95) -> tuple[Array, Ar
       10.0
     """
     check_probabilities("confidence", confidence)
+    check_real("times", times)
     shape = np.shape(times)
     if not shape or shape[-1] < 2:
         raise ValueError(
@@ -241,6 +245,11 @@ def _check(
                 f" {_DIFFERENT:g} of themselves, got {ascending[0]} to {ascending[-1]}"
                 f" in {d} components; with fewer the formula correlates equally at all"
                 " times, so take a spectrum of more components."
+            )
+        if known.max() < _SMALLEST:
+            raise ValueError(
+                f"variance of up to {known.max():g} is so small that times, in units of"
+                " 1 / variance, overflow; scale the images."
             )
     if learning_rate is not None:
         check_positive("learning_rate", learning_rate)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from theory._checks import check_iterations
+from theory._checks import check_finite, check_iterations
 from theory._precision import as_floats
 
 
@@ -31,7 +31,8 @@ def geometric_sum(rate: ArrayLike, iterations: ArrayLike) -> jax.Array:
       phi_t(x) in the broadcast shape. At x = 0 and t = infinity it is infinite.
 
     Raises:
-      ValueError: negative iterations. Not checked under tracing.
+      ValueError: a rate that is not finite, negative iterations. Not checked under
+        tracing.
 
     Examples:
       >>> import numpy as np
@@ -42,6 +43,7 @@ def geometric_sum(rate: ArrayLike, iterations: ArrayLike) -> jax.Array:
       [[ 1.     1.5    1.998  2.   ]
        [ 1.     2.    10.       inf]]
     """
+    check_finite("rate", rate)
     check_iterations(iterations)
     return jax.jit(_geometric_sum)(*_broadcast(rate, iterations))
 
@@ -109,7 +111,8 @@ def _geometric_sum(x: jax.Array, t: jax.Array) -> jax.Array:
     total = _one_minus_power(_sign(x, _odd(t)), _log_decay(x, t)) / jnp.where(
         zero, 1, x
     )
-    return jnp.where(zero, t, total)
+    # Of no step 0, not the -0 that -expm1(0) is.
+    return jnp.where(t == 0, 0, jnp.where(zero, t, total))
 
 
 @_geometric_sum.defjvp

@@ -5,10 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from theory._checks import check_head, check_kind, check_positive, check_stable
+from theory._checks import (
+    check_finite,
+    check_head,
+    check_kind,
+    check_positive,
+    check_squares,
+    check_stable,
+)
 from theory._precision import (
     Array,
     as_floats,
+    concrete,
     einsum,
     float64_outside_traces,
     matmul,
@@ -34,7 +42,9 @@ def largest_stable_learning_rate(moments: MeanPatchMoments, head: ArrayLike) -> 
       `gradient_descent`.
 
     Raises:
-      ValueError: a head of zeros or of the wrong rank.
+      TypeError: other moments. ValueError: moments that are not finite; a head of zeros
+        or of the wrong rank, outputs that do not match, or a head or images so small
+        or large that the border is no floating-point number.
 
     Examples:
       >>> import numpy as np
@@ -48,7 +58,7 @@ def largest_stable_learning_rate(moments: MeanPatchMoments, head: ArrayLike) -> 
       >>> print(round(float(dynamics.rates.max()), 4))  # it reaches 2 at the border
       1.98
     """
-    check_head(head)
+    _check(moments, head)
     second, a = as_floats(moments.second, head)
     # The largest singular value of the head squares to the largest eigenvalue of a^T a.
     curvature = (
@@ -56,7 +66,15 @@ def largest_stable_learning_rate(moments: MeanPatchMoments, head: ArrayLike) -> 
         * jnp.linalg.eigvalsh(second)[-1]
         * jnp.linalg.norm(a.reshape(a.shape[0], -1), ord=2) ** 2
     )
-    return 2 / curvature
+    border = 2 / curvature
+    value, largest = concrete(border), concrete(second)
+    seen = largest is not None and largest.any()
+    if seen and value is not None and not 0 < value < np.inf:
+        raise ValueError(
+            f"the largest stable learning rate is no {value.dtype}, since the head or"
+            " the images are too small or too large; scale them."
+        )
+    return border
 
 
 @float64_outside_traces
@@ -84,9 +102,10 @@ def gradient_descent(
       drive for ever, which is right while learning_rate * curvature * t is small.
 
     Raises:
-      TypeError: other moments. ValueError: a head of zeros, outputs that do not match,
-        or a step size that is not positive or at or beyond the border of stability; the
-        message names the largest stable one.
+      TypeError: other moments. ValueError: moments that are not finite; a head of
+        zeros, or whose squares are too small or large for a float; outputs that do not
+        match; or a step size that is not positive or at or beyond the border of
+        stability; the message names the largest stable one.
 
     Examples:
       >>> import numpy as np
@@ -109,9 +128,22 @@ def gradient_descent(
       >>> np.allclose(moments.second @ kernels[2].reshape(4, 3) @ head, moments.cross)
       True
     """
-    check_kind("moments", moments, MeanPatchMoments, "mean_patch_moments")
-    check_head(head)
+    _check(moments, head)
     check_positive("learning_rate", learning_rate)
+    dynamics = _decompose(moments, head, learning_rate)
+    curvature = (
+        GRADIENT_FACTOR * dynamics.mean_patch_variance[:1] * dynamics.head_variance[:1]
+    )
+    check_stable("learning_rate", learning_rate, curvature)
+    return dynamics
+
+
+def _check(moments: MeanPatchMoments, head: ArrayLike) -> None:
+    check_kind("moments", moments, MeanPatchMoments, "mean_patch_moments")
+    for name in ("second", "cross", "mean", "target_mean", "target_covariance"):
+        check_finite(f"moments.{name}", getattr(moments, name))
+    check_head(head)
+    check_squares("head", head)
     outputs = 1 if moments.cross.ndim == 1 else moments.cross.shape[1]
     head_outputs = 1 if np.ndim(head) == 1 else np.shape(head)[1]
     if head_outputs != outputs:
@@ -119,12 +151,6 @@ def gradient_descent(
             f"head of shape {np.shape(head)} has {head_outputs} outputs, but the"
             f" targets have {outputs}."
         )
-    dynamics = _decompose(moments, head, learning_rate)
-    curvature = (
-        GRADIENT_FACTOR * dynamics.mean_patch_variance[:1] * dynamics.head_variance[:1]
-    )
-    check_stable("learning_rate", learning_rate, curvature)
-    return dynamics
 
 
 @jax.jit

@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from theory._checks import check_images
+from theory._checks import (
+    check_images,
+    check_orthonormal,
+    check_unmasked,
+    check_variance,
+)
 from theory._precision import (
     Array,
     concrete,
@@ -84,8 +89,9 @@ def label_correlation(
         used.
 
     Returns:
-      the correlations, NaN for components without variance; in float64 under the same
-      rule as `patch_moments`.
+      the correlations; in float64 under the same rule as `patch_moments`. NaN for
+      components without variance. Where, above rounding, only the mean patches have
+      none, as those of equal images, theirs are NaN and those of single patches 0.
 
     Raises:
       TypeError: labels that are no integers. ValueError: labels of the wrong shape,
@@ -108,6 +114,8 @@ def label_correlation(
             f"spectrum must be a PatchSpectrum, got {type(spectrum).__name__}; moments"
             " have .spectrum()."
         )
+    check_orthonormal("spectrum.components", spectrum.components)
+    check_variance(spectrum.variance)
     if hasattr(images, "shape"):
         check_images(images)
     one_hot = _one_vs_all(labels)
@@ -134,6 +142,7 @@ def label_correlation(
 
 def _one_vs_all(labels: ArrayLike) -> np.ndarray:
     """(N,) integers -> (N, classes) of booleans, checked."""
+    check_unmasked("labels", labels)
     values = concrete(labels)
     if values is None:
         raise TypeError(
@@ -174,7 +183,13 @@ def _correlations(
     return _compiled_correlations(
         *(
             jnp.asarray(a)
-            for a in (total.patches, total.cross, total.targets, spectrum.components)
+            for a in (
+                total.patches,
+                total.cross,
+                total.targets,
+                total.rounding,
+                spectrum.components,
+            )
         ),
         jnp.asarray(spectrum.variance),
         jnp.asarray(spectrum.mean),
@@ -188,6 +203,7 @@ def _compiled_correlations(
     patches: jax.Array,
     cross: jax.Array,
     targets: jax.Array,
+    rounding: jax.Array,
     u: jax.Array,
     variance: jax.Array,
     mean: jax.Array,
@@ -196,7 +212,7 @@ def _compiled_correlations(
 ) -> LabelCorrelation:
     single = variance if centered else variance - einsum("di,d->i", u, mean) ** 2
     pooled = einsum("di,de,ei->i", u, patches, u)
-    seen = (variance > 0) & (pooled > 0)
+    seen = (variance > 0) & (pooled > rounding) & (single > 0)
     deviation = (
         square_root(jnp.diagonal(targets))[:, None]
         * square_root(jnp.where(seen, pooled, 1))[None, :]
@@ -205,9 +221,11 @@ def _compiled_correlations(
         seen[None, :], einsum("dc,di->ci", cross, u) / deviation, jnp.nan
     )
     share = jnp.where(seen, square_root(pooled / jnp.where(seen, single, 1)), jnp.nan)
+    # Where only the mean patches are all equal no label can tell patches apart.
+    equal = (variance > 0) & ~seen & (single > 0)
+    share = jnp.where(equal, 0, share)
     # Of labels shuffled in all orders, the correlation with any fixed numbers has this
     # standard deviation exactly.
     noise = jnp.full((), 1 / np.sqrt(count - 1), share.dtype)
-    return LabelCorrelation(
-        mean_patch * share[None, :], mean_patch, noise * share, noise
-    )
+    patch = jnp.where(equal[None, :], 0, mean_patch * share[None, :])
+    return LabelCorrelation(patch, mean_patch, noise * share, noise)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from theory._checks import check_finite, check_images
-from theory._precision import Array, as_results, is_traced, matmul
+from theory._checks import check_finite, check_images, check_squares
+from theory._precision import Array, as_results, is_traced, matmul, namespace
 from theory.moments import check_same_patches, repeated, weighted_mean
 from theory.patches import Padding, Window, patch_sums
 from theory.streaming import Images, Statistic, accumulate
@@ -116,8 +116,8 @@ def mean_patch_moments(
       the moments, in float64 under the same rule as `patch_moments`.
 
     Raises:
-      TypeError, ValueError: as `patch_moments`; targets of the wrong rank or length, or
-        with NaN.
+      TypeError, ValueError: as `patch_moments`; targets of the wrong rank or length,
+        with NaN, or whose squares are too large or small for a float.
 
     Examples:
       >>> import numpy as np
@@ -168,13 +168,15 @@ def mean_patch_moments(
 @dataclass(frozen=True)
 class MeanPatchCovariances:
     """Of images' mean patches and targets, all about their means and normalised by the
-    number of images."""
+    number of images; `rounding` is what it may leave of a variance of mean patches that
+    is zero."""
 
     mean: Array
     target_mean: Array
     patches: Array
     cross: Array
     targets: Array
+    rounding: Array
     count: int = field(metadata={"static": True})
     where: Window = field(metadata={"static": True})
     channels: int = field(metadata={"static": True})
@@ -213,6 +215,8 @@ def _checked_targets(images: Any, targets: Any) -> tuple[bool, Any]:
         )
     check_finite("targets", targets)
     values = jnp.asarray(targets) if is_traced(images, targets) else np.asarray(targets)
+    if not is_traced(values):
+        check_squares("targets", np.asarray(values, np.float64))
     return len(shape) == 1, values.reshape(shape[0], -1)
 
 
@@ -237,12 +241,20 @@ def _finish_mean_patches(
 ) -> tuple[Any, ...]:
     patch, target, second, cross, target_second = (total / count for total in sums)
     covariance = second - patch[:, None] * patch[None, :]
+    mean = patch + repeated(origin, where)
+    # Of the sum over the images, four times what many equal images showed; and of the
+    # sum within each.
+    xp = namespace(patch)
+    eps = xp.finfo(patch.dtype).eps
+    rounding = 4 * eps * (patch.shape[0] + count**0.5) * xp.trace(second)
+    rounding = rounding + (64 * eps) ** 2 * (mean**2).sum()
     return (
-        patch + repeated(origin, where),
+        mean,
         target + target_origin,
         (covariance + covariance.T) / 2,
         cross - patch[:, None] * target[None, :],
         target_second - target[:, None] * target[None, :],
+        rounding,
     )
 
 

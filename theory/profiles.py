@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from theory._checks import check_kernel, check_real
-from theory._precision import as_floats, einsum, square_root
+from theory._checks import check_finite, check_kernel, check_kind, check_orthonormal
+from theory._precision import as_floats, einsum, power_of_two_near, square_root
 from theory.moments import PatchSpectrum
 from theory.patches import flatten_kernel
 
@@ -23,14 +23,16 @@ def energy_profile(kernel: ArrayLike, components: ArrayLike) -> jax.Array:
 
     Args:
       kernel: filters in Flax order, (..., kh, kw, C, K), leading batch axes allowed.
-      components: vectors u_i as columns, (d, p) with d = kh*kw*C, e.g.
+      components: orthonormal vectors u_i as columns, (d, p) with d = kh*kw*C, e.g.
         `PatchSpectrum.components`.
 
     Returns:
       e, (..., p), in units of the filters.
 
     Raises:
-      TypeError: anything but real numbers. ValueError: a shape is wrong, or d differs.
+      TypeError: anything but real numbers. ValueError: a shape is wrong, d differs, an
+        entry is not finite, or components are not orthonormal (to 0.001). Values are
+        not checked under tracing.
 
     Examples:
       >>> import numpy as np
@@ -48,7 +50,7 @@ def energy_profile(kernel: ArrayLike, components: ArrayLike) -> jax.Array:
       True
     """
     check_kernel(kernel)
-    check_real("components", components)
+    check_finite("components", components)
     w, u = as_floats(kernel, components)
     w = flatten_kernel(w)
     if u.ndim != 2 or u.shape[0] != w.shape[-2]:
@@ -58,13 +60,15 @@ def energy_profile(kernel: ArrayLike, components: ArrayLike) -> jax.Array:
             " patches of the kernel's size, and bring PyTorch's filters (K, C, kh, kw)"
             " into Flax's order by transpose(2, 3, 1, 0)."
         )
+    check_orthonormal("components", components)
     return _energy_profile(w, u)
 
 
 @jax.jit
 def _energy_profile(w: jax.Array, u: jax.Array) -> jax.Array:
-    projections = einsum("...dk,dp->...pk", w, u)
-    return square_root(jnp.mean(projections**2, axis=-1))
+    scale = power_of_two_near(jnp.abs(w).max(axis=(-2, -1)))
+    projections = einsum("...dk,dp->...pk", w / scale[..., None, None], u)
+    return scale[..., None] * square_root(jnp.mean(projections**2, axis=-1))
 
 
 def profile_correlation(a: ArrayLike, b: ArrayLike) -> jax.Array:
@@ -79,7 +83,8 @@ def profile_correlation(a: ArrayLike, b: ArrayLike) -> jax.Array:
       is undefined there.
 
     Raises:
-      ValueError: the last axes differ or have fewer than two entries.
+      ValueError: the last axes differ or have fewer than two entries, or an entry is
+        not finite (not checked under tracing).
 
     Examples:
       >>> import numpy as np
@@ -90,6 +95,8 @@ def profile_correlation(a: ArrayLike, b: ArrayLike) -> jax.Array:
       >>> print(np.asarray(correlation).round(4))
       [ 1. -1.]
     """
+    check_finite("a", a)
+    check_finite("b", b)
     a, b = as_floats(a, b)
     if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != b.shape[-1] or a.shape[-1] < 2:
         raise ValueError(
@@ -127,7 +134,8 @@ def filters_with_profile(profile: ArrayLike, spectrum: PatchSpectrum) -> jax.Arr
       whitens the patches (up to scale).
 
     Raises:
-      ValueError: the profile's length is not d.
+      TypeError: no spectrum. ValueError: the profile's length is not d, or it is not
+        finite.
 
     Examples:
       >>> import numpy as np
@@ -146,6 +154,9 @@ def filters_with_profile(profile: ArrayLike, spectrum: PatchSpectrum) -> jax.Arr
       >>> np.allclose(w.T @ covariance @ w, 4 * np.eye(4), atol=1e-4)
       True
     """
+    check_kind("spectrum", spectrum, PatchSpectrum, "patch_spectrum")
+    check_finite("profile", profile)
+    check_orthonormal("spectrum.components", spectrum.components)
     e, u = as_floats(profile, spectrum.components)
     if e.ndim == 0 or e.shape[-1] != u.shape[1]:
         raise ValueError(

@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from theory._checks import check_probabilities
+from theory._checks import check_finite, check_probabilities, check_real
 from theory._precision import as_floats, concrete
 
 _NODES = 48  # on the upper half of the contour; the lower is its mirror image
@@ -60,8 +60,9 @@ def quadratic_form_quantile(
       argument but the degrees.
 
     Raises:
-      ValueError: a probability outside (0, 1), negative variances or degrees, or
-        differing numbers of terms. Values are not checked under tracing.
+      ValueError: a probability outside (0, 1), negative variances or degrees, means
+        that are not finite, terms whose sum is not, or differing numbers of terms.
+        Values are not checked under tracing.
 
     Examples:
       >>> import numpy as np
@@ -80,7 +81,9 @@ def quadratic_form_quantile(
       [1.386 5.991] [1.386 5.991]
     """
     check_probabilities("q", q)
+    check_finite("means", means)
     for name, value in (("variances", variances), ("degrees", degrees)):
+        check_real(name, value)
         values = concrete(value)
         if values is not None and not (np.isfinite(values) & (values >= 0)).all():
             raise ValueError(
@@ -110,6 +113,8 @@ def quadratic_form_quantile(
     n = jnp.where(random, n, jnp.where(degenerate, 1, 0)[..., None])
     squares = jnp.where(random, m**2, 0)
     scale = jnp.sum(n * v + squares, axis=-1)
+    check_finite("the sum of degrees * variances + means^2", scale)
+    check_finite("the sum of means^2", constant)
     terms = _Terms(v / scale[..., None], n, squares / scale[..., None])  # of mean 1
     return constant + jnp.where(degenerate, 0, scale * _quantile(q, terms))
 

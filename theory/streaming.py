@@ -30,6 +30,10 @@ _CHUNK_ENTRIES_ON_CPU, _CHUNK_ENTRIES_ELSEWHERE = 3 * 2**17, 2**23
 _CHUNKS_IN_BATCH = 16
 
 
+# Squares below it miss digits.
+_DIGITS_LOST = float(np.finfo(np.float64).tiny / np.finfo(np.float64).eps)
+
+
 class Statistic(NamedTuple):
     """Sums over images, and what is made of them; both for NumPy arrays as well as for
     JAX arrays.
@@ -113,6 +117,7 @@ def accumulate(
         total: Any = None
         origins: list[Any] = []
         count = 0
+        largest_pixel = 0.0  # looked at until one is large enough
         for batch, y in _batches(images, targets, geometry):
             where = window(batch.shape, *geometry)
             check(where)
@@ -133,6 +138,14 @@ def accumulate(
                 )
             total = sums if total is None else jax.tree.map(np.add, total, sums)
             count += batch.shape[0]
+            # Other types hold no number that small.
+            if largest_pixel < _DIGITS_LOST**0.5 and batch.dtype == np.float64:
+                largest_pixel = max(largest_pixel, float(abs(batch).max()))
+        if 0 < largest_pixel < _DIGITS_LOST**0.5:
+            raise ValueError(
+                f"images of values up to {largest_pixel:g} are so small that their"
+                " second moment underflows; scale them."
+            )
         return build(
             statistic.finish(total, count, *origins, where, settings),
             count,

@@ -6,10 +6,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from theory._checks import (
+    check_finite,
     check_head,
     check_iterations,
     check_kind,
+    check_orthonormal,
     check_positive,
+    check_squares,
     check_stable,
     check_variance,
 )
@@ -140,8 +143,9 @@ def theorem_profile(
       profile, iterations.shape + (d,), in units of the filters.
 
     Raises:
-      ValueError: as `iteration_profile`; or a head of zeros or of the wrong rank, or a
-        count that is not positive.
+      ValueError: as `iteration_profile`; or a head of zeros, of the wrong rank, or
+        whose squares are too small or large for a float; or a count that is not
+        positive.
 
     Examples:
       >>> import numpy as np
@@ -172,6 +176,7 @@ def theorem_profile(
     variance, t, rate, a, tau = as_floats(
         variance, iterations, learning_rate, head, target_std
     )
+    check_squares("head", a)
     a = a.reshape(a.shape[0], -1)
     h = without_rounding(jnp.linalg.eigvalsh(matmul(a.T, a))[::-1])
     curvature = GRADIENT_FACTOR * variance[:, None] * h[None] / patches_per_image
@@ -211,7 +216,7 @@ def decorrelation_ratio(moments: MeanPatchMoments, spectrum: PatchSpectrum) -> A
 
     Raises:
       TypeError: the two are not what they should be. ValueError: they were not taken
-        from the same windows.
+        from the same windows, or are not finite.
 
     Examples:
       >>> import numpy as np
@@ -242,6 +247,9 @@ def decorrelation_ratio(moments: MeanPatchMoments, spectrum: PatchSpectrum) -> A
             f" {moments.count} x {moments.patches_per_image} patches and {taken[1]} of"
             f" {spectrum.count} patches."
         )
+    check_finite("moments.second", moments.second)
+    check_orthonormal("spectrum.components", spectrum.components)
+    check_variance(spectrum.variance)
     second, mean, u, variance = as_floats(
         moments.second, moments.mean, spectrum.components, spectrum.variance
     )
@@ -253,7 +261,8 @@ def decorrelation_ratio(moments: MeanPatchMoments, spectrum: PatchSpectrum) -> A
         * einsum("di,de,ei->i", u, second, u)
         / jnp.where(seen, variance, 1)
     )
-    return jnp.where(seen, ratio, jnp.nan)
+    # Not below 0, where rounding of nearly equal images may leave it.
+    return jnp.where(seen, jnp.maximum(ratio, 0), jnp.nan)
 
 
 def _masked_geometric_sum(x: jax.Array, t: jax.Array) -> jax.Array:
