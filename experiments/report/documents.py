@@ -4,21 +4,22 @@
 
 Copies what config.json and summary.json say of every finished result on a data set that
 others can have into <docs>/results/<experiment>-<data set>.json, and writes from all
-that lie there <docs>/results/table.md and the short table of the README. A number
-stands in these files alone; the pages are made of them.
+that lie there <docs>/results/table.md, the short table of the README, and for each
+result all that it says, <docs>/results/<experiment>-<data set>.md. A number stands in
+the JSON files alone; the pages are made of them.
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments import catalogue
 from experiments.catalogue import CATALOGUE
 from experiments.download import standard
-from experiments.frame import WHEREABOUTS, disk
-from experiments.report.reading import Result, Row, read, with_summary
+from experiments.frame import WHEREABOUTS, Table, disk
+from experiments.report.reading import Result, Row, read, verdict_of, with_summary
 
 # What others can have under the same name.
 COMMON = ("photographs", *standard.RECIPES)
@@ -86,6 +87,7 @@ def pages(docs: Path) -> dict[Path, str]:
     results = published(docs)
     readme = docs.parent / "README.md"
     made = {docs / "results" / "table.md": markdown(results)}
+    made |= {result.folder.with_suffix(".md"): page(result) for result in results}
     if readme.exists():
         text = readme.read_text(encoding="utf-8")
         made[readme] = _with_table(text, short_table(results))
@@ -131,8 +133,85 @@ def markdown(results: Sequence[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(*cells: str) -> str:
-    safe = (
-        re.sub(r"([\\|<>`*_\[\]])", r"\\\1", cell).replace("\n", " ") for cell in cells
+def page(result: Result) -> str:
+    """All that a result says, to stand below a heading of second order: its own table,
+    its checks, the accuracies of its networks, what differs from the paper, and how it
+    was made."""
+    parts = [f"### On {_safe(result.data_set)}"]
+    if result.problem:
+        return f"{parts[0]}\n\n{_safe(result.problem)}\n"
+    if result.preset == "smoke":
+        parts.append("A smoke run: its numbers mean nothing.")
+    parts += _own_table(result.table) + _checks(result) + _networks(result)
+    if result.differences:
+        parts.append("**What differs from the paper.**")
+        parts.append("\n".join(f"- {_safe(text)}" for text in result.differences))
+    parts.append("**How it was made.**")
+    parts.append(f"```console\n{result.command}\n```")
+    time = (
+        f" Computed in {result.time}, without the training that had been done before."
     )
-    return f"| {' | '.join(safe)} |"
+    parts.append(f"{_safe(result.environment)}.{time if result.time else ''}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _own_table(table: Table | None) -> list[str]:
+    if table is None:
+        return []
+    rows = zip(*table.columns.values(), strict=True)
+    return [_table([*table.columns], rows), _safe(_sentence(table.note))]
+
+
+def _checks(result: Result) -> list[str]:
+    if not result.checks:
+        return []
+    count = (
+        f" {result.passed} of {len(result.judged)} are met." if result.judged else ""
+    )
+    columns = {
+        "what": [check.title for check in result.checks],
+        "value": [check.number for check in result.checks],
+        "paper": [check.paper for check in result.checks],
+        "bound": [check.bound for check in result.checks],
+        "verdict": [verdict_of([check]) for check in result.checks],
+        "notes": [check.notes for check in result.checks],
+    }
+    filled = {name: cells for name, cells in columns.items() if any(cells)}
+    return [
+        f"**Checks.**{count}",
+        _table([*filled], zip(*filled.values(), strict=True)),
+    ]
+
+
+def _networks(result: Result) -> list[str]:
+    if not result.accuracies:
+        return []
+    rows = [
+        (
+            row["run"],
+            row["training"] + ("" if row["judged"] else " (too low to be judged)"),
+            row["validation"],
+        )
+        for row in result.accuracies
+    ]
+    names = ["networks", "on training images", "on validation images"]
+    return ["**Accuracy of each network.**", _table(names, rows)]
+
+
+def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(
+        [_line(*names), "|---" * len(names) + "|", *(_line(*r) for r in rows)]
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".") + "."
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(map(_safe, cells))} |"
+
+
+def _safe(text: str) -> str:
+    """Plain text as Markdown that shows it as it is."""
+    return re.sub(r"([\\|<>`*_\[\]$])", r"\\\1", text).replace("\n", " ")
