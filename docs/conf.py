@@ -8,14 +8,18 @@ import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 import sphinx.errors
 from docutils import nodes
+from docutils.parsers.rst import directives
 from flax import nnx
 from sphinx.domains.python._object import PyObject
+from sphinx.util.docutils import SphinxDirective
 
 import linear_cnn
 import theory
+from experiments import catalogue
 
 HERE = Path(__file__).parent
 
@@ -34,8 +38,9 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-# The table of results is a part of results.md.
-exclude_patterns = ["results/table.md"]
+# Parts of other pages: the table of results of results.md, and each result, whose name
+# has a hyphen, of the page of its experiment.
+exclude_patterns = ["results/table.md", "results/*-*.md"]
 nitpicky = (
     False  # types of other packages have no pages here, and no network to look them up
 )
@@ -70,9 +75,35 @@ mathjax_config_path = "_static/mathjax.js"
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"]
 myst_heading_anchors = 4
-_table = HERE / "results/table.md"
+
+
+def _run_times() -> str:
+    """The experiments and their run times as a table of Markdown."""
+    rows = [
+        ["experiment", "what it shows", "figure", "smoke", "cpu", "paper"],
+        ["---"] * 6,
+    ]
+    for name, one in catalogue.CATALOGUE.items():
+        times = [one.time[preset] for preset in catalogue.PRESET_NAMES]
+        rows.append([f"[{name}](../results/{name}.md)", one.shows, one.paper, *times])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _not_saved() -> str:
+    """Which experiments have no saved results, as a sentence; "" where all have."""
+    missing = [
+        f"[{name}](results/{name}.md)"
+        for name in catalogue.CATALOGUE
+        if not list((HERE / "results").glob(f"{name}-*.json"))
+    ]
+    names = ", ".join(missing)
+    return f"No results of this version are saved of {names}." if missing else ""
+
+
 myst_substitutions = {
-    "results_table": _table.read_text() if _table.exists() else "*No results yet.*"
+    "results_table": (HERE / "results/table.md").read_text(),
+    "not_saved": _not_saved(),
+    "run_times": _run_times(),
 }
 nb_execution_mode = "force"
 nb_execution_in_temp = True
@@ -80,6 +111,33 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 240
 nb_merge_streams = True
 nb_ipywidgets_js = {}  # they would come from a network
+
+
+class SavedResults(SphinxDirective):
+    """All saved results of an experiment.
+
+    What stands inside takes the place of those that are missing: of all, or with
+    `:of:` of those on one data set.
+    """
+
+    required_arguments = 1
+    option_spec: ClassVar = {"of": directives.unchanged_required}
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        (name,) = self.arguments
+        folder = HERE / "results"
+        files = sorted(folder.glob(f"{name}-*.md"), key=self._place)
+        parts = [file.read_text() for file in files]
+        wanted = f"{name}-{self.options['of']}" if "of" in self.options else None
+        if not any(wanted in (None, file.stem) for file in files):
+            parts.append("\n".join(self.content) or "No saved results yet.")
+        return self.parse_text_to_nodes("\n".join(parts), allow_section_headings=True)
+
+    @staticmethod
+    def _place(file: Path) -> tuple[bool, str]:
+        return not file.stem.endswith("-photographs"), file.stem
+
 
 # --- reference ---
 
@@ -210,6 +268,7 @@ def _all_documented(app, env) -> None:
 
 
 def setup(app) -> None:
+    app.add_directive("saved-results", SavedResults)
     for field in PyObject.doc_field_types:
         if field.name == "variable":
             field.label = "Attributes"
