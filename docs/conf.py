@@ -77,6 +77,14 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"
 myst_heading_anchors = 4
 
 
+def _unbroken(text: str) -> str:
+    """Markdown whose numbers keep what belongs to them on their line: spreads, bounds,
+    ranges."""
+    text = re.sub(r" ± (?=[\d.])", "\u00a0±\u00a0", text)
+    text = re.sub(r"(\\[<>]=?) (?=[-\d])", "\\1\u00a0", text)
+    return re.sub(r"(?<=\d) (to|of) (?=[-\d])", "\u00a0\\1\u00a0", text)
+
+
 def _run_times() -> str:
     """The experiments and their run times as a table of Markdown."""
     rows = [
@@ -101,7 +109,7 @@ def _not_saved() -> str:
 
 
 myst_substitutions = {
-    "results_table": (HERE / "results/table.md").read_text(),
+    "results_table": _unbroken((HERE / "results/table.md").read_text()),
     "not_saved": _not_saved(),
     "run_times": _run_times(),
 }
@@ -128,7 +136,7 @@ class SavedResults(SphinxDirective):
         (name,) = self.arguments
         folder = HERE / "results"
         files = sorted(folder.glob(f"{name}-*.md"), key=self._place)
-        parts = [file.read_text() for file in files]
+        parts = [_unbroken(file.read_text()) for file in files]
         wanted = f"{name}-{self.options['of']}" if "of" in self.options else None
         if not any(wanted in (None, file.stem) for file in files):
             parts.append("\n".join(self.content) or "No saved results yet.")
