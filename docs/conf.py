@@ -202,6 +202,25 @@ def _table_of_bars(rows: list[str]) -> list[str]:
     return [*lines, ""]
 
 
+def _errors_apart(lines: list[str]) -> list[str]:
+    """The lines of a docstring in which each exception of "Raises:" has its own."""
+    result: list[str] = []
+    raised: list[str] = []
+    indent = None  # of the exceptions, below "Raises:"
+    for line in [*lines, ""]:
+        if line.strip() and indent is not None:
+            raised.append(line.strip())
+            continue
+        if indent is not None:
+            parts = re.split(r"(?<=[.;]) (?=[A-Z]\w+: )", " ".join(raised))
+            result += [" " * indent + part for part in parts]
+            raised, indent = [], None
+        result.append(line)
+        if line.strip() == "Raises:":
+            indent = len(line) - len(line.lstrip()) + 2
+    return result
+
+
 def _docstring(app, what, name, obj, options, lines) -> None:
     """Docstrings are plain text with some reStructuredText in it; here they become all
     of it."""
@@ -209,7 +228,7 @@ def _docstring(app, what, name, obj, options, lines) -> None:
     rows: list[str] = []
     verbatim = None  # indentation of the block that is kept as it is
     example = False
-    text = _linked("\n".join(lines)).split("\n")
+    text = _errors_apart(_linked("\n".join(lines)).split("\n"))
     for line in [*text, ""]:
         if line.startswith("Create new instance of "):  # of a NamedTuple's __new__
             continue
