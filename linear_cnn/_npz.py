@@ -50,6 +50,10 @@ _MOST_EXPANSION = 100
 _PIECE, _SMALL_PIECE = 2**16, 2**12
 
 
+class Unfit(ValueError):
+    """What is wrong with a sound array, in full."""
+
+
 class Header(NamedTuple):
     """What an array says of itself before its numbers."""
 
@@ -220,8 +224,7 @@ def read_npz(
       path: of the file.
       fault, remedy: of a file that cannot be read, for the error's message.
       names: of the arrays to read, those that are there; all if None.
-      check: raises ValueError, a whole sentence without the path, for an array that is
-        not to be read, before it is.
+      check: raises `Unfit` for an array that is not to be read, before it is.
 
     Raises:
       FileNotFoundError: no such file. ValueError: "{path} {fault} ({reason});
@@ -243,7 +246,7 @@ def read_npz(
                 check(name, read_header(archive, member))
                 arrays[name] = read_array(archive, member)
             return arrays
-    except FileNotFoundError:
+    except (FileNotFoundError, Unfit):
         raise
     except NPZ_DAMAGE as error:
         reason = what_it_is(path) or shown(error, 160)

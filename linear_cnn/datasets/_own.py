@@ -4,12 +4,14 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from linear_cnn._npz import read_npz
+from linear_cnn._npz import Header, Unfit, read_npz
+from linear_cnn._text import shown, shown_path
 from linear_cnn.datasets._folders import class_folders, files_below
 from linear_cnn.datasets._image_file import printable, raise_all
 from linear_cnn.datasets._image_files import ImageFiles
@@ -17,6 +19,11 @@ from linear_cnn.datasets._image_set import ImageSet
 
 # That go by their numbers: more are a mistake, and would fill the memory with names.
 _MOST_CLASSES = 65_536
+_LONGEST_CLASS_NAME = 1000  # characters; NumPy stores each in the length of the longest
+_LARGEST_CLASS_NAMES = 2**26  # bytes
+# A class name has none of these: halves of a pair of UTF-16, which no file in UTF-8 can
+# hold, and what is no character at all.
+_SURROGATES, _LAST_CHARACTER = (0xD800, 0xDFFF), 0x10FFFF
 
 
 def image_folder(
@@ -195,55 +202,95 @@ def npz_images(path: str | Path) -> ImageSet:
       ((2, 8, 8, 3), [1, 0], ('0', '1'))
     """
     path = Path(path).expanduser()
+    where = shown_path(path)
     arrays = read_npz(
         path,
         "cannot be read as an .npz file",
         "write it with numpy.savez",
         names=("images", "labels", "class_names"),
+        check=partial(_check_array, where),
     )
     for name in ("images", "labels"):
         if name not in arrays:
             raise ValueError(
-                f"{path} has no array {name!r}; write it with numpy.savez(path,"
+                f"{where} has no array {name!r}; write it with numpy.savez(path,"
                 " images=..., labels=...)."
             )
     images, labels = arrays["images"], arrays["labels"]
-    if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(
-            f"images in {path} must have shape (N, H, W, C), no axis empty, got"
-            f" {images.shape}; grey images are images[..., None]."
-        )
     if images.dtype != np.uint8:
-        if not np.issubdtype(images.dtype, np.floating):
-            raise ValueError(
-                f"images in {path} must be uint8 or floating point, got {images.dtype};"
-                " convert them."
-            )
         if not (images.min() >= 0 and images.max() <= 1):
             raise ValueError(
-                f"images in {path} must lie in [0, 1], but lie in [{images.min()},"
+                f"images in {where} must lie in [0, 1], but lie in [{images.min()},"
                 f" {images.max()}]; scale them, or store them as uint8."
             )
         images = images.astype(np.float32, copy=False)
-    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+    if labels.shape != images.shape[:1]:
         raise ValueError(
-            f"labels in {path} must be integers of shape {images.shape[:1]}, one an"
+            f"labels in {where} must be integers of shape {images.shape[:1]}, one an"
             f" image, got {labels.dtype} of shape {labels.shape}."
         )
     names = arrays.get("class_names")
-    if names is not None and (names.ndim != 1 or names.dtype.kind != "U"):
-        raise ValueError(
-            f"class_names in {path} must be texts, one a class, got {names.dtype} of"
-            f" shape {names.shape}."
-        )
-    most = _MOST_CLASSES if names is None else len(names)
+    classes = None if names is None else _class_names(names, where)
+    most = _MOST_CLASSES if classes is None else len(classes)
     if labels.min() < 0 or labels.max() >= most:
         raise ValueError(
-            f"labels in {path} must lie between 0 and {most - 1}, but lie between"
+            f"labels in {where} must lie between 0 and {most - 1}, but lie between"
             f" {labels.min()} and {labels.max()}; number the classes from 0 on."
         )
-    classes = map(str, range(labels.max() + 1)) if names is None else names.tolist()
-    return ImageSet(images, labels.astype(np.int32), tuple(classes))
+    if classes is None:
+        classes = tuple(map(str, range(labels.max() + 1)))
+    return ImageSet(images, labels.astype(np.int32), classes)
+
+
+def _check_array(where: str, name: str, header: Header) -> None:
+    """Raise for an array that cannot be what its name says, before it is read."""
+    shape, dtype = header.shape, header.dtype
+    if dtype.hasobject:  # is refused where it is read
+        return
+    got = f"got {shown(dtype)} of shape {shown(shape)}"
+    if name == "images":
+        if len(shape) != 4 or 0 in shape:
+            raise Unfit(
+                f"images in {where} must have shape (N, H, W, C), no axis empty, got"
+                f" {shown(shape)}; grey images are images[..., None]."
+            )
+        if dtype != np.uint8 and dtype.kind != "f":
+            raise Unfit(
+                f"images in {where} must be uint8 or floating point, got"
+                f" {shown(dtype)}; convert them."
+            )
+    elif name == "labels":
+        if len(shape) != 1 or dtype.kind not in "iu":
+            raise Unfit(
+                f"labels in {where} must be integers of shape (N,), one an image,"
+                f" {got}."
+            )
+    elif len(shape) != 1 or dtype.kind != "U":
+        raise Unfit(f"class_names in {where} must be texts, one a class, {got}.")
+    elif (
+        shape[0] > _MOST_CLASSES
+        or dtype.itemsize > 4 * _LONGEST_CLASS_NAME
+        or header.size > _LARGEST_CLASS_NAMES
+    ):
+        raise Unfit(
+            f"class_names in {where} must be at most {_MOST_CLASSES}, of at most"
+            f" {_LONGEST_CLASS_NAME} characters and {_LARGEST_CLASS_NAMES} bytes in"
+            f" all, {got}."
+        )
+
+
+def _class_names(names: np.ndarray, where: str) -> tuple[str, ...]:
+    letters = names.astype(names.dtype.newbyteorder("="), copy=False)
+    letters = letters.reshape(-1, 1).view(np.uint32)
+    lowest, highest = _SURROGATES
+    wrong = ((letters >= lowest) & (letters <= highest)) | (letters > _LAST_CHARACTER)
+    if wrong.any():
+        [place, *_] = np.flatnonzero(wrong.any(axis=1))
+        raise ValueError(
+            f"class name {place} in {where} holds U+{letters[wrong][0]:04X}, which is"
+            " no character; write the names anew."
+        )
+    return tuple(names.tolist())
 
 
 def _existing_folder(folder: str | Path) -> Path:
