@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from theory._precision import is_traced
+from theory._saved import Archive, check_arrays, check_way, shown
 from theory.autocorrelation import CrossMoments
 from theory.mean_patches import MeanPatchMoments
 from theory.moments import PatchMoments
@@ -97,7 +98,7 @@ def load_moments(path: str | os.PathLike[str]) -> Moments:
 
     Raises:
       FileNotFoundError: there is none. ValueError: the file is damaged or was written
-        by something else.
+        by something else; arrays of shapes or types that moments do not have.
 
     Examples:
       >>> import tempfile
@@ -112,13 +113,16 @@ def load_moments(path: str | os.PathLike[str]) -> Moments:
       ('CrossMoments', True)
     """
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            static = json.loads(str(stored[_HEADER]))
-            kind = _KINDS[static.pop("kind")]
+        with Archive(path) as stored:
+            static = stored.described(_HEADER)
+            name = static.pop("kind")
+            kind = _KINDS[name]
+            check_way(static)
             names = [
                 field.name for field in fields(kind) if not field.metadata.get("static")
             ]
-            arrays: dict[str, Any] = {name: stored[name] for name in names}
+            check_arrays(name, static, {name: stored.header(name) for name in names})
+            arrays: dict[str, Any] = {name: stored.array(name) for name in names}
             if jax.config.read("jax_enable_x64"):
                 arrays = jax.tree.map(jnp.asarray, arrays)
             return kind(
@@ -135,7 +139,7 @@ def load_moments(path: str | os.PathLike[str]) -> Moments:
     except Exception as error:  # a damaged archive makes its readers fail in many ways
         raise ValueError(
             f"{os.fspath(path)} holds no moments written by save_moments, or is"
-            f" damaged: {error}."
+            f" damaged: {shown(error)}."
         ) from error
 
 
