@@ -49,15 +49,24 @@ def exact_run(
     head = np.ones(width) if head is None else head
     window: dict[str, Any] = {"stride": stride, "padding": padding}
     sets = targets.reshape(*targets.shape[:2], -1)
+    outputs = sets.shape[2]
     moments = theory.mean_patch_moments(
         images, sets.transpose(1, 0, 2).reshape(len(images), -1), size, **window
     )
-    # x_max = rate: the border of stability is at 2.
-    learning_rate = (
-        (rate or settings.rate)
-        / 2
-        * float(theory.largest_stable_learning_rate(moments, head))
-    )
+
+    def of_set(place: int, second: Any) -> theory.MeanPatchMoments:
+        own = slice(place * outputs, (place + 1) * outputs)
+        return replace(
+            moments,
+            second=second,
+            cross=moments.cross[:, own],
+            target_mean=moments.target_mean[own],
+            target_covariance=moments.target_covariance[own, own],
+        )
+
+    # x_max = rate: the border of stability, the same for all sets, is at 2.
+    border = theory.largest_stable_learning_rate(of_set(0, moments.second), head)
+    learning_rate = (rate or settings.rate) / 2 * float(border)
     records = record_steps(steps or settings.exact_steps)
 
     seen: Any = images
@@ -110,17 +119,10 @@ def exact_run(
     initial = kernels[:, 0].astype(np.float64)
 
     def predict(second: Any, learning_rate: float) -> np.ndarray:
-        forms = []
-        for start in range(0, sets.shape[0] * sets.shape[2], sets.shape[2]):
-            own = slice(start, start + sets.shape[2])
-            of_set = replace(
-                moments,
-                second=second,
-                cross=moments.cross[:, own],
-                target_mean=moments.target_mean[own],
-                target_covariance=moments.target_covariance[own, own],
-            )
-            forms.append(theory.gradient_descent(of_set, head, learning_rate))
+        forms = [
+            theory.gradient_descent(of_set(place, second), head, learning_rate)
+            for place in range(len(sets))
+        ]
         return np.stack(
             [
                 form.kernel(records, kernel)
