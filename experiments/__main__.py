@@ -2,10 +2,12 @@
 
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import jax
 import tyro
@@ -49,6 +51,18 @@ def _command(name: str, preset: Preset | None) -> Callable[..., Any]:
     return run
 
 
+class _Stopped(KeyboardInterrupt):
+    """A signal to stop has come; training has saved what it had by then."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.kind = signal.Signals(number)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Stopped(number)
+
+
 def _program() -> str:
     """What the user has called: the console script, or this package by python -m."""
     called = Path(sys.argv[0])
@@ -62,6 +76,10 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     # Seeds are spread over JAX's devices: let a CPU count as one for each core.
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        # Jobs that a shell puts into the background ignore SIGINT, and go on to.
+        if signal.getsignal(kind) is not signal.SIG_IGN:
+            signal.signal(kind, _stop)
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands(sys.argv[1:]),
@@ -74,11 +92,14 @@ def main() -> None:
         )
     except (OSError, ValueError, TypeError, linear_cnn.TrainingDiverged) as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(
-            "interrupted; no result was left half-written, and training continues when"
-            " started again without --fresh"
+    except KeyboardInterrupt as stopped:
+        kind = stopped.kind if isinstance(stopped, _Stopped) else signal.SIGINT
+        print(
+            f"interrupted by {kind.name}; no result was left half-written, and training"
+            " continues when started again without --fresh",
+            file=sys.stderr,
         )
+        sys.exit(128 + kind)  # as shells say it
 
 
 if __name__ == "__main__":

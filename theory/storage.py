@@ -4,6 +4,7 @@ add up later."""
 import json
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def save_moments(path: str | os.PathLike[str], moments: Moments) -> None:
 
     Raises:
       TypeError: something else, or moments inside a JAX transformation. OSError: the
-        file cannot be written.
+        file cannot be written; one that stood there before is as it was.
 
     Examples:
       >>> import tempfile
@@ -67,10 +68,11 @@ def save_moments(path: str | os.PathLike[str], moments: Moments) -> None:
         if field.metadata.get("static")
     }
     arrays = {name: np.asarray(value) for name, value in values.items()}
-    descriptor, unfinished = tempfile.mkstemp(
-        dir=Path(path).parent, prefix=".unfinished-"
-    )
+    unfinished = None
     try:
+        descriptor, unfinished = tempfile.mkstemp(
+            dir=Path(path).parent, prefix=".unfinished-"
+        )
         with os.fdopen(descriptor, "wb") as file:
             np.savez(
                 file,
@@ -82,9 +84,18 @@ def save_moments(path: str | os.PathLike[str], moments: Moments) -> None:
         os.umask(umask)
         os.chmod(unfinished, 0o666 & ~umask)  # mkstemp keeps others out
         os.replace(unfinished, path)
-    except BaseException:
-        os.unlink(unfinished)
-        raise
+    except BaseException as error:
+        if unfinished is not None:
+            with suppress(OSError):  # the other error is the one to tell of
+                os.unlink(unfinished)
+        if not isinstance(error, OSError):
+            raise
+        # Of its own kind, such as FileNotFoundError.
+        raise type(error)(
+            f"cannot write the moments to {os.fspath(path)}: {error.strerror or error};"
+            " what stood there before is as it was. Make room, or choose another"
+            " folder, which must exist."
+        ) from error
 
 
 def load_moments(path: str | os.PathLike[str]) -> Moments:

@@ -33,21 +33,27 @@ def prepare_folder(folder: Path, option: str = "--out") -> Path:
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it, so that no
-    interruption leaves half a file."""
-    # The suffix stays the same, since writers choose the format by it.
-    descriptor, name = tempfile.mkstemp(
-        dir=path.parent, prefix=".unfinished-", suffix=path.suffix
-    )
-    os.close(descriptor)
-    unfinished = Path(name)
+    interruption leaves half a file; OSError names `path`, and what is left."""
     try:
-        write(unfinished)
-        umask = os.umask(0)
-        os.umask(umask)
-        unfinished.chmod(0o666 & ~umask)  # mkstemp keeps others out
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        # The suffix stays the same, since writers choose the format by it.
+        descriptor, name = tempfile.mkstemp(
+            dir=path.parent, prefix=".unfinished-", suffix=path.suffix
+        )
+        os.close(descriptor)
+        unfinished = Path(name)
+        try:
+            write(unfinished)
+            umask = os.umask(0)
+            os.umask(umask)
+            unfinished.chmod(0o666 & ~umask)  # mkstemp keeps others out
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"cannot write {path}: {error.strerror or error}; what stood there before"
+            " is as it was. Make room, or choose another folder."
+        ) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -57,7 +63,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, content: str) -> None:
     """Write a file of text."""
-    write_bytes(path, content.encode("utf-8"))
+    # Names of files may hold bytes that are no text.
+    write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -79,8 +86,12 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 def read_json(path: Path, remedy: str) -> Any:
     """Read JSON; ValueError with the remedy if the file is damaged."""
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:  # UnicodeDecodeError is one too
+        content = json.loads(path.read_text(encoding="utf-8"))
+        # JSON can escape halves of characters, which nothing can show.
+        json.dumps(content, ensure_ascii=False).encode()
+        return content
+    # UnicodeError is a ValueError too; thousands of brackets are the other one.
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); {remedy}.") from error
 
 

@@ -4,7 +4,8 @@ go."""
 import json
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,8 +46,9 @@ def run(
     folder = disk.folder(settings.out, name, settings.dataset)
     if settings.redraw:
         arrays = saved_arrays(folder)
-        found = summed_up(summary(arrays), saved_preset(folder))
-        draw_in_style(draw, folder, arrays)
+        with _of_this_version(folder / "arrays.npz"):
+            found = summed_up(summary(arrays), saved_preset(folder))
+            draw_in_style(draw, folder, arrays)
     else:
         disk.prepare_folder(folder)
         started = time.perf_counter()
@@ -55,6 +57,26 @@ def run(
         write(folder, settings, arrays, found, draw, time.perf_counter() - started)
     print(text(table(found), found))
     print(f"written to {folder}")
+
+
+@contextmanager
+def _of_this_version(file: Path) -> Iterator[None]:
+    """Say of saved arrays that cannot be used what to do."""
+    try:
+        yield
+    # An array is missing, or has other axes or values: they fail anywhere.
+    except Exception as error:
+        if isinstance(error, OSError):
+            raise
+        reason = (
+            f"the array {error} is missing"
+            if isinstance(error, KeyError)
+            else f"{type(error).__name__}: {error}"
+        )
+        raise ValueError(
+            f"{file} holds results of another version, or is damaged ({reason[:200]});"
+            " run the experiment again without --redraw."
+        ) from error
 
 
 def summed_up(summary: dict[str, Any], preset: str | None) -> dict[str, Any]:

@@ -36,6 +36,7 @@ import linear_cnn
 from experiments.frame import Arrays, disk
 from experiments.trained.data import Data
 from experiments.trained.run import Network, Run
+from linear_cnn.training._lock import locked
 
 # To be raised by a change of the code after which the same configuration gives other
 # arrays.
@@ -89,16 +90,13 @@ def recorded(run: Run, data: Data, folder: Path, *, fresh: bool = False) -> Arra
 
     Raises:
       ValueError, FileNotFoundError: the finished run in the store, or one of other
-        seeds whose networks are used, is damaged, or another one than its folder says.
+        seeds whose networks are used, is damaged, or another one than its folder says;
+        another process trains it now.
       linear_cnn.TrainingDiverged: a loss is not finite.
     """
     config = configuration(run, data)
     place = folder / identifier(config)
-    if fresh:
-        # First: without it, what is left counts as unfinished.
-        (place / "config.json").unlink(missing_ok=True)
-        shutil.rmtree(place, ignore_errors=True)
-    if not (place / "config.json").exists():
+    if fresh or not (place / "config.json").exists():
         others = [] if fresh else _seeds_of_others(config, folder)
         # A killed run continues as it began, whatever was finished since.
         begun = [seeds for seeds in (0, *others) if _checkpoints(place, seeds).exists()]
@@ -110,7 +108,18 @@ def recorded(run: Run, data: Data, folder: Path, *, fresh: bool = False) -> Arra
                 for name, array in arrays.items()
             }
         smaller = [seeds for seeds in others if seeds < run.seeds]
-        _train(run, data, config, folder, max(begun or smaller, default=0))
+        first = 0 if fresh else max(begun or smaller, default=0)
+        disk.prepare_folder(place, "--store")
+        # Beside the folder, which `fresh` removes.
+        lock = place.with_name(f"{place.name}.lock")
+        remedy = "wait for its end, and what it trained is read"
+        with locked(lock, f"the run {place}", remedy):
+            if fresh:
+                # First: without it, what is left counts as unfinished.
+                (place / "config.json").unlink(missing_ok=True)
+                shutil.rmtree(place, ignore_errors=True)
+            if not (place / "config.json").exists():
+                _train(run, data, config, folder, first)
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
     return _finished(config, folder)
 
@@ -120,7 +129,7 @@ def _seeds_of_others(config: dict[str, Any], folder: Path) -> list[int]:
     found = []
     for file in folder.glob("*/config.json"):
         try:
-            other = json.loads(file.read_text())["run"]
+            other = disk.read_json(file, "")["run"]
             if (
                 other | {"seeds": config["seeds"]} == config != other
                 and identifier(other) == file.parent.name

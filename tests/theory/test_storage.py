@@ -3,7 +3,9 @@ other file."""
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import pickle
 
 import jax
@@ -245,3 +247,36 @@ def test_a_missing_file_is_named(tmp_path):
         match=r"there is no file .*missing\.npz; give one that save_moments wrote",
     ):
         load_moments(tmp_path / "missing.npz")
+
+
+@pytest.mark.parametrize("failing", ["tempfile.mkstemp", "numpy.savez", "os.replace"])
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_where_nothing_can_be_written(tmp_path, monkeypatch, failing, number):
+    """Simulated, since root may write everywhere. The error names the file that was
+    asked for, not the one beside it, and what is left."""
+    path = tmp_path / "moments.npz"
+    save_moments(path, MOMENTS[0])
+    old = path.read_bytes()
+
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number), str(tmp_path / ".unfinished-1"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(failing, fail)
+        with pytest.raises(
+            OSError,
+            match=(
+                rf"^cannot write the moments to {path}: {os.strerror(number)}; what"
+                r" stood there before is as it was\. Make room, or choose another"
+            ),
+        ):
+            save_moments(path, MOMENTS[1])
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"cannot write the moments to .*no such folder/moments"
+    ):
+        save_moments(tmp_path / "no such folder" / "moments", MOMENTS[0])
