@@ -13,11 +13,16 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two tests run at once
 import jax
 import matplotlib as mpl
 import pytest
+from hypothesis import settings
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)
 mpl.use("Agg")
+
+# Properties see the same examples in every run; compiling has no deadline.
+settings.register_profile("suite", derandomize=True, max_examples=20, deadline=None)
+settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
