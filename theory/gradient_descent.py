@@ -34,7 +34,7 @@ def largest_stable_learning_rate(moments: MeanPatchMoments, head: ArrayLike) -> 
     Ours (docs/derivations.md, section 3).
 
     Args:
-      moments: of the training images and targets.
+      moments: of the training images; their targets, however many, do not matter.
       head: a, (K,) or (K, M).
 
     Returns:
@@ -42,9 +42,9 @@ def largest_stable_learning_rate(moments: MeanPatchMoments, head: ArrayLike) -> 
       `gradient_descent`.
 
     Raises:
-      TypeError: other moments. ValueError: moments that are not finite; a head of zeros
-        or of the wrong rank, outputs that do not match, or a head or images so small
-        or large that the border is no floating-point number.
+      TypeError: other moments.
+      ValueError: moments that are not finite; a head of zeros or of the wrong rank, or
+        a head or images so small or large that the border is no floating-point number.
 
     Examples:
       >>> import numpy as np
@@ -129,6 +129,7 @@ def gradient_descent(
       True
     """
     _check(moments, head)
+    _check_outputs(moments, head)
     check_positive("learning_rate", learning_rate)
     dynamics = _decompose(moments, head, learning_rate)
     curvature = (
@@ -144,6 +145,9 @@ def _check(moments: MeanPatchMoments, head: ArrayLike) -> None:
         check_finite(f"moments.{name}", getattr(moments, name))
     check_head(head)
     check_squares("head", head)
+
+
+def _check_outputs(moments: MeanPatchMoments, head: ArrayLike) -> None:
     outputs = 1 if moments.cross.ndim == 1 else moments.cross.shape[1]
     head_outputs = 1 if np.ndim(head) == 1 else np.shape(head)[1]
     if head_outputs != outputs:

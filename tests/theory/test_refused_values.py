@@ -210,9 +210,14 @@ def test_what_is_no_moments_is_refused_by_name(other):
             theory.filters_with_profile(VARIANCE, other)
 
 
-def test_the_border_checks_that_outputs_match():
+def test_outputs_must_match_where_the_targets_count():
+    """The border of stability is that of the images and the head."""
+    head = np.stack([HEAD, 2 * HEAD], axis=-1)
     with pytest.raises(ValueError, match=r"has 2 outputs, but the targets have 1"):
-        theory.largest_stable_learning_rate(MOMENTS, np.ones((3, 2)))
+        theory.gradient_descent(MOMENTS, head, 0.01)
+    border = theory.largest_stable_learning_rate(MOMENTS, head)
+    one = theory.largest_stable_learning_rate(MOMENTS, HEAD)
+    np.testing.assert_allclose(border, one / 5, rtol=1e-13)
 
 
 def test_values_are_not_looked_at_within_transformations():
