@@ -78,11 +78,17 @@ myst_heading_anchors = 4
 
 
 def _unbroken(text: str) -> str:
-    """Markdown whose numbers keep what belongs to them on their line: spreads, bounds,
-    ranges."""
-    text = re.sub(r" ± (?=[\d.])", "\u00a0±\u00a0", text)
-    text = re.sub(r"(\\[<>]=?) (?=[-\d])", "\\1\u00a0", text)
-    return re.sub(r"(?<=\d) (to|of) (?=[-\d])", "\u00a0\\1\u00a0", text)
+    """Markdown in whose tables numbers keep on their line what belongs to them:
+    spreads, bounds, ranges, exponents."""
+
+    def row(line: str) -> str:
+        line = re.sub(r" ± (?=[\d.])", "\u00a0±\u00a0", line)
+        line = re.sub(r"(\\[<>]=?) (?=[-\d])", "\\1\u00a0", line)
+        line = re.sub(r"(?<=\d) (to|of) (?=[-\d])", "\u00a0\\1\u00a0", line)
+        return re.sub(r"(?<=\de-)(?=\d\d)", "\u2060", line)
+
+    lines = text.split("\n")
+    return "\n".join(row(line) if line.startswith("|") else line for line in lines)
 
 
 def _run_times() -> str:

@@ -147,12 +147,23 @@ def page(result: Result) -> str:
         parts.append("**What differs from the paper.**")
         parts.append("\n".join(f"- {_safe(text)}" for text in result.differences))
     parts.append("**How it was made.**")
-    parts.append(f"```console\n{result.command}\n```")
+    parts.append(f"```console\n{_broken(result.command)}\n```")
     time = (
         f" Computed in {result.time}, without the training that had been done before."
     )
     parts.append(f"{_safe(result.environment)}.{time if result.time else ''}")
     return "\n\n".join(parts) + "\n"
+
+
+def _broken(command: str) -> str:
+    """A command on lines that a page has room for."""
+    first, *options = command.split(" --")
+    lines = [first]
+    for option in options:
+        if len(lines[-1]) + len(option) > 74:
+            lines.append("   ")
+        lines[-1] += f" --{option}"
+    return " \\\n".join(lines)
 
 
 def _own_table(table: Table | None) -> list[str]:
