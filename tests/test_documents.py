@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.frame import Table, check
 from experiments.report import documents
+from experiments.report.reading import Result
 
 ROOT = Path(__file__).parents[1]
 # The tutorials are executed by `make docs`.
@@ -33,6 +35,54 @@ def test_tables_are_those_of_the_saved_results() -> None:
         assert file.read_text(encoding="utf-8") == text, (
             f"{file} is another: python -m experiments report --publish docs"
         )
+
+
+def test_a_page_has_all_that_a_result_says() -> None:
+    checks = [
+        check("max |r|, true", 0.25, at_most=0.5, paper="about 0", written="after"),
+        check("time", 7.0, at_least=10, reached=False),
+        check("shown", 3.0),
+    ]
+    runs = [
+        {"run": "VGG11", "training": "0.97", "validation": "0.4", "judged": True},
+        {"run": "VGG13", "training": "0.5", "validation": "0.3", "judged": False},
+    ]
+    options = " ".join(f"--option-{number} {number}" for number in range(8))
+    result = Result(
+        "filters",
+        "filters-own_set",
+        Path("filters-own_set.json"),
+        "own_set",
+        f"python -m experiments filters {options}",
+        preset="cpu",
+        table=Table({"run": ["a*b"], "r": ["0.1 ± 0.2"]}, "r: of $x$"),
+        checks=checks,
+        accuracies=runs,
+        differences=["width 0.25 (paper: 1)"],
+        environment="Python 3.11",
+        time="5 s",
+    )
+    text = documents.page(result)
+    *_, last = text.split("```console\n")
+    lines = last.split("\n```")[0].split("\n")
+    assert max(map(len, lines)) < 80
+    assert "".join(line.rstrip("\\") for line in lines).split() == [
+        *result.command.split()
+    ]
+    for line in (
+        r"### On own\_set",
+        r"| a\*b | 0.1 ± 0.2 |",
+        r"R: of \$x\$.",
+        "**Checks.** 1 of 1 are met.",
+        r"| max \|r\|, true | 0.250 | about 0 | \<= 0.5 | met"
+        " | bound written after the first result |",
+        r"| time | 7.00 |  | \>= 10 | not reached |  |",
+        "| shown | 3.00 |  |  |  |  |",
+        "| VGG13 | 0.5 (too low to be judged) | 0.3 |",
+        "- width 0.25 (paper: 1)",
+        "Python 3.11. Computed in 5 s, without the training that had been done before.",
+    ):
+        assert line in text.split("\n"), line
 
 
 def test_saved_results_are_small_and_name_no_folder_of_this_machine() -> None:
