@@ -6,7 +6,7 @@ and tensors, and has no way to call anything else.
 
 import io
 import pickletools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,20 +18,8 @@ _LONGEST_NAME = 1000
 _MOST_AXES = 64
 # Instructions of a pickle, each of which can make an object of Python's: a tensor takes
 # about 40.
-_MOST_INSTRUCTIONS = 2**21
+_MOST_INSTRUCTIONS = 2**20
 _LARGEST_KEY = 2**61 - 1
-
-
-class _Path(NamedTuple):
-    """Where a value lies: in which container, under which key; and the length of its
-    name."""
-
-    outer: "_Path | None"
-    key: str
-    length: int
-
-
-_OUTERMOST = _Path(None, "", 0)
 
 _STORAGES = {
     "torch FloatStorage": np.dtype("<f4"),
@@ -99,41 +87,35 @@ def _views(content: Any) -> dict[str, _View]:
     however often it is held."""
     found: list[tuple[str, _View]] = []
     entered: set[int] = set()
-    # Names are put together for tensors alone: a long one may hold millions of numbers.
-    waiting: list[tuple[_Path, Any]] = [(_OUTERMOST, content)]
+    # What is left of the containers that are open, the innermost last: of millions of
+    # numbers in one with a long name, no two names are there at once.
+    waiting: list[tuple[str, Iterator[tuple[Any, Any]]]] = [("", iter([("", content)]))]
     while waiting:
-        path, value = waiting.pop()
-        if isinstance(value, _View):
-            found.append((_joined(path), value))
-        elif isinstance(value, (dict, list, tuple)) and id(value) not in entered:
-            entered.add(id(value))
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            parts = [
-                (inside, part)
-                for key, part in items
-                if (inside := _inside(path, key))
-                and isinstance(part, (_View, dict, list, tuple))
-            ]
-            waiting += reversed(parts)
+        outer, left = waiting[-1]
+        for key, value in left:
+            name = f"{outer}.{key}" if outer else str(key)
+            if len(name) > _LONGEST_NAME:
+                raise _Refused(
+                    f"it has tensors whose names are longer than {_LONGEST_NAME}"
+                    " characters."
+                )
+            if isinstance(value, _View):
+                found.append((name, value))
+                continue
+            held = isinstance(value, (dict, list, tuple)) and len(value) > 0
+            if held and id(value) not in entered:
+                entered.add(id(value))
+                waiting.append((name, _parts(value)))
+                break
+        else:
+            waiting.pop()
     return _named(found)
 
 
-def _inside(path: _Path, key: Any) -> _Path:
-    text = str(key)
-    length = path.length + bool(path.length) + len(text)
-    if length > _LONGEST_NAME:
-        raise _Refused(
-            f"it has tensors whose names are longer than {_LONGEST_NAME} characters."
-        )
-    return _Path(path, text, length)
-
-
-def _joined(path: _Path) -> str:
-    keys = []
-    while path.outer is not None:
-        keys.append(path.key)
-        path = path.outer
-    return ".".join(reversed(keys))
+def _parts(container: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(container, dict):
+        return iter(container.items())
+    return enumerate(container)
 
 
 def _unpickled(stream: io.BytesIO) -> tuple[Any, dict[str, _Storage]]:
