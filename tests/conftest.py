@@ -20,8 +20,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)
 mpl.use("Agg")
 
-# Properties see the same examples in every run; compiling has no deadline.
+# Properties see the same examples in every run; compiling has no deadline. Others are
+# searched by pytest --hypothesis-profile=search.
 settings.register_profile("suite", derandomize=True, max_examples=20, deadline=None)
+settings.register_profile("search", max_examples=300, deadline=None)
 settings.load_profile("suite")
 
 
