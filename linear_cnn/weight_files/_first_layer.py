@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from linear_cnn._npz import NPZ_DAMAGE
-from linear_cnn._text import quoted, shown, shown_path
+from linear_cnn._text import escaped, quoted, shown, shown_path
 from linear_cnn.weight_files._choice import _chosen
 from linear_cnn.weight_files._contents import (
     _BFLOAT16,
@@ -38,7 +38,7 @@ class FirstLayer(NamedTuple):
     Attributes:
       kernel: float32, (kh, kw, C, K): Flax's order, C = 3 input channels in the order
         red, green, blue.
-      name: of the tensor in its file.
+      name: of the tensor in its file, control characters written as Python does.
       format: of the file.
 
     Examples:
@@ -151,7 +151,7 @@ def load_first_layer(
         ) from error
     return FirstLayer(
         kernel[:, :, ::-1].copy() if channel_order == "BGR" else kernel,
-        chosen,
+        escaped(chosen),  # goes to terminals and reports
         contents.format,
     )
 

@@ -243,6 +243,11 @@ def _fill(container: dict[Any, Any], pairs: Iterable[Any]) -> None:
         # Larger ones can be chosen to have one hash, and then take for ever, too.
         if type(key) is int and abs(key) >= _LARGEST_KEY:
             raise ValueError("a pickle uses a huge number as the key of a dictionary")
+        if key in container:
+            raise _Refused(
+                f"it gives the key {quoted(str(key))} twice, of which one would be"
+                " lost; save the weights anew."
+            )
         container[key] = value
 
 

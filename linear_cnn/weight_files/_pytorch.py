@@ -11,7 +11,7 @@ import numpy as np
 
 from linear_cnn._npz import open_archive, read_member
 from linear_cnn._text import shown
-from linear_cnn.weight_files._contents import _Contents, _Refused, _Tensor
+from linear_cnn.weight_files._contents import _Contents, _named, _Refused, _Tensor
 from linear_cnn.weight_files._pickle import _Storage, _unpickled, _View, _views
 
 # Bytes; that of a network with ten thousand tensors has two million.
@@ -32,7 +32,7 @@ def _zip_torch(path: Path, archive: zipfile.ZipFile, pickle: str) -> _Contents:
             "its zip archive is compressed, as torch.save never does; write it anew"
             " with torch.save."
         )
-    members = {member.filename: member for member in archive.infolist()}
+    members = _named((member.filename, member) for member in archive.infolist())
     order = members.get(f"{prefix}byteorder")
     if order and read_member(archive, order, stop=10) != b"little":
         raise _Refused(_BIG_ENDIAN)

@@ -68,7 +68,7 @@ class Settings:
     TensorFlow GraphDef, or model.json of TensorFlow.js."""
     tensor: str | None = None
     """Name of the first layer's kernel in these files, where it is not recognised."""
-    layout: Literal["OIHW", "HWIO"] | None = None
+    layout: Literal["OIHW", "HWIO", "OHWI"] | None = None
     """Order of the kernel's axes in these files, where it is not recognised."""
     channel_order: Literal["RGB", "BGR"] = "RGB"
     """Of the input of the networks in these files."""

@@ -4,6 +4,7 @@ import builtins
 import collections
 import os
 import pickle
+import pickletools
 import struct
 import sys
 import types
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import linear_cnn
-from linear_cnn.weight_files import _pytorch
+from linear_cnn.weight_files import _pickle, _pytorch
 from tests.linear_cnn.weight_files.writers import (
     HWIO,
     NAME,
@@ -180,3 +181,48 @@ def test_pickles_that_are_far_too_large_are_not_read(tmp_path, monkeypatch):
         )
     file = write_torch_zip(tmp_path / "net.pth", pickled(content), storages)
     np.testing.assert_array_equal(linear_cnn.load_first_layer(file).kernel, HWIO)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02}(X\x01\x00\x00\x00wNX\x01\x00\x00\x00wNu.",
+        b"\x80\x02}X\x01\x00\x00\x00wNsX\x01\x00\x00\x00wNs.",
+        b"\x80\x02ccollections\nOrderedDict\n"
+        b"(](X\x01\x00\x00\x00wN\x86X\x01\x00\x00\x00wN\x86etR.",
+    ],
+)
+def test_a_key_that_is_given_twice(tmp_path, content):
+    """Python takes the last one."""
+    file = write_torch_zip(tmp_path / "net.pth", content)
+    with pytest.raises(ValueError, match="it gives the key 'w' twice"):
+        linear_cnn.load_first_layer(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x80\x02}(\x8a\x08" + b"\x7f" * 8 + b"Nu.", "uses a huge number"),
+        (
+            b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(NK\x00"
+            + 2 * (b"(" + b"K\x01" * 70 + b"t")
+            + b"tR.",
+            "a tensor that cannot be",
+        ),
+    ],
+)
+def test_keys_and_shapes_that_would_take_for_ever(tmp_path, content, message):
+    file = write_torch_zip(tmp_path / "net.pth", content)
+    with pytest.raises(ValueError, match=message):
+        linear_cnn.load_first_layer(file)
+
+
+def test_instructions_are_counted(tmp_path, monkeypatch):
+    content, storages = described({NAME: OIHW})
+    file = write_torch_zip(tmp_path / "net.pth", pickled(content), storages)
+    count = sum(1 for _ in pickletools.genops(pickled(content)))
+    monkeypatch.setattr(_pickle, "_MOST_INSTRUCTIONS", count)
+    np.testing.assert_array_equal(linear_cnn.load_first_layer(file).kernel, HWIO)
+    monkeypatch.setattr(_pickle, "_MOST_INSTRUCTIONS", count - 1)
+    with pytest.raises(ValueError, match=f"more than {count - 1} instructions"):
+        linear_cnn.load_first_layer(file)
