@@ -101,7 +101,7 @@ class Checkpoints:
                 warnings.warn(
                     f"{_listed(damaged)}; training continues from the checkpoint"
                     f" before, of step {step}.",
-                    stacklevel=2,
+                    stacklevel=4,  # whoever calls `train`
                 )
             return restored
         if damaged:
