@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from linear_cnn._text import quoted, shown
 from linear_cnn.weight_files._contents import _Refused
 
 # Nodes kept of a graph; a large one has fifty thousand.
@@ -94,11 +95,11 @@ def _upstream(
             waiting += fresh
 
 
-def _computed_by(operation: str, convolution: str) -> str:
+def _computed_by(name: str, operation: str, convolution: str) -> str:
     return (
-        f"its {convolution} takes what {operation} computes from the stored tensor;"
-        " export the network with the weights of its convolutions folded into"
-        " constants."
+        f"{quoted(name)} is not the filter: its {convolution} takes what"
+        f" {shown(operation)} computes from it; export the network with the weights of"
+        " its convolutions folded into constants."
     )
 
 

@@ -86,7 +86,7 @@ def _with_uses(contents: _Contents, nodes: list[_Node]) -> _Contents:
     tensors = dict(contents.tensors)
     for name, operation in uses.computed.items():
         if name not in kernels:
-            reason = _computed_by(operation, "Conv2D")
+            reason = _computed_by(name, operation, "Conv2D")
             tensors[name] = _refusing(tensors[name].shape, reason)
     return contents._replace(
         tensors=tensors,

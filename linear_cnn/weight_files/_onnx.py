@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from linear_cnn._text import quoted
 from linear_cnn.weight_files._contents import (
     _BFLOAT16,
     _Contents,
@@ -131,14 +132,14 @@ def _with_uses(stored: dict[str, _Stored], nodes: list[_Node]) -> _Contents:
             kernels.add(name)
             if node.operation == "ConvInteger":
                 reason = (
-                    f"{name!r} is quantised, and its scale is applied behind its"
+                    f"{quoted(name)} is quantised, and its scale is applied behind its"
                     " ConvInteger, where it is not looked for; export the network with"
                     " DequantizeLinear or QLinearConv, or as floats."
                 )
                 tensors[name] = _refusing(shape, reason)
     for name, operation in uses.computed.items():
         if name not in kernels:
-            reason = _computed_by(operation, "Conv")
+            reason = _computed_by(name, operation, "Conv")
             tensors[name] = _refusing(stored[name].shape, reason)
     others = stored.keys() - kernels - uses.computed.keys()
     return _Contents("ONNX", "OIHW", tensors, frozenset(others), frozenset(kernels))
@@ -160,8 +161,8 @@ def _scaled(
         missing = [part for part in rest if part and part not in stored]
         if missing or not rest:
             raise _Refused(
-                f"{name!r} is quantised with a scale that the graph computes; export"
-                " the network as floats."
+                f"{quoted(name)} is quantised with a scale that the graph computes;"
+                " export the network as floats."
             )
         scale, zero = (
             _along(_numbers(stored[part]), shape, axis) if part else np.zeros(())

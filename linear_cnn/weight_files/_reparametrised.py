@@ -22,6 +22,8 @@ _PART = re.compile(
 )
 _PARTS = {"bar": "orig", "original": "orig", "0._u": "u", "0._v": "v", "0/_u": "u"}
 _PARTS |= {"0/_v": "v", "original0": "g", "original1": "v"}
+# The last names of filters, by which a part is known that lies there alone.
+_PARAMETER = re.compile(r"(?:^|[./_])(?:weight|kernel|w)$")
 # Layers that standardise their filters, by their names; so do those with a gain.
 _STANDARDISED = re.compile(
     r"standardi[sz]ed|std_?conv|ws_?conv|weight_?standard", re.IGNORECASE
@@ -80,38 +82,34 @@ def _filter(
     """The filter that these parts make, which have these names; None if they are parts
     of nothing."""
     axes = {part: len(tensor.shape) for part, tensor in parts.items()}
-    if axes.get("orig") == 4:
-        tensor = parts["orig"]
-        if axes.keys() == {"orig", "u", "v"} and axes["u"] == axes["v"] == 1:
-            return _made(tensor, parts, partial(_spectral, whole))
-        if axes.keys() == {"orig", "mask"} and parts["mask"].shape == tensor.shape:
-            return _made(tensor, parts, lambda orig, mask: orig * mask)
-        return _refusing(
-            tensor.shape,
-            f"the filter {quoted(whole)} is computed from {_listed(names)}, and the"
-            " file does not say how. Save the weights that the network computes (in"
-            " PyTorch: torch.nn.utils.parametrize.remove_parametrizations, or remove_"
-            "spectral_norm, before saving).",
-        )
-    if "g" in parts and axes.get("v") == 4:
-        tensor, gain = parts["v"], parts["g"].shape
-        if set(parts) == {"g", "v"} and (
-            not gain
-            or (
-                len(gain) == axes["v"]
-                and all(
-                    mine in (1, n) for mine, n in zip(gain, tensor.shape, strict=True)
-                )
-            )
-        ):
-            return _made(tensor, parts, _weight_norm)
-        return _refusing(
-            tensor.shape,
-            f"the filter {quoted(whole)} is computed from {_listed(names)} in a way"
-            " that is not known. Save the weights that the network computes (in"
-            " PyTorch: remove_weight_norm or remove_parametrizations before saving).",
-        )
-    return None
+    main = [parts[part] for part in ("orig", "v", *parts) if axes.get(part) == 4]
+    told = {"orig", "g", "v"} & parts.keys()
+    # A layer's own name may end as that of a part does.
+    alone = len(told) == 1 and "orig" not in told
+    if not main or (alone and not _PARAMETER.search(whole)):
+        return None
+    tensor = main[0]
+    if axes.keys() == {"orig", "u", "v"} and axes["u"] == axes["v"] == 1:
+        return _made(tensor, parts, partial(_spectral, whole))
+    if axes.keys() == {"orig", "mask"} and parts["mask"].shape == tensor.shape:
+        return _made(tensor, parts, lambda orig, mask: orig * mask)
+    if axes.keys() == {"g", "v"} and _are_lengths(parts["g"].shape, tensor.shape):
+        return _made(tensor, parts, _weight_norm)
+    return _refusing(
+        tensor.shape,
+        f"the filter {quoted(whole)} is computed from {_listed(names)}, and the file"
+        " does not say how. Save the weights that the network computes (in PyTorch:"
+        " torch.nn.utils.parametrize.remove_parametrizations, remove_weight_norm or"
+        " remove_spectral_norm before saving).",
+    )
+
+
+def _are_lengths(gain: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether these can be the lengths of filters, or one of all of them."""
+    return not gain or (
+        len(gain) == len(shape)
+        and all(mine in (1, n) for mine, n in zip(gain, shape, strict=True))
+    )
 
 
 def _made(

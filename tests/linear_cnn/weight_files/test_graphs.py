@@ -222,7 +222,7 @@ def test_filters_that_the_graph_computes(tmp_path, operation):
         onnx_node(operation, ["w", "g"], "made"),
         onnx_node("Conv", ["x", "made"], "y"),
     )
-    message = f"its Conv takes what {operation} computes from the stored tensor"
+    message = f"'w' is not the filter: its Conv takes what {operation} computes from it"
     for name in (None, "w"):
         with pytest.raises(ValueError, match=message):
             linear_cnn.load_first_layer(file, name)

@@ -157,9 +157,13 @@ def test_the_name_of_a_part_is_refused(tmp_path, names):
         (
             [*NEWER_WEIGHT, "stem.parametrizations.weight.1._u"],
             [GAINS, SINES, LEFT],
-            "in a way that is not known",
+            r"weight.1._u', 'stem.*, and the file does not say how",
         ),
-        (OLDER_WEIGHT, [np.ones(7), SINES], "in a way that is not known"),
+        (OLDER_WEIGHT, [np.ones(7), SINES], "does not say how"),
+        *[
+            ([name], [SINES], f"is computed from '{name}', and the file")
+            for name in (OLDER_WEIGHT[1], NEWER_WEIGHT[0], NEWER_WEIGHT[1])
+        ],
         (OLDER_SPECTRAL, [SINES, LEFT, RIGHT[:-1]], "do not fit each other"),
         (OLDER_SPECTRAL, [SINES, 0 * LEFT, RIGHT], "u^T W v = 0"),
         (OLDER_WEIGHT, [GAINS, 0 * SINES], "has the length 0"),
