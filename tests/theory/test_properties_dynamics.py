@@ -1,11 +1,12 @@
 """Properties of gradient descent: what it does to filters, and its law."""
 
 import dataclasses
+import itertools
 from functools import partial
 
 import jax
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import theory
@@ -182,6 +183,26 @@ def test_the_law_of_profiles(problem, t, sigma):
         order = random.permutation(4)
         turned = np.asarray(of([0, t], components=u[:, order]))[1]
         assert_close(turned, profile[order], rtol=1e-9)
+
+
+@settings(max_examples=5)
+@given(seed=seeds, t=st.integers(1, 100))
+def test_shuffled_targets_are_the_mean_of_all_orders(seed, t):
+    random = np.random.default_rng(seed)
+    images = random.normal(size=(4, 5, 4, 1)) + random.normal()
+    targets, head = random.normal(size=4) + 1, random.normal(size=3)
+    moments = theory.mean_patch_moments(images, targets, 2)
+    dynamics = descent(moments, head)
+    found = dynamics.expected_profile(t, init_std=0.0, targets="shuffled")
+    energies = []
+    for order in itertools.permutations(targets):
+        shuffled = theory.mean_patch_moments(images, np.array(order), 2)
+        kernel = descent(shuffled, head).kernel(t, np.zeros(SHAPE))
+        profile = theory.energy_profile(kernel, dynamics.components)
+        energies.append(np.asarray(profile) ** 2)
+    assert_close(found, np.sqrt(np.mean(energies, axis=0)), rtol=1e-9)
+    drawn = np.asarray(dynamics.expected_profile(t, init_std=0.0))
+    assert largest(drawn - np.asarray(found)) > 1e-3 * largest(drawn)
 
 
 @given(problem=problems(outputs=(1,)), t=st.integers(1, 500), sigma=st.floats(0.1, 10))

@@ -249,6 +249,17 @@ def test_label_correlation(images, data, scale):
     single, pooled = (np.asarray(r)[:, known] for r in (found.patch, found.mean_patch))
     assert (np.abs(pooled) <= 1 + 1e-9).all()
     assert (np.abs(single) <= np.abs(pooled) * (1 + 1e-9)).all()
+    # Both are one covariance, by the deviation of a patch and of the mean patch.
+    means, u = mean_patches(images, 2), np.asarray(spectrum.components)
+    covariance = means.second - np.outer(means.mean, means.mean)
+    deviation = np.sqrt(np.maximum(np.einsum("di,de,ei->i", u, covariance, u), 0))
+    size = np.sqrt(spectrum.variance[0])
+    assert_close(
+        single * np.sqrt(np.asarray(spectrum.variance)[known]),
+        pooled * deviation[known],
+        scale=size,
+        rtol=1e-6,
+    )
     # The indicators of all classes add up to a constant.
     share = np.bincount(labels) / count
     weights = np.sqrt(share * (1 - share))

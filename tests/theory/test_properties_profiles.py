@@ -297,6 +297,10 @@ def test_time_interval(times, scale, confidence):
     )
     np.testing.assert_allclose(np.stack(stacked)[:, 0], [low, high], rtol=1e-12)
     np.testing.assert_allclose(np.stack(stacked)[:, 2], [5, 5], rtol=1e-12)
+    # Student's distribution of two seeds is Cauchy's.
+    pair = theory.time_interval(times[:2], confidence)
+    half = abs(np.log(times[0] / times[1])) / 2 * np.tan(np.pi * confidence / 2)
+    np.testing.assert_allclose(np.log(pair[1] / pair[0]), 2 * half, atol=1e-9)
     wider = theory.time_interval(times, (1 + confidence) / 2)
     assert wider[0] <= low
     assert wider[1] >= high
