@@ -384,10 +384,8 @@ def _download(url: str, part: Path) -> None:
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink()  # longer than the archive
-            raise OSError(
-                f"{part} was no part of {url} and has been removed; run the command"
-                " again"
-            ) from error
+            text = f"{part} was no part of {url} and has been removed; run the command"
+            raise OSError(f"{text} again") from error
         raise
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
@@ -411,9 +409,8 @@ def _download(url: str, part: Path) -> None:
 
 def _md5_of_file(file: Path) -> str:
     with file.open("rb") as stream:
-        return hashlib.file_digest(
-            stream, lambda: hashlib.md5(usedforsecurity=False)
-        ).hexdigest()
+        md5 = partial(hashlib.md5, usedforsecurity=False)
+        return hashlib.file_digest(stream, md5).hexdigest()
 
 
 _BROWSER = f"download {{}} from {OFFICIAL}cifar.html"
