@@ -47,15 +47,19 @@ def run(
     if settings.redraw:
         arrays = saved_arrays(folder)
         with _of_this_version(folder / "arrays.npz"):
-            found = summed_up(summary(arrays), saved_preset(folder))
+            preset = saved_preset(folder)
+            found = summed_up(summary(arrays), preset)
             draw_in_style(draw, folder, arrays)
     else:
         disk.prepare_folder(folder)
         started = time.perf_counter()
         arrays = compute(settings)
-        found = summed_up(summary(arrays), settings.preset)
+        preset = settings.preset
+        found = summed_up(summary(arrays), preset)
         write(folder, settings, arrays, found, draw, time.perf_counter() - started)
     print(text(table(found), found))
+    if preset == "smoke":
+        print(SMOKE)
     print(f"written to {folder}")
 
 

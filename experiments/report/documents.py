@@ -11,6 +11,7 @@ the JSON files alone; the pages are made of them.
 
 import json
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,14 @@ def short_table(results: Sequence[Result]) -> str:
         for row in result.rows:
             if row.paper:
                 lines.append(_line(CATALOGUE[result.name].paper, *_short(row)))
+    there = {result.name for result in results}
+    missing = [
+        f"[{name}](docs/results/{name}.md)" for name in CATALOGUE if name not in there
+    ]
+    if missing:
+        # In lines that are no wider than those around them.
+        text = f"No results of this version are saved of {', '.join(missing)}."
+        lines += ["", *textwrap.wrap(text, 120, break_long_words=False)]
     return "\n".join(lines) + "\n"
 
 

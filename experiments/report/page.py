@@ -32,8 +32,8 @@ def main(out: Path = Path("results"), publish: Path | None = None) -> None:
     """
     if not out.is_dir():
         raise FileNotFoundError(
-            f"--out {out} is no folder; name the one of the results, or make them"
-            f" first: {ALL}"
+            f"there are no results in --out {out} yet; name the folder that has some,"
+            f" or make them: {ALL} (hours; --preset smoke: minutes, to try)"
         )
     results = read(out)
     disk.write_text(out / "report.html", html(results, out))

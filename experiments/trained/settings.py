@@ -88,17 +88,17 @@ class Settings:
     network: NetworkName = "VGG11"
     """What is trained."""
     width: float = 0.25
-    """Of the network's layers, the first aside, times the full width."""
+    """Width of all layers but the first, as a share of the full one."""
     first_features: int = 64
     """Filters in the first layer."""
     dropout: float = 0.5
     """Share of the units dropped in the classifier of VGG."""
     learning_rate: float = 0.01
-    """Of stochastic gradient descent."""
+    """Learning rate of stochastic gradient descent."""
     batch_size: int = 16
     """Images a step."""
     epochs: int = 50
-    """On true labels of all classes."""
+    """Epochs of the training on true labels of all classes."""
     seeds: int = 4
     """Networks of each kind."""
     seed: int = 0
