@@ -239,9 +239,10 @@ def text() -> str:
         ]
     note = (
         "smoke: photographs and tiny networks, only to see that all works; cpu: some"
-        " images of CIFAR-10 (python -m experiments data cifar10); paper: all of them, and networks as wide as the paper's,"
-        " for a GPU. Times are of 2 cores; training that experiments share is counted"
-        " where it comes first. Each experiment takes --help; python -m experiments all"
-        " runs them one after the other."
+        " images of CIFAR-10 (python -m experiments data cifar10 gets it); paper: all"
+        " of them, and networks as wide as the paper's, for a GPU. Times are of 2"
+        " cores; training that experiments share is counted where it comes first. Each"
+        " experiment takes --help; python -m experiments all runs them one after the"
+        " other."
     )
     return "\n".join([*lines, "", *textwrap.wrap(note, 100)])
