@@ -236,7 +236,7 @@ def test_empty_folder(tmp_path: Path) -> None:
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError,
-        match=r"--out .*none is no folder; .*python -m experiments all",
+        match=r"no results in --out .*none yet; .*python -m experiments all",
     ):
         report.main(tmp_path / "none")
 
