@@ -136,7 +136,7 @@ def labelled_folder(
         if column not in rows[0]:
             raise ValueError(
                 f"{table} has no column {column!r}; it has"
-                f" {', '.join(map(str, rows[0]))}."
+                f" {shown(', '.join(map(str, rows[0])))}."
             )
         empty = next(
             (number for number, row in enumerate(rows, 1) if not row[column]), None
@@ -152,7 +152,9 @@ def labelled_folder(
     )
     [(name, times)] = Counter(names).most_common(1)
     if times > 1:
-        raise ValueError(f"{table} lists {name} {times} times; leave one of the rows.")
+        raise ValueError(
+            f"{table} lists {shown(name)} {times} times; leave one of the rows."
+        )
     files = [folder / name for name in names]
     absent = [file for file in files if not file.is_file()]
     if absent:
@@ -184,11 +186,12 @@ def npz_images(path: str | Path) -> ImageSet:
     Args:
       path: of a file with `images`, uint8 or floating point in [0, 1], (N, H, W, C);
         `labels`, integers from 0 on, (N,); and, if the classes have names,
-        `class_names`, texts, one a class. Else a class is named by its number.
+        `class_names`, texts, one a class, of at most 1000 characters. Else a class is
+        named by its number.
 
     Raises:
       FileNotFoundError: no such file. ValueError: a damaged file; one with arrays
-        missing, or of other kinds or shapes.
+        missing, or of other kinds or shapes; class names with halves of a character.
 
     Examples:
       >>> import tempfile

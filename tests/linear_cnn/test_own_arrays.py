@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from linear_cnn import npz_images
+from linear_cnn import labelled_folder, npz_images
 
 IMAGES = np.zeros((2, 3, 3, 1), np.uint8)
 
@@ -57,3 +57,11 @@ def test_arrays_that_are_refused_before_they_are_read(
     monkeypatch.setattr("linear_cnn._npz.read_array", lambda *_: np.zeros(2))
     with pytest.raises(ValueError, match=rf"own\.npz must.*{message}|{message}"):
         npz_images(own(tmp_path, np.savez_compressed, **arrays))
+
+
+def test_what_a_table_says_is_quoted_in_short_and_escaped(tmp_path):
+    (tmp_path / "table.csv").write_text("\x1b[2J" + "c" * 500 + ",b\n1,2\n")
+    with pytest.raises(ValueError, match="has no column 'image_id'") as error:
+        labelled_folder(tmp_path, tmp_path / "table.csv", label_column="b")
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 300 + len(str(tmp_path))
