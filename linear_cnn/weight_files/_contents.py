@@ -12,7 +12,7 @@ from linear_cnn._text import MOST_QUOTED, quoted, shown
 Layout = Literal["OIHW", "HWIO", "OHWI"]
 # Weights of a kernel; no first layer comes near, and a damaged shape shall not fill the
 # memory.
-_LARGEST = 2**24
+_LARGEST = 2**23
 _LISTED = 8  # tensors that an error names
 _BFLOAT16 = np.dtype(jnp.bfloat16)
 # Of JSON: bytes, and brackets and commas, of which each can make an object of Python's.
