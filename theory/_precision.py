@@ -117,6 +117,16 @@ def square_root(x: jax.Array) -> jax.Array:
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
+def as_steps(iterations: Any) -> Any:
+    """Steps as they are, but infinity for concrete ones that JAX's floats do not reach,
+    which NumPy would warn of."""
+    values = concrete(iterations)
+    if values is None:
+        return iterations
+    beyond = values.astype(np.float64) > float(jnp.finfo(jnp.result_type(float)).max)
+    return np.where(beyond, np.inf, values) if beyond.any() else iterations
+
+
 def power_of_two_near(largest: jax.Array) -> jax.Array:
     """A power of two by which numbers up to `largest` are divided, exactly, so that
     their squares neither overflow nor underflow; 1 for zero."""

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from theory._checks import check_finite, check_iterations
-from theory._precision import as_floats
+from theory._precision import as_floats, as_steps
 
 
 def geometric_sum(rate: ArrayLike, iterations: ArrayLike) -> jax.Array:
@@ -55,7 +55,7 @@ def decay(rate: ArrayLike, iterations: ArrayLike) -> jax.Array:
 
 
 def _broadcast(rate: ArrayLike, iterations: ArrayLike) -> list[jax.Array]:
-    x, t = as_floats(rate, iterations)
+    x, t = as_floats(rate, as_steps(iterations))
     return jnp.broadcast_arrays(x, jnp.round(t))
 
 

@@ -19,6 +19,7 @@ from theory._checks import (
 from theory._precision import (
     Array,
     as_floats,
+    as_steps,
     einsum,
     float64_outside_traces,
     matmul,
@@ -74,7 +75,9 @@ def iteration_profile(
     check_variance(variance, one_axis=True)
     check_iterations(iterations)
     check_positive("effective_learning_rate", effective_learning_rate)
-    variance, t, rate = as_floats(variance, iterations, effective_learning_rate)
+    variance, t, rate = as_floats(
+        variance, as_steps(iterations), effective_learning_rate
+    )
     check_stable("effective_learning_rate", rate, variance)
     sums = _masked_geometric_sum(rate * variance, t[..., None])
     return einsum("i,...i->...i", rate * square_root(variance), sums)
@@ -174,7 +177,7 @@ def theorem_profile(
     check_positive("count", count)
     check_positive("target_std", target_std, or_zero=True)
     variance, t, rate, a, tau = as_floats(
-        variance, iterations, learning_rate, head, target_std
+        variance, as_steps(iterations), learning_rate, head, target_std
     )
     check_squares("head", a)
     a = a.reshape(a.shape[0], -1)

@@ -223,6 +223,22 @@ def test_steps_beyond_every_float_are_the_limit(query):
         query(-HUGE)
 
 
+@pytest.mark.float32
+@pytest.mark.parametrize("t", [HUGE, 10**50, 1e200, np.float64(1e200), np.inf])
+def test_steps_beyond_float32_are_the_limit_without_a_warning(t):
+    variance, counts = np.array([3.0, 1.0]), {"patches_per_image": 1, "count": 1}
+    theorem = {"learning_rate": 0.1, "head": np.ones(1), **counts}
+    for several in (t, [t]):
+        found = [
+            theory.geometric_sum(0.25, several),
+            theory.iteration_profile(variance, several, 0.1),
+            theory.theorem_profile(variance, several, **theorem),
+        ]
+        limit = 1 / np.sqrt(variance)
+        for profile, expected in zip(found, (4, limit, limit), strict=True):
+            np.testing.assert_allclose(np.squeeze(profile), expected, rtol=1e-6)
+
+
 def test_what_does_not_decay_adds_up_without_end():
     np.testing.assert_array_equal(theory.geometric_sum(0.0, [2, HUGE]), [2, np.inf])
     assert theory.geometric_sum(0.25, 10**30) == 4
