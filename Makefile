@@ -10,15 +10,17 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-fast test-float32 test-browser docs lint format clean
+.PHONY: help install demo test test-fast test-float32 test-browser docs attack lint format clean
 
 help:
+	@echo "make install       .venv alone"
 	@echo "make demo          theory against simulation on photographs, written to results/; flags: ARGS=\"--help\""
 	@echo "make test          all tests: in float64, then the float32 part in a process of its own"
 	@echo "make test-fast     the tests not marked slow, in float64"
 	@echo "make test-float32  the tests marked float32, with float64 switched off"
 	@echo "make test-browser  the report in headless Chromium, where one is installed; pictures in .cache/report/"
 	@echo "make docs          the documentation, its tutorials executed, in build/docs/; open build/docs/index.html"
+	@echo "make attack        hostile files and what reading them costs, in memory and seconds"
 	@echo "make lint          ruff (rules and formatting) and mypy"
 	@echo "make format        rewrite the files as ruff formats them"
 	@echo "make clean         remove .venv, caches and build products; results/ stays"
@@ -75,6 +77,10 @@ $(DOCS_STAMP): $(STAMP)
 docs: $(DOCS_STAMP)
 	$(BIN)/python -m sphinx -E -W --keep-going --quiet --builder html --doctree-dir .cache/docs docs build/docs
 	@echo "written to build/docs/index.html"
+
+# Not a part of `test`, which has some of them: all of them, at their full size.
+attack: $(STAMP)
+	$(BIN)/python -m tests.attack
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
