@@ -274,7 +274,7 @@ def _batch(content: Callable[[], bytes], labels: np.ndarray) -> bytes:
     """One file in the official layout: for each image its label and its pixels, channel
     by channel."""
     try:
-        with Image.open(io.BytesIO(content())) as picture:
+        with Image.open(io.BytesIO(content()), formats=("PNG",)) as picture:
             pixels = np.asarray(picture)
         images = pixels.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2).reshape(-1, 3072)
         return np.concatenate([labels[:, None], images], axis=1).tobytes()

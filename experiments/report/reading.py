@@ -239,7 +239,7 @@ def _figure(file: Path, caption: str, result: Result) -> Figure:
     alt = f"Figure of {result.name} on {result.data_set}. {caption}"
     content = file.read_bytes()
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
             picture.load()
             width, height = (
                 round(pixels * 96 / figures.STYLE["savefig.dpi"])
