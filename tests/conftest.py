@@ -6,6 +6,7 @@ marked float32.
 """
 
 import os
+import signal
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two tests run at once
@@ -19,6 +20,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)
 mpl.use("Agg")
+# A shell starts background jobs with SIGINT ignored, and their children inherit it;
+# tests of signals are to see what a user's terminal does.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Properties see the same examples in every run; compiling has no deadline. Others are
 # searched by pytest --hypothesis-profile=search.
