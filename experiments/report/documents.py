@@ -21,6 +21,7 @@ from experiments.catalogue import CATALOGUE
 from experiments.download import standard
 from experiments.frame import WHEREABOUTS, Table, disk
 from experiments.report.reading import Result, Row, read, verdict_of, with_summary
+from linear_cnn._text import escaped
 
 # What others can have under the same name.
 COMMON = ("photographs", *standard.RECIPES)
@@ -234,4 +235,5 @@ def _line(*cells: str) -> str:
 
 def _safe(text: str) -> str:
     """Plain text as Markdown that shows it as it is."""
-    return re.sub(r"([\\|<>`*_\[\]$])", r"\\\1", text).replace("\n", " ")
+    plain = escaped(text.replace("\n", " "))
+    return re.sub(r"([\\|<>`*_\[\]$])", r"\\\1", plain)

@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
 from experiments.catalogue import CATALOGUE
 from experiments.frame import disk
 from experiments.report import documents
 from experiments.report.reading import ALL, Result, missing, read
+from linear_cnn._text import escaped
 
 
 def main(out: Path = Path("results"), publish: Path | None = None) -> None:
@@ -53,7 +55,9 @@ def html(results: Sequence[Result], out: Path) -> str:
     """The page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # paths and names of classes are whatever the user has
+        # Paths and names of classes are whatever the user has.
+        autoescape=True,
+        finalize=_printable,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -66,3 +70,10 @@ def html(results: Sequence[Result], out: Path) -> str:
         all_command=ALL,
         zip=zip,
     )
+
+
+def _printable(value: object) -> object:
+    """What the page shows of a value, without control characters."""
+    if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
+        return value
+    return escaped(value)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from linear_cnn._text import escaped
+
 
 @dataclass(frozen=True)
 class Network:
@@ -104,7 +106,8 @@ def filters(config: Mapping[str, Any]) -> int:
 def title(config: Mapping[str, Any]) -> str:
     """A run in words: what tells it from the others of an experiment."""
     words = [network(config), f"{filters(config)} filters"]
-    words += [" / ".join(config["classes"])] if config["classes"] else []
+    # Names of classes are whatever a data set has.
+    words += [" / ".join(map(escaped, config["classes"]))] if config["classes"] else []
     if config["energy_component"] is not None:
         words.append(f"labels by component {config['energy_component']}")
     if config["scaled_component"] is not None:

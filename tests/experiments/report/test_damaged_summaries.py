@@ -76,3 +76,16 @@ def test_any_value_in_any_place(out: Path, file: str, experiment: str) -> None:
         value = chosen.choice(VALUES)
         path.write_text(json.dumps(changed(whole, place, value)))
         assert other in shown(out), (place, value)
+
+
+def test_control_characters_are_shown_and_not_obeyed(out: Path) -> None:
+    path = out / FOLDER / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["checks"][0]["title"] = "a\x1b[2Jb\x9b"
+    summary["differs_from_paper"] = ["classes \x1b[31mred"]
+    path.write_text(json.dumps(summary))
+    pages = [shown(out), (out / "report.md").read_text(encoding="utf-8")]
+    for page in pages:
+        assert not {"\x1b", "\x9b"} & set(page)
+    assert r"a\x1b[2Jb\x9b" in pages[0]
+    assert r"classes \x1b[31mred" in pages[0]

@@ -14,6 +14,10 @@ from tests.experiments.fakes import CONFIG
             {"frozen": ["conv1"], "classes": ["dog", "cat"]},
             "VGG11, 64 filters, dog / cat, first layer frozen",
         ),
+        (
+            {"classes": ["\x1b[31mdog", "cat"]},
+            "VGG11, 64 filters, \\x1b[31mdog / cat",
+        ),
         ({"energy_component": 3}, "VGG11, 64 filters, labels by component 3"),
         ({"shuffled_labels": 0}, "VGG11, 64 filters, shuffled labels"),
         ({"scaled_component": [3, 2.5]}, "VGG11, 64 filters, component 3 x 2.5"),
