@@ -19,7 +19,6 @@ from experiments.trained.elsewhere import (
     present,
 )
 from experiments.trained.measurements import (
-    FITS,
     KINDS,
     Criterion,
     MeasuredRun,
@@ -47,7 +46,6 @@ __all__ = [
     "COMMAND",
     "DEAD",
     "ENERGY_CLASSES",
-    "FITS",
     "KERNEL_SIZE",
     "KINDS",
     "PAPER_CHANNELS",
