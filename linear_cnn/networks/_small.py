@@ -1,7 +1,6 @@
 """A small network, for many seeds."""
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from jax.typing import DTypeLike
 from linear_cnn._checks import integer
 from linear_cnn.networks._convolution import Convolution, convolution, max_pool
 from linear_cnn.networks._layers import (
+    BatchNorm,
     check_layers_fit,
     convolution_layer,
     first_convolution_layer,
@@ -24,8 +24,9 @@ class SmallCNN(nnx.Module):
     pool, and one linear layer.
 
     The convolutions are 3x3 (the first may be otherwise) with SAME padding, and the
-    linear layer reads the mean over locations. No batch norm and no dropout: training
-    and evaluation are the same. The initial weights are those of `VGG`.
+    linear layer reads the mean over locations. No dropout, and by default no batch
+    norm: training and evaluation are then the same. The initial weights are those of
+    `VGG`.
 
     Attributes:
       conv1: the first convolution, `flax.nnx.Conv`; its kernel is (kh, kw, in_features,
@@ -51,6 +52,7 @@ class SmallCNN(nnx.Module):
         features: Sequence[int] = (8, 16, 32),
         first_kernel_size: int | Sequence[int] = 3,
         first_strides: int | Sequence[int] = 1,
+        batch_norm: bool = False,
         dtype: DTypeLike = jnp.float32,
         conv_general_dilated: Convolution = convolution,
         rngs: nnx.Rngs,
@@ -63,7 +65,9 @@ class SmallCNN(nnx.Module):
           features: number of filters of each convolution; that of `conv1` is the first.
           first_kernel_size, first_strides: of `conv1` alone; one number or (down,
             right).
-          dtype: of weights and computation; images are converted to it.
+          batch_norm: whether batch norm, as in `VGG`, follows each convolution; conv1's
+            initial weights are the same.
+          dtype: of weights, statistics and computation; images are converted to it.
           conv_general_dilated: how to convolve, with the arguments of
             `jax.lax.conv_general_dilated`. By default whichever is fast: on a CPU
             `patch_convolution`, elsewhere XLA's own but under `jax.vmap` over seeds.
@@ -84,13 +88,15 @@ class SmallCNN(nnx.Module):
         self.conv1 = first_convolution_layer(
             in_features, features[0], first_kernel_size, first_strides, **convolve
         )
-        layers: list[Callable[..., Any]] = [nnx.relu, max_pool]
-        for channels, following in pairwise(features):
-            layers += [
-                convolution_layer(channels, following, **convolve),
-                nnx.relu,
-                max_pool,
-            ]
+        layers: list[Callable[..., Any]] = []
+        for index, channels in enumerate(features):
+            if index > 0:
+                layers.append(
+                    convolution_layer(features[index - 1], channels, **convolve)
+                )
+            if batch_norm:
+                layers.append(BatchNorm(channels, **make))
+            layers += [nnx.relu, max_pool]
         self.features = nnx.Sequential(*layers)
         self.classifier = linear_layer(features[-1], classes, **make)
 

@@ -194,9 +194,15 @@ def resnet_twin(network, x, norm):
 
 
 def small_twin(network, x, norm):
-    x = pool(relu(convolve(x, network.conv1, network.conv1.strides)))
-    for conv in weighted(network.features.layers):
-        x = pool(relu(convolve(x, conv)))
+    layers, strides = (
+        weighted([network.conv1, *network.features.layers]),
+        network.conv1.strides,
+    )
+    for conv in layers:
+        x = convolve(x, conv, strides)
+        if modules(network, nnx.BatchNorm):
+            x = norm(x, next(layers))
+        x, strides = pool(relu(x)), (1, 1)
     return linear(x.mean(axis=(1, 2)), network.classifier)
 
 
@@ -206,6 +212,7 @@ def small_twin(network, x, norm):
         (VGG, vgg_twin, {"first_features": 3}),
         (ResNet, resnet_twin, IMAGENET_STEM | {"first_features": 5}),
         (SmallCNN, small_twin, {"first_kernel_size": (2, 5), "first_strides": (2, 1)}),
+        (SmallCNN, small_twin, {"batch_norm": True}),
     ],
 )
 def test_outputs_equal_those_of_numpy_in_both_modes(network, twin, settings):
@@ -354,6 +361,14 @@ def test_every_convolution_can_be_another_which_draws_the_same_weights(network):
     )
     states = (nnx.as_pure(nnx.state(model, nnx.Param)) for model in (ours, xlas))
     chex.assert_trees_all_equal(*states)
+
+
+def test_batch_norm_of_the_small_network_follows_each_convolution_if_asked_for():
+    without, normed = tiny(SmallCNN), tiny(SmallCNN, batch_norm=True)
+    assert not modules(without, nnx.BatchNorm)
+    features = [norm.num_features for norm in modules(normed, nnx.BatchNorm)]
+    assert sorted(features) == [3, 5]
+    np.testing.assert_array_equal(normed.conv1.kernel[...], without.conv1.kernel[...])
 
 
 def test_outputs_and_gradients_are_those_of_xlas_convolution():
