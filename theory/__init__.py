@@ -10,6 +10,8 @@ from theory.labels import LabelCorrelation, label_correlation
 from theory.mean_patches import MeanPatchMoments, mean_patch_moments
 from theory.moments import PatchMoments, PatchSpectrum, patch_moments, patch_spectrum
 from theory.profiles import energy_profile, filters_with_profile, profile_correlation
+from theory.quadratic_descent import quadratic_descent
+from theory.quadratic_dynamics import QuadraticDynamics
 from theory.quadratic_form import quadratic_form_quantile
 from theory.storage import load_moments, save_moments
 from theory.theorem import (
@@ -27,6 +29,7 @@ __all__ = [
     "PatchMoments",
     "PatchSpectrum",
     "ProfileFit",
+    "QuadraticDynamics",
     "autocorrelation",
     "cross_moments",
     "decorrelation_ratio",
@@ -43,6 +46,7 @@ __all__ = [
     "patch_moments",
     "patch_spectrum",
     "profile_correlation",
+    "quadratic_descent",
     "quadratic_form_quantile",
     "save_moments",
     "theorem_profile",

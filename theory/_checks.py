@@ -101,6 +101,32 @@ def check_orthonormal(name: str, components: Any) -> None:
         )
 
 
+def check_shape(name: str, value: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless a value has this shape."""
+    if np.shape(value) != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {np.shape(value)}.")
+
+
+def check_symmetric(name: str, matrices: Any) -> None:
+    """Raise unless concrete matrices (..., n, n) are symmetric up to rounding."""
+    values = concrete(matrices)
+    if values is None:
+        return
+    floating = jnp.issubdtype(values.dtype, jnp.floating)
+    # Sums of many products, in two orders, differ by more than one rounding.
+    tolerance = float(jnp.finfo(values.dtype if floating else np.float64).eps) ** 0.5
+    if not floating or values.dtype.itemsize < 4:
+        values = values.astype(np.float64)
+    error = np.abs(values - np.swapaxes(values, -1, -2)).max(axis=(-2, -1))
+    largest = np.abs(values).max(axis=(-2, -1))
+    if (error > tolerance * largest).any():
+        worst = np.unravel_index((error - tolerance * largest).argmax(), error.shape)
+        raise ValueError(
+            f"{name} must be symmetric, but differs from its transpose by up to"
+            f" {error[worst]:.3g}, with entries of up to {largest[worst]:.3g}."
+        )
+
+
 def check_images(images: Any) -> None:
     """Raise unless images are floating-point numbers of shape (N, H, W, C), N > 0;
     of their values only the mask is looked at.

@@ -136,11 +136,13 @@ def power_of_two_near(largest: jax.Array) -> jax.Array:
     return jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -few, few))
 
 
-def without_rounding(eigenvalues: Any) -> Any:
-    """Descending eigenvalues of a positive semidefinite matrix, zeros restored where
-    rounding moved them."""
+def without_rounding(eigenvalues: Any, eps: Any = None) -> Any:
+    """Descending eigenvalues of positive semidefinite matrices, (..., n), zeros
+    restored where rounding, by `eps` or that of their dtype, moved them."""
     xp = namespace(eigenvalues)
-    tolerance = eigenvalues.shape[0] * xp.finfo(eigenvalues.dtype).eps * eigenvalues[0]
+    if eps is None:
+        eps = xp.finfo(eigenvalues.dtype).eps
+    tolerance = eigenvalues.shape[-1] * eps * eigenvalues[..., :1]
     return xp.where(eigenvalues > tolerance, eigenvalues, 0)
 
 

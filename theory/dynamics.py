@@ -26,7 +26,8 @@ from theory._precision import (
     matmul,
     square_root,
 )
-from theory.geometric_sum import decay, geometric_sum
+from theory.geometric_sum import decay
+from theory.modes import mode_sums
 from theory.quadratic_form import quadratic_form_quantile
 
 # The "mse" loss is the mean over images of the squared error summed over outputs; its
@@ -260,17 +261,6 @@ def _rates(
     )
 
 
-def _mode_sums(x: jax.Array, t: jax.Array) -> jax.Array:
-    """phi_t(x_ij), t.shape + (d, M).
-
-    A mode without curvature has phi_t(0) = t. That matters in float32, where small
-    curvatures drown in rounding before their drive does. At t = infinity it has 0
-    instead, since its limit cannot be told.
-    """
-    t = t[..., None, None]
-    return geometric_sum(x, jnp.where(x == 0, jnp.where(jnp.isinf(t), 0, t), t))
-
-
 @float64_outside_traces
 @jax.jit
 def _kernel(
@@ -291,7 +281,7 @@ def _kernel(
     # No rounding from outputs that the head does not read.
     aq = jnp.where(h[None] > 0, matmul(a, q), 0)
     residual = drive[None] - einsum("i,di,bdk,kj->bij", alpha, e, w, aq)
-    sums = _mode_sums(_rates(eta, alpha, h), t.reshape(-1))
+    sums = mode_sums(_rates(eta, alpha, h), t.reshape(-1, 1, 1))
     change = (
         GRADIENT_FACTOR * eta * einsum("di,tij,bij,kj->tbdk", e, sums, residual, aq)
     )
@@ -331,7 +321,7 @@ def _gaussian_law(
     v = matmul(e.T, u)  # (d, p): the directions in the eigenbasis of A
     read = (h > 0).astype(h.dtype)  # 1 for the filter directions that the head reads
     x = _rates(eta, alpha, h)
-    sums = _mode_sums(x, t)
+    sums = mode_sums(x, t[..., None, None])
     # What the initialisation contributes, up to its sign: 1 - (1-x)^t = x phi_t(x) to
     # the change.
     kept = jnp.where(

@@ -1,6 +1,8 @@
 """The sum of a geometric series, from which every closed form of the dynamics is
 built."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -57,6 +59,53 @@ def decay(rate: ArrayLike, iterations: ArrayLike) -> jax.Array:
 def _broadcast(rate: ArrayLike, iterations: ArrayLike) -> list[jax.Array]:
     x, t = as_floats(rate, as_steps(iterations))
     return jnp.broadcast_arrays(x, jnp.round(t))
+
+
+def geometric_integral(rate: ArrayLike, time: ArrayLike) -> jax.Array:
+    r"""What gradient flow does to a mode in time t: :math:`\int_0^t e^{-xs} ds = (1 -
+    e^{-xt}) / x`, the limit of `geometric_sum` for small rates.
+
+    Args:
+      rate: x >= 0, any shape.
+      time: t, real, from 0 to infinity, broadcast against `rate`.
+
+    Returns:
+      the integral in the broadcast shape; t at x = 0, 1/x at infinite t. Differentiable
+      in both, in x at 0 too.
+    """
+    check_finite("rate", rate)
+    check_iterations(time)
+    x, t = as_floats(rate, as_steps(time))
+    return jax.jit(_geometric_integral)(*jnp.broadcast_arrays(x, t))
+
+
+@jax.custom_jvp
+@jax.jit
+def _geometric_integral(x: jax.Array, t: jax.Array) -> jax.Array:
+    still = (x == 0) | (t == 0)
+    total = -jnp.expm1(-x * jnp.where(still, 0, t)) / jnp.where(still, 1, x)
+    return jnp.where(still, t, total)
+
+
+@_geometric_integral.defjvp
+def _geometric_integral_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """The derivatives are exp(-y) in t and, in x, t^2 [exp(-y) (1 + y) - 1] / y^2, y =
+    x t."""
+    (x, t), (dx, dt) = primals, tangents
+    y = jnp.where(x == 0, 0, x * jnp.where(x == 0, 0, t))
+    small = y < 0.05  # beyond, the subtraction loses at most a factor of 40
+    series = jnp.zeros_like(y)
+    for k in range(9, -1, -1):
+        series = (-1) ** (k + 1) / (math.factorial(k) * (k + 2)) + (
+            jnp.where(small, y, 0) * series
+        )
+    far = jnp.where(small, 1, x)
+    finite = jnp.where(jnp.isinf(y), 0, y)
+    rest = jnp.where(jnp.isinf(y), 1, -jnp.expm1(-y) - finite * jnp.exp(-finite))
+    slope = jnp.where(small, jnp.where(small, t, 0) ** 2 * series, -rest / far / far)
+    return _geometric_integral(x, t), slope * dx + jnp.exp(-y) * dt
 
 
 @jax.custom_jvp

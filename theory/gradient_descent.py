@@ -24,6 +24,7 @@ from theory._precision import (
 )
 from theory.dynamics import GRADIENT_FACTOR, LinearDynamics
 from theory.mean_patches import MeanPatchMoments
+from theory.modes import eigenmodes, is_noise
 
 
 @float64_outside_traces
@@ -172,20 +173,17 @@ def _decompose(
     )
     a = a.reshape(a.shape[0], -1)
     outputs = a.shape[1]
-    alpha, e = (array[..., ::-1] for array in jnp.linalg.eigh(second))
-    h, q = (array[..., ::-1] for array in jnp.linalg.eigh(matmul(a.T, a)))
+    (alpha, e), (h, q) = eigenmodes(second), eigenmodes(matmul(a.T, a))
     alpha, h = without_rounding(alpha), without_rounding(h)
     target_mean = matmul(q.T, target_mean.reshape(outputs))
     covariance = einsum("mi,mn,nj->ij", q, covariance.reshape(outputs, outputs), q)
     drive = einsum("di,dm,mj->ij", e, cross.reshape(-1, outputs), q)
     # By Cauchy and Schwarz |drive_ij|^2 <= alpha_i E[y_j^2]. Where alpha_i is zero the
-    # drive is rounding, of E or of the sum over images in B; it must not accumulate
-    # over the steps.
+    # drive is rounding, of E or of the sum over images in B.
     of_axes = alpha.shape[0] * jnp.linalg.norm(drive, axis=0, keepdims=True)
     of_sums = jnp.sqrt(alpha[0] * (jnp.diag(covariance) + target_mean**2))[None]
-    noise = (alpha[:, None] == 0) & (
-        jnp.abs(drive) <= 4 * jnp.finfo(drive.dtype).eps * (of_axes + of_sums)
-    )
+    eps = jnp.finfo(drive.dtype).eps
+    noise = is_noise(drive, alpha[:, None], of_axes + of_sums, eps)
     return LinearDynamics(
         learning_rate=eta,
         head=a,

@@ -1,0 +1,407 @@
+"""Gradient descent on a quadratic loss at any step, and its law over random drives."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from theory._checks import (
+    check_finite,
+    check_iterations,
+    check_orthonormal,
+    check_positive,
+    check_probabilities,
+    check_shape,
+    check_symmetric,
+)
+from theory._precision import (
+    Array,
+    as_floats,
+    concrete,
+    einsum,
+    float64_outside_traces,
+    is_traced,
+    square_root,
+)
+from theory.modes import is_noise, mode_sums
+from theory.quadratic_form import quadratic_form_quantile
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class QuadraticDynamics:
+    r"""Gradient descent on a quadratic loss of curvature H, decomposed into independent
+    modes.
+
+    With :math:`H = V \operatorname{diag}(h) V^T`, mode m decays by :math:`1 - \eta h_m`
+    in each step, and in continuous time by :math:`e^{-\eta h_m}`. The last axis of the
+    weights, of length d, is that of one filter; the axes before it count the K filters.
+    Made by `quadratic_descent`; a pytree.
+
+    Attributes:
+      learning_rate: eta.
+      curvature: h, eigenvalues of H, descending; 0 where they are zero up to rounding.
+        (n,), or (K, d) for independent filters.
+      modes: V, as columns, (n, n) or (K, d, d).
+      drive: V^T b, in the shape of `curvature`, with b the GRADIENT at the start: the
+        first step is -eta b. (`LinearDynamics.drive` has the other sign.)
+      shape: of b, and of the weights.
+      continuous: gradient flow instead of steps. `dataclasses.replace(dynamics,
+        continuous=True)` needs no new decomposition.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> random = np.random.default_rng(0)
+      >>> gradients = random.normal(size=(500, 3, 4)) * [2, 1, 0.5, 0.1]
+      >>> curvature = np.einsum("nki,nlj->kilj", gradients, gradients) / 500
+      >>> drive = gradients[:100].mean(axis=0)  # three filters of four weights
+      >>> dynamics = theory.quadratic_descent(curvature, drive, 0.1)
+      >>> dynamics.change([0, 10, np.inf]).shape
+      (3, 3, 4)
+
+      Profiles over labels drawn for 100 images, at first along the curvature, then
+      against it:
+
+      >>> rms = dynamics.expected_profile([1, np.inf], np.eye(4), count=100)
+      >>> print(rms.round(2))
+      [[0.02 0.01 0.   0.  ]
+       [0.05 0.1  0.2  1.01]]
+    """
+
+    learning_rate: Array
+    curvature: Array
+    modes: Array
+    drive: Array
+    shape: tuple[int, ...] = field(metadata={"static": True})
+    continuous: bool = field(metadata={"static": True})
+
+    @property
+    def rates(self) -> jax.Array:
+        """eta h, in the shape of `curvature`, without unit; below 2 unless time is
+        continuous."""
+        eta, h = as_floats(self.learning_rate, self.curvature)
+        return eta * h
+
+    def change(self, t: ArrayLike) -> Array:
+        r"""How far the weights have moved after t steps, exactly.
+
+        .. math:: \Delta(t) = -\eta \varphi_t(\eta H) b, \qquad \text{in continuous
+           time} \quad -H^{-1} (1 - e^{-\eta t H}) b
+
+        Ours (docs/derivations.md, section 13).
+
+        Args:
+          t: steps, scalar or any shape, from 0 to infinity; integers, given as integers
+            or in floating point and then rounded. Real in continuous time, where eta t
+            is the time.
+
+        Returns:
+          change, t.shape + shape, in units of the weights.
+
+        Raises:
+          ValueError: t is negative.
+        """
+        check_iterations(t)
+        return _change(self, self._as_float(t))
+
+    def expected_profile(
+        self,
+        t: ArrayLike,
+        components: ArrayLike,
+        *,
+        count: int | None = None,
+        target_std: ArrayLike | None = None,
+        covariance: ArrayLike | None = None,
+        mean: ArrayLike | None = None,
+    ) -> Array:
+        r"""Root mean square energy profile of the change over random drives b.
+
+        .. math:: E[e_i(t)^2] = \frac1K \sum_k u_i^T \, E[\Delta_k \Delta_k^T] \, u_i,
+           \qquad \operatorname{Cov} \Delta = \eta^2 \varphi_t(\eta H)
+           \operatorname{Cov}(b) \, \varphi_t(\eta H)
+
+        Ours (docs/derivations.md, section 13). Either `count` or `covariance` says how
+        the drive is distributed; this object's own `drive` has no part in it. The
+        change is linear in b, so the law is that of b alone.
+
+        Args:
+          t: steps, as in `change`.
+          components: u_i, orthonormal directions of a filter as columns, (d, p), e.g.
+            `PatchSpectrum.components`.
+          count: N, images whose labels are drawn: Cov b = H / N. Exact for cross-
+            entropy with labels drawn from the softmax at the start.
+          target_std: tau, with `count`: Cov b = 2 tau^2 H / N, that of the "mse" loss
+            with independent targets of standard deviation tau.
+          covariance: of any other drive, in the shape of H; positive semidefinite (of
+            that only the diagonal is checked).
+          mean: of the drive, in the shape of b; 0 by default.
+
+        Returns:
+          sqrt(E[e^2]), t.shape + (p,), in units of the weights. A time costs O(p n), or
+          O(p n^2) where a covariance is given.
+
+        Raises:
+          ValueError: neither count nor covariance, or both; a shape is wrong, an entry
+            is not finite, t is negative, components are not orthonormal, a covariance
+            is not symmetric or has a negative diagonal.
+        """
+        law = _Law(components, count, target_std, covariance, mean)
+        self._check(t, law)
+        return _expected_profile(self, self._as_float(t), law)
+
+    def profile_quantiles(
+        self,
+        q: ArrayLike,
+        t: ArrayLike,
+        components: ArrayLike,
+        *,
+        count: int | None = None,
+        target_std: ArrayLike | None = None,
+        covariance: ArrayLike | None = None,
+        mean: ArrayLike | None = None,
+    ) -> Array:
+        r"""Quantiles of each component of the energy profile of the change over
+        Gaussian drives.
+
+        :math:`K e_i^2` is a quadratic form in a Gaussian, whose distribution function
+        is inverted numerically (`quadratic_form_quantile`). Exact for Gaussian drives;
+        for means over many images a central limit theorem. Ours (docs/derivations.md,
+        section 13).
+
+        Args:
+          q: probabilities in (0, 1), any shape.
+          t, components, count, target_std, covariance, mean: as in `expected_profile`.
+
+        Returns:
+          quantiles of e, q.shape + t.shape + (p,), in units of the weights. A time
+          costs O(p K n), times n where a covariance is given, and O(p K^3).
+
+        Raises:
+          ValueError: as `expected_profile`, or a probability outside (0, 1).
+        """
+        law = _Law(components, count, target_std, covariance, mean)
+        self._check(t, law)
+        check_probabilities("q", q)
+        return _profile_quantiles(self, q, self._as_float(t), law)
+
+    def _as_float(self, t: ArrayLike) -> ArrayLike:
+        """Concrete steps in the dtype of the dynamics: int32 ends at 2e9."""
+        values = concrete(t)
+        return t if values is None else values.astype(self.learning_rate.dtype)
+
+    def _check(self, t: ArrayLike, law: "_Law") -> None:
+        check_iterations(t)
+        d = self.shape[-1]
+        if np.ndim(law.components) != 2 or np.shape(law.components)[0] != d:
+            raise ValueError(
+                f"components must have shape (d, p) with d = {d}, the last axis of the"
+                f" drive, got {np.shape(law.components)}."
+            )
+        check_orthonormal("components", law.components)
+        if (law.images is None) == (law.covariance is None):
+            given = "neither" if law.images is None else "both"
+            raise ValueError(
+                "give either count, of images whose labels are drawn, or the"
+                f" covariance of the drive; got {given}."
+            )
+        if law.images is not None:
+            check_positive("count", law.images)
+        if law.target_std is not None:
+            if law.images is None:
+                raise ValueError(
+                    "target_std goes with count; a covariance has its scale already."
+                )
+            check_positive("target_std", law.target_std, or_zero=True)
+        if law.mean is not None:
+            check_shape("mean", law.mean, self.shape)
+            check_finite("mean", law.mean)
+        if law.covariance is not None:
+            coupled = len(self.curvature.shape) == 1
+            rows = self.shape if coupled else self.shape[-1:]
+            check_shape("covariance", law.covariance, self.shape + rows)
+            check_finite("covariance", law.covariance)
+            blocks = as_blocks(law.covariance, self.curvature.shape[-1])
+            check_symmetric("covariance", blocks)
+            known = concrete(blocks)
+            if known is not None:
+                diagonal = np.diagonal(known, axis1=-2, axis2=-1)
+                if not (diagonal >= 0).all():
+                    raise ValueError(
+                        "covariance must be positive semidefinite, but has a variance"
+                        f" of {diagonal.min()} on its diagonal."
+                    )
+
+
+class _Law(NamedTuple):
+    """The law of the drive, and the directions in which the change is looked at: the
+    arguments of `QuadraticDynamics.expected_profile`."""
+
+    components: ArrayLike
+    images: ArrayLike | None
+    target_std: ArrayLike | None
+    covariance: ArrayLike | None
+    mean: ArrayLike | None
+
+
+def as_blocks(matrix: Any, n: int) -> Any:
+    """A matrix between groups of n weights that act on one another, (groups, n, n)."""
+    if is_traced(matrix):
+        return jnp.asarray(matrix).reshape(-1, n, n)
+    return np.reshape(matrix, (-1, n, n))
+
+
+class Modes(NamedTuple):
+    """Of groups of f filters, n = f d weights: curvature (groups, n), modes (groups, n,
+    n)."""
+
+    learning_rate: jax.Array
+    curvature: jax.Array
+    modes: jax.Array
+    continuous: bool
+
+    def sums(self, t: jax.Array) -> jax.Array:
+        """eta phi_t(eta h), (..., groups, n)."""
+        x = self.learning_rate * self.curvature
+        sums = mode_sums(x, t[..., None, None], continuous=self.continuous)
+        return self.learning_rate * sums
+
+    def along(self, drive: jax.Array, eps: ArrayLike = 0.0) -> jax.Array:
+        """A drive (groups, n) along each mode, zero where it is rounding, by `eps` or
+        that of its dtype."""
+        projected = einsum("gnm,gn->gm", self.modes, drive)
+        size = drive.shape[-1] * jnp.linalg.norm(drive, axis=-1, keepdims=True)
+        eps = jnp.maximum(eps, jnp.finfo(drive.dtype).eps)
+        noise = is_noise(projected, self.curvature, size, eps)
+        return jnp.where(noise, 0, projected)
+
+
+def _modes(dynamics: QuadraticDynamics) -> Modes:
+    eta, h, vectors = as_floats(
+        dynamics.learning_rate, dynamics.curvature, dynamics.modes
+    )
+    n = h.shape[-1]
+    return Modes(eta, h.reshape(-1, n), vectors.reshape(-1, n, n), dynamics.continuous)
+
+
+@float64_outside_traces
+@jax.jit
+def _change(dynamics: QuadraticDynamics, t: ArrayLike) -> jax.Array:
+    modes = _modes(dynamics)
+    t, drive, _ = as_floats(t, dynamics.drive, modes.learning_rate)
+    sums = modes.sums(t.reshape(-1))
+    moved = sums * drive.reshape(1, *modes.curvature.shape)
+    change = -einsum("gnm,tgm->tgn", modes.modes, moved)
+    return change.reshape(*t.shape, *dynamics.shape)
+
+
+def _drawn(law: _Law, modes: Modes) -> jax.Array:
+    """Eigenvalues of the covariance of drawn labels' drive, (groups, n)."""
+    count, _ = as_floats(law.images, modes.learning_rate)
+    if law.target_std is None:
+        return modes.curvature / count
+    target_std, _ = as_floats(law.target_std, modes.learning_rate)
+    return 2 * target_std**2 * modes.curvature / count
+
+
+def _given(law: _Law, modes: Modes) -> jax.Array:
+    """The covariance of the drive between modes, (groups, n, n), without rounding of
+    modes that have no curvature."""
+    covariance, _ = as_floats(law.covariance, modes.learning_rate)
+    v, h = modes.modes, modes.curvature
+    n = h.shape[-1]
+    between = einsum("gnm,gnl,glk->gmk", v, covariance.reshape(-1, n, n), v)
+    variance = jnp.diagonal(between, axis1=-2, axis2=-1)
+    size = n * jnp.abs(variance).max(axis=-1, keepdims=True)
+    noise = is_noise(variance, h, size, jnp.finfo(h.dtype).eps)
+    return jnp.where(noise[:, :, None] | noise[:, None, :], 0, between)
+
+
+def _mean(law: _Law, modes: Modes) -> jax.Array | None:
+    """The mean of the drive along each mode, (groups, n)."""
+    if law.mean is None:
+        return None
+    mean, _ = as_floats(law.mean, modes.learning_rate)
+    return modes.along(mean.reshape(modes.curvature.shape))
+
+
+def _directions(
+    dynamics: QuadraticDynamics, modes: Modes, components: ArrayLike
+) -> jax.Array:
+    """Modes along the component of each filter, (groups, p, f, n)."""
+    d, (groups, n) = dynamics.shape[-1], modes.curvature.shape
+    u, _ = as_floats(components, modes.learning_rate)
+    return einsum("gfdm,dp->gpfm", modes.modes.reshape(groups, n // d, d, n), u)
+
+
+@float64_outside_traces
+@jax.jit
+def _expected_profile(
+    dynamics: QuadraticDynamics, t: ArrayLike, law: _Law
+) -> jax.Array:
+    modes = _modes(dynamics)
+    t, _ = as_floats(t, modes.learning_rate)
+    sums = modes.sums(t.reshape(-1))  # (times, groups, n)
+    directions = _directions(dynamics, modes, law.components)
+    if law.covariance is None:
+        weights = (directions**2).sum(axis=2)
+        energy = einsum("gpm,tgm->tp", weights, sums**2 * _drawn(law, modes)[None])
+    else:
+        covariance = _given(law, modes)
+
+        def of_component(direction: jax.Array) -> jax.Array:
+            """(groups, f, n) -> (times,)."""
+            form = covariance * einsum("gfm,gfl->gml", direction, direction)
+            return (einsum("tgm,gml->tgl", sums, form) * sums).sum(axis=(-2, -1))
+
+        energy = lax.map(of_component, directions.swapaxes(0, 1)).T
+    mean = _mean(law, modes)
+    if mean is not None:
+        moved = einsum("gpfm,tgm->tpgf", directions, sums * mean[None])
+        energy = energy + (moved**2).sum(axis=(-2, -1))
+    filters = math.prod(dynamics.shape[:-1])
+    return square_root(energy / filters).reshape(*t.shape, -1)
+
+
+@float64_outside_traces
+@jax.jit
+def _profile_quantiles(
+    dynamics: QuadraticDynamics, q: ArrayLike, t: ArrayLike, law: _Law
+) -> jax.Array:
+    modes = _modes(dynamics)
+    q, t, _ = as_floats(q, t, modes.learning_rate)
+    directions = _directions(dynamics, modes, law.components)
+    covariance = _drawn(law, modes) if law.covariance is None else _given(law, modes)
+    mean = _mean(law, modes)
+
+    def at_time(t: jax.Array) -> jax.Array:
+        """q.shape + (p,)."""
+        sums = modes.sums(t)  # (groups, n)
+        moved = directions * sums[:, None, None]
+        driven = (
+            moved * covariance[:, None, None]
+            if law.covariance is None
+            else einsum("gpfm,gml->gpfl", moved, covariance)
+        )
+        of_filters = einsum("gpfm,gpem->pgfe", driven, moved)
+        variances, axes = jnp.linalg.eigh(of_filters)
+        means = jnp.zeros_like(variances)
+        if mean is not None:
+            means = einsum("pgfe,gpfm,gm->pge", axes, moved, mean)
+        flat = (variances.shape[0], -1)
+        variances = jnp.maximum(variances, 0).reshape(flat)
+        return quadratic_form_quantile(
+            q[..., None],
+            variances=variances,
+            means=means.reshape(flat),
+            degrees=jnp.ones_like(variances),
+        )
+
+    energy = jnp.moveaxis(lax.map(at_time, t.reshape(-1)), 0, -2)
+    filters = math.prod(dynamics.shape[:-1])
+    return square_root(energy / filters).reshape(*q.shape, *t.shape, -1)
