@@ -3,6 +3,7 @@ Weiss, ICML 2023)."""
 
 from theory.autocorrelation import CrossMoments, autocorrelation, cross_moments
 from theory.dynamics import LinearDynamics
+from theory.filter_curvature import filter_curvature
 from theory.fitting import ProfileFit, fit_profile, time_interval
 from theory.geometric_sum import geometric_sum
 from theory.gradient_descent import gradient_descent, largest_stable_learning_rate
@@ -34,6 +35,7 @@ __all__ = [
     "cross_moments",
     "decorrelation_ratio",
     "energy_profile",
+    "filter_curvature",
     "filters_with_profile",
     "fit_profile",
     "geometric_sum",

@@ -172,7 +172,7 @@ def cross_moments(
     )
 
 
-def _check_distances(distances: tuple[int, ...], where: Window) -> None:
+def _check_distances(distances: tuple[int, ...], where: Window, channels: int) -> None:
     longest = min(where.locations) - 1
     if not distances or min(distances) < 0 or max(distances) > longest:
         raise ValueError(

@@ -4,7 +4,7 @@ Moments of parts of the images add up (`a + b`) to those of all of them, so that
 and reduce can drive them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -236,6 +236,17 @@ def patch_moments(
       True
     """
 
+    return accumulated_moments(images, (kernel_size, stride, padding))
+
+
+def accumulated_moments(
+    images: Images,
+    geometry: tuple[Any, Any, Padding],
+    check: Callable[[Window, int], None] = lambda where, channels: None,
+) -> PatchMoments:
+    """`patch_moments` of a geometry (kernel_size, stride, padding); `check` as in
+    `accumulate`."""
+
     def build(result: Any, count: int, where: Window, channels: int) -> PatchMoments:
         patches = count * where.locations[0] * where.locations[1]
         mean, covariance = result
@@ -244,9 +255,7 @@ def patch_moments(
             mean, covariance, patches, shape, where.stride, where.padding
         )
 
-    return as_results(
-        accumulate(_PATCHES, None, images, None, (kernel_size, stride, padding), build)
-    )
+    return as_results(accumulate(_PATCHES, None, images, None, geometry, build, check))
 
 
 def _patch_sums(images: Any, targets: Any, where: Window, settings: None) -> Any:

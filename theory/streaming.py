@@ -39,9 +39,10 @@ class Statistic(NamedTuple):
     JAX arrays.
 
     Attributes:
-      sums: (images, targets, where, settings) -> pytree of arrays that add up over
-        images. The images are padded and, like the targets, given about an origin; all
-        zeros, which must not count, stand for no image.
+      sums: (images, targets, where, settings, *shared) -> pytree of arrays that add up
+        over images. The images are padded and, like the targets, given about an origin;
+        all zeros, which must not count, stand for no image. Without targets there is a
+        column of ones, and zeros where there is no image.
       finish: (sums, count, origin, target_origin, where, settings) -> pytree of arrays.
     """
 
@@ -65,12 +66,15 @@ def accumulate(
     targets: Any,
     geometry: tuple[Any, Any, Padding],
     build: Callable[[Any, int, Window, int], Result],
-    check: Callable[[Window], None] = lambda where: None,
+    check: Callable[[Window, int], None] = lambda where, channels: None,
+    *,
+    origin: Any = None,
+    shared: tuple[Any, ...] = (),
 ) -> Result:
     """A statistic of all images, from sums about an origin near their mean.
 
     Sums about zero would lose the digits that a large mean takes up. Near is enough:
-    the mean of the first batch.
+    the mean of the first batch, where no other is given.
 
     Args:
       statistic, settings: what to compute; both hashable.
@@ -80,12 +84,14 @@ def accumulate(
       geometry: kernel_size, stride, padding.
       build: (result of `statistic.finish`, count, window, channels) -> the result.
       check: raises, before anything is computed, where the settings do not fit the
-        images' window.
+        images' window and channels.
+      origin: one number a channel, (C,).
+      shared: arrays that the sums of every batch need.
 
     Outside traces everything is float64 and the result NumPy's, whatever JAX's flag;
     inside, of the images' dtype.
     """
-    if is_traced(images, targets):
+    if is_traced(images, targets, origin, shared):
         if not hasattr(images, "shape"):
             raise TypeError(
                 "under a JAX transformation images must be one array, not an iterable"
@@ -94,21 +100,29 @@ def accumulate(
         check_images(images)
         images = jnp.asarray(images)
         where = window(images.shape, *geometry)
-        check(where)
+        check(where, images.shape[-1])
         dtype = _at_least_float32(images.dtype)
         y = (
-            jnp.zeros((images.shape[0], 0), dtype)
+            jnp.ones((images.shape[0], 1), dtype)
             if targets is None
             else jnp.asarray(targets).astype(dtype)
         )
         # Rounded to fewer bits, lest the compiler work the mean into each expression
         # that uses it, to be rounded differently in each.
         bits = jnp.finfo(dtype)
+        near = [
+            _pixel_mean(images) if origin is None else jnp.asarray(origin),
+            jnp.zeros(1) if targets is None else y.mean(axis=0),
+        ]
         means = [
             lax.reduce_precision(mean.astype(dtype), bits.nexp, bits.nmant - 4)
-            for mean in (_pixel_mean(images), y.mean(axis=0))
+            for mean in near
         ]
-        sums = _sums(images, y, *means, _Task(statistic, settings, where, dtype))
+        arrays: tuple[Any, ...] = tuple(
+            jnp.asarray(array).astype(dtype) for array in shared
+        )
+        task = _Task(statistic, settings, where, dtype)
+        sums = _sums(images, y, *means, arrays, task)
         result = statistic.finish(sums, images.shape[0], *means, where, settings)
         return build(result, images.shape[0], where, images.shape[-1])
     if isinstance(images, (list, tuple)) and images and not hasattr(images[0], "shape"):
@@ -120,16 +134,20 @@ def accumulate(
         largest_pixel = 0.0  # looked at until one is large enough
         for batch, y in _batches(images, targets, geometry):
             where = window(batch.shape, *geometry)
-            check(where)
+            check(where, batch.shape[-1])
             # An error of our own follows.
             with np.errstate(over="ignore", invalid="ignore"):
                 if not origins:
                     origins = [
-                        np.asarray(_pixel_mean(batch), np.float64),
-                        y.mean(axis=0),
+                        np.asarray(
+                            _pixel_mean(batch) if origin is None else origin, np.float64
+                        ),
+                        np.zeros(1) if targets is None else y.mean(axis=0),
                     ]
+                    arrays = tuple(np.asarray(array, np.float64) for array in shared)
                 task = _Task(statistic, settings, where, jnp.dtype(jnp.float64))
-                sums = jax.tree.map(np.asarray, _evaluate(task, batch, y, *origins))
+                sums = _evaluate(task, batch, y, origins[0], origins[1], arrays)
+                sums = jax.tree.map(np.asarray, sums)
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(sums)):
                 check_finite("images", batch)
                 raise ValueError(
@@ -192,7 +210,7 @@ def _batches(images: Any, targets: Any, geometry: Any) -> Iterator[tuple[Any, An
             yield (
                 batch,
                 (
-                    np.zeros((batch.shape[0], 0))
+                    np.ones((batch.shape[0], 1))
                     if targets is None
                     else np.asarray(targets[seen:last], np.float64)
                 ),
@@ -221,7 +239,12 @@ def _iterated(images: Any) -> Iterable[Any]:
 
 
 def _evaluate(
-    task: _Task, images: Any, targets: np.ndarray, origin: Any, target_origin: Any
+    task: _Task,
+    images: Any,
+    targets: np.ndarray,
+    origin: Any,
+    target_origin: Any,
+    shared: tuple[Any, ...],
 ) -> Any:
     """The sums of one batch, where its images are: on the host, on a device, or on all
     that hold a part of it.
@@ -230,23 +253,22 @@ def _evaluate(
     compiled, and they are faster than XLA's. Arrays that were sharded over several
     devices stay there.
     """
+    others = origin, target_origin, shared, task
     if isinstance(images, jax.Array):
         mesh, axes = _shards(images)
         if mesh is not None:
-            return _sharded_sums(
-                images, targets, origin, target_origin, task, mesh, axes
-            )
-        return _sums(images, targets, origin, target_origin, task)
+            return _sharded_sums(images, targets, *others, mesh, axes)
+        return _sums(images, targets, *others)
     if _on_cpu():
-        return _sums_on_host(images, targets, origin, target_origin, task)
+        return _sums_on_host(images, targets, *others)
     devices = jax.local_devices()
     if len(devices) == 1 or images.shape[0] % len(devices):
-        return _sums(images, targets, origin, target_origin, task)
+        return _sums(images, targets, *others)
     mesh = Mesh(np.array(devices), ("images",))
     spread = jax.device_put(
         (images, targets), NamedSharding(mesh, PartitionSpec("images"))
     )
-    return _sharded_sums(*spread, origin, target_origin, task, mesh, "images")
+    return _sharded_sums(*spread, *others, mesh, "images")
 
 
 def _is_on_host(images: jax.Array) -> bool:
@@ -305,6 +327,7 @@ def _sums_on_host(
     targets: np.ndarray,
     origin: np.ndarray,
     target_origin: np.ndarray,
+    shared: tuple[np.ndarray, ...],
     task: _Task,
 ) -> Any:
     """The sums of a batch by NumPy, each chunk on one core."""
@@ -317,7 +340,8 @@ def _sums_on_host(
         if any(map(any, where.padding)):
             x = pad_images(x, where)
         y = targets[start : start + size] - target_origin
-        return statistic.sums(np.subtract(x, origin, dtype=dtype), y, where, settings)
+        x = np.subtract(x, origin, dtype=dtype)
+        return statistic.sums(x, y, where, settings, *shared)
 
     # BLAS's own threads only wait for one another in products as narrow as these.
     with (
@@ -346,6 +370,7 @@ def _sums(
     targets: jax.Array,
     origin: jax.Array,
     target_origin: jax.Array,
+    shared: tuple[jax.Array, ...],
     task: _Task,
 ) -> Any:
     """The sums of the images of one device, in chunks."""
@@ -364,9 +389,8 @@ def _sums(
         x = jnp.where(
             new[:, None, None, None], pad_images(x, where) - origin[None, None, None], 0
         )
-        return statistic.sums(
-            x, jnp.where(new[:, None], y - target_origin[None], 0), where, settings
-        )
+        y = jnp.where(new[:, None], y - target_origin[None], 0)
+        return statistic.sums(x, y, where, settings, *shared)
 
     chunks = -(-count // size)
     if chunks == 1:
@@ -389,6 +413,7 @@ def _sharded_sums(
     targets: jax.Array,
     origin: jax.Array,
     target_origin: jax.Array,
+    shared: tuple[jax.Array, ...],
     task: _Task,
     mesh: Mesh,
     axes: Any,
@@ -397,7 +422,8 @@ def _sharded_sums(
     collective."""
 
     def local(images: jax.Array, targets: jax.Array) -> Any:
-        return lax.psum(_sums(images, targets, origin, target_origin, task), axes)
+        sums = _sums(images, targets, origin, target_origin, shared, task)
+        return lax.psum(sums, axes)
 
     each = PartitionSpec(axes)
     spread = jax.shard_map(

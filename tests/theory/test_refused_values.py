@@ -86,6 +86,12 @@ CALLS = {
         [IMAGES, x(IMAGES)], 2
     ),
     ("cross_moments", "images"): lambda x: theory.cross_moments(x(IMAGES), 2, [1]),
+    ("filter_curvature", "images"): lambda x: theory.filter_curvature(
+        x(IMAGES), KERNEL, batch_norm=False
+    ),
+    ("filter_curvature", "filters"): lambda x: theory.filter_curvature(
+        IMAGES, x(KERNEL), pool=2
+    ),
     ("mean_patch_moments", "images"): lambda x: theory.mean_patch_moments(
         x(IMAGES), TARGETS, 2
     ),

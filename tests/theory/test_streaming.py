@@ -289,7 +289,7 @@ def on_eight_devices():
     def recorded(*arguments):
         compiled = original.lower(*arguments).compile()
         programs.append(compiled.as_text())
-        return compiled(*arguments[:4])
+        return compiled(*arguments[:5])
 
     streaming._sharded_sums = recorded
     line = Mesh(np.array(jax.devices()), ("n",))
