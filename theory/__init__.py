@@ -15,6 +15,10 @@ from theory.quadratic_descent import quadratic_descent
 from theory.quadratic_dynamics import QuadraticDynamics
 from theory.quadratic_form import quadratic_form_quantile
 from theory.storage import load_moments, save_moments
+from theory.symmetric_curvature import (
+    mean_filter_curvature,
+    symmetric_filter_curvature,
+)
 from theory.theorem import (
     decorrelation_ratio,
     iteration_profile,
@@ -44,6 +48,7 @@ __all__ = [
     "label_correlation",
     "largest_stable_learning_rate",
     "load_moments",
+    "mean_filter_curvature",
     "mean_patch_moments",
     "patch_moments",
     "patch_spectrum",
@@ -51,6 +56,7 @@ __all__ = [
     "quadratic_descent",
     "quadratic_form_quantile",
     "save_moments",
+    "symmetric_filter_curvature",
     "theorem_profile",
     "time_interval",
     "whitening_profile",
