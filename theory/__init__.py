@@ -7,6 +7,7 @@ from theory.filter_curvature import filter_curvature
 from theory.fitting import ProfileFit, fit_profile, time_interval
 from theory.geometric_sum import geometric_sum
 from theory.gradient_descent import gradient_descent, largest_stable_learning_rate
+from theory.gradient_noise import gradient_noise_profile
 from theory.labels import LabelCorrelation, label_correlation
 from theory.mean_patches import MeanPatchMoments, mean_patch_moments
 from theory.moments import PatchMoments, PatchSpectrum, patch_moments, patch_spectrum
@@ -44,6 +45,7 @@ __all__ = [
     "fit_profile",
     "geometric_sum",
     "gradient_descent",
+    "gradient_noise_profile",
     "iteration_profile",
     "label_correlation",
     "largest_stable_learning_rate",

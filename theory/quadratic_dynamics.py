@@ -151,8 +151,8 @@ class QuadraticDynamics:
             is not finite, t is negative, components are not orthonormal, a covariance
             is not symmetric or has a negative diagonal.
         """
-        law = _Law(components, count, target_std, covariance, mean)
-        self._check(t, law)
+        law = Law(components, count, target_std, covariance, mean)
+        check_law(self, t, law)
         return _expected_profile(self, self._as_float(t), law)
 
     def profile_quantiles(
@@ -185,8 +185,8 @@ class QuadraticDynamics:
         Raises:
           ValueError: as `expected_profile`, or a probability outside (0, 1).
         """
-        law = _Law(components, count, target_std, covariance, mean)
-        self._check(t, law)
+        law = Law(components, count, target_std, covariance, mean)
+        check_law(self, t, law)
         check_probabilities("q", q)
         return _profile_quantiles(self, q, self._as_float(t), law)
 
@@ -195,50 +195,8 @@ class QuadraticDynamics:
         values = concrete(t)
         return t if values is None else values.astype(self.learning_rate.dtype)
 
-    def _check(self, t: ArrayLike, law: "_Law") -> None:
-        check_iterations(t)
-        d = self.shape[-1]
-        if np.ndim(law.components) != 2 or np.shape(law.components)[0] != d:
-            raise ValueError(
-                f"components must have shape (d, p) with d = {d}, the last axis of the"
-                f" drive, got {np.shape(law.components)}."
-            )
-        check_orthonormal("components", law.components)
-        if (law.images is None) == (law.covariance is None):
-            given = "neither" if law.images is None else "both"
-            raise ValueError(
-                "give either count, of images whose labels are drawn, or the"
-                f" covariance of the drive; got {given}."
-            )
-        if law.images is not None:
-            check_positive("count", law.images)
-        if law.target_std is not None:
-            if law.images is None:
-                raise ValueError(
-                    "target_std goes with count; a covariance has its scale already."
-                )
-            check_positive("target_std", law.target_std, or_zero=True)
-        if law.mean is not None:
-            check_shape("mean", law.mean, self.shape)
-            check_finite("mean", law.mean)
-        if law.covariance is not None:
-            coupled = len(self.curvature.shape) == 1
-            rows = self.shape if coupled else self.shape[-1:]
-            check_shape("covariance", law.covariance, self.shape + rows)
-            check_finite("covariance", law.covariance)
-            blocks = as_blocks(law.covariance, self.curvature.shape[-1])
-            check_symmetric("covariance", blocks)
-            known = concrete(blocks)
-            if known is not None:
-                diagonal = np.diagonal(known, axis1=-2, axis2=-1)
-                if not (diagonal >= 0).all():
-                    raise ValueError(
-                        "covariance must be positive semidefinite, but has a variance"
-                        f" of {diagonal.min()} on its diagonal."
-                    )
 
-
-class _Law(NamedTuple):
+class Law(NamedTuple):
     """The law of the drive, and the directions in which the change is looked at: the
     arguments of `QuadraticDynamics.expected_profile`."""
 
@@ -247,6 +205,50 @@ class _Law(NamedTuple):
     target_std: ArrayLike | None
     covariance: ArrayLike | None
     mean: ArrayLike | None
+
+
+def check_law(dynamics: QuadraticDynamics, t: ArrayLike, law: Law) -> None:
+    """Raise unless times, directions and the law of the drive suit the dynamics."""
+    check_iterations(t)
+    d = dynamics.shape[-1]
+    if np.ndim(law.components) != 2 or np.shape(law.components)[0] != d:
+        raise ValueError(
+            f"components must have shape (d, p) with d = {d}, the last axis of the"
+            f" drive, got {np.shape(law.components)}."
+        )
+    check_orthonormal("components", law.components)
+    if (law.images is None) == (law.covariance is None):
+        given = "neither" if law.images is None else "both"
+        raise ValueError(
+            "give either count, of images whose labels are drawn, or the"
+            f" covariance of the drive; got {given}."
+        )
+    if law.images is not None:
+        check_positive("count", law.images)
+    if law.target_std is not None:
+        if law.images is None:
+            raise ValueError(
+                "target_std goes with count; a covariance has its scale already."
+            )
+        check_positive("target_std", law.target_std, or_zero=True)
+    if law.mean is not None:
+        check_shape("mean", law.mean, dynamics.shape)
+        check_finite("mean", law.mean)
+    if law.covariance is not None:
+        coupled = len(dynamics.curvature.shape) == 1
+        rows = dynamics.shape if coupled else dynamics.shape[-1:]
+        check_shape("covariance", law.covariance, dynamics.shape + rows)
+        check_finite("covariance", law.covariance)
+        blocks = as_blocks(law.covariance, dynamics.curvature.shape[-1])
+        check_symmetric("covariance", blocks)
+        known = concrete(blocks)
+        if known is not None:
+            diagonal = np.diagonal(known, axis1=-2, axis2=-1)
+            if not (diagonal >= 0).all():
+                raise ValueError(
+                    "covariance must be positive semidefinite, but has a variance"
+                    f" of {diagonal.min()} on its diagonal."
+                )
 
 
 def as_blocks(matrix: Any, n: int) -> Any:
@@ -281,7 +283,7 @@ class Modes(NamedTuple):
         return jnp.where(noise, 0, projected)
 
 
-def _modes(dynamics: QuadraticDynamics) -> Modes:
+def modes_of(dynamics: QuadraticDynamics) -> Modes:
     eta, h, vectors = as_floats(
         dynamics.learning_rate, dynamics.curvature, dynamics.modes
     )
@@ -292,7 +294,7 @@ def _modes(dynamics: QuadraticDynamics) -> Modes:
 @float64_outside_traces
 @jax.jit
 def _change(dynamics: QuadraticDynamics, t: ArrayLike) -> jax.Array:
-    modes = _modes(dynamics)
+    modes = modes_of(dynamics)
     t, drive, _ = as_floats(t, dynamics.drive, modes.learning_rate)
     sums = modes.sums(t.reshape(-1))
     moved = sums * drive.reshape(1, *modes.curvature.shape)
@@ -300,7 +302,7 @@ def _change(dynamics: QuadraticDynamics, t: ArrayLike) -> jax.Array:
     return change.reshape(*t.shape, *dynamics.shape)
 
 
-def _drawn(law: _Law, modes: Modes) -> jax.Array:
+def _drawn(law: Law, modes: Modes) -> jax.Array:
     """Eigenvalues of the covariance of drawn labels' drive, (groups, n)."""
     count, _ = as_floats(law.images, modes.learning_rate)
     if law.target_std is None:
@@ -309,7 +311,7 @@ def _drawn(law: _Law, modes: Modes) -> jax.Array:
     return 2 * target_std**2 * modes.curvature / count
 
 
-def _given(law: _Law, modes: Modes) -> jax.Array:
+def given_covariance(law: Law, modes: Modes) -> jax.Array:
     """The covariance of the drive between modes, (groups, n, n), without rounding of
     modes that have no curvature."""
     covariance, _ = as_floats(law.covariance, modes.learning_rate)
@@ -322,7 +324,7 @@ def _given(law: _Law, modes: Modes) -> jax.Array:
     return jnp.where(noise[:, :, None] | noise[:, None, :], 0, between)
 
 
-def _mean(law: _Law, modes: Modes) -> jax.Array | None:
+def _mean(law: Law, modes: Modes) -> jax.Array | None:
     """The mean of the drive along each mode, (groups, n)."""
     if law.mean is None:
         return None
@@ -330,7 +332,7 @@ def _mean(law: _Law, modes: Modes) -> jax.Array | None:
     return modes.along(mean.reshape(modes.curvature.shape))
 
 
-def _directions(
+def directions_of(
     dynamics: QuadraticDynamics, modes: Modes, components: ArrayLike
 ) -> jax.Array:
     """Modes along the component of each filter, (groups, p, f, n)."""
@@ -341,18 +343,16 @@ def _directions(
 
 @float64_outside_traces
 @jax.jit
-def _expected_profile(
-    dynamics: QuadraticDynamics, t: ArrayLike, law: _Law
-) -> jax.Array:
-    modes = _modes(dynamics)
+def _expected_profile(dynamics: QuadraticDynamics, t: ArrayLike, law: Law) -> jax.Array:
+    modes = modes_of(dynamics)
     t, _ = as_floats(t, modes.learning_rate)
     sums = modes.sums(t.reshape(-1))  # (times, groups, n)
-    directions = _directions(dynamics, modes, law.components)
+    directions = directions_of(dynamics, modes, law.components)
     if law.covariance is None:
         weights = (directions**2).sum(axis=2)
         energy = einsum("gpm,tgm->tp", weights, sums**2 * _drawn(law, modes)[None])
     else:
-        covariance = _given(law, modes)
+        covariance = given_covariance(law, modes)
 
         def of_component(direction: jax.Array) -> jax.Array:
             """(groups, f, n) -> (times,)."""
@@ -371,12 +371,14 @@ def _expected_profile(
 @float64_outside_traces
 @jax.jit
 def _profile_quantiles(
-    dynamics: QuadraticDynamics, q: ArrayLike, t: ArrayLike, law: _Law
+    dynamics: QuadraticDynamics, q: ArrayLike, t: ArrayLike, law: Law
 ) -> jax.Array:
-    modes = _modes(dynamics)
+    modes = modes_of(dynamics)
     q, t, _ = as_floats(q, t, modes.learning_rate)
-    directions = _directions(dynamics, modes, law.components)
-    covariance = _drawn(law, modes) if law.covariance is None else _given(law, modes)
+    directions = directions_of(dynamics, modes, law.components)
+    covariance = (
+        _drawn(law, modes) if law.covariance is None else given_covariance(law, modes)
+    )
     mean = _mean(law, modes)
 
     def at_time(t: jax.Array) -> jax.Array:

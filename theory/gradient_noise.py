@@ -1,0 +1,170 @@
+"""What the noise of minibatches does to weights with a quadratic loss."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from theory._checks import check_kind, check_positive
+from theory._precision import (
+    Array,
+    as_floats,
+    concrete,
+    einsum,
+    float64_outside_traces,
+    square_root,
+)
+from theory.modes import mode_sums
+from theory.quadratic_dynamics import (
+    Law,
+    QuadraticDynamics,
+    check_law,
+    directions_of,
+    given_covariance,
+    modes_of,
+)
+
+
+def gradient_noise_profile(
+    dynamics: QuadraticDynamics,
+    t: ArrayLike,
+    components: ArrayLike,
+    *,
+    batch_size: ArrayLike,
+    steps_per_epoch: ArrayLike | None = None,
+    covariance: ArrayLike | None = None,
+) -> Array:
+    r"""Root mean square energy profile of what the noise of minibatches alone adds to
+    the change of the weights.
+
+    .. math:: C(t) = \frac{\eta^2}{B} \sum_{s<t} (1 - \eta H)^s \, D \, (1 - \eta H)^s,
+       \qquad e_i^2 = \frac1K \sum_k u_i^T C_{kk} u_i
+
+    Ours (docs/derivations.md, section 14). D is the covariance of the gradients of
+    single images, held fixed, and every batch of B is drawn anew with replacement. In
+    continuous time it is the Ornstein-Uhlenbeck process of the same noise. With D = H,
+    the noise of labels drawn from the network, :math:`C = \frac{\eta}{2B} (1 - e^{-2
+    \eta t H})`, which saturates at a white profile; it is of the order of the learning
+    rate, while what drives all images is not. The energies of the two add up.
+
+    Where every epoch is a permutation of the images, as in `linear_cnn.train`, the
+    noises of its steps add up to 0, and only modes that forget within an epoch keep
+    any: give `steps_per_epoch`.
+
+    Args:
+      dynamics: of the loss, from `quadratic_descent`; its `drive` has no part in this.
+      t: steps, as in `QuadraticDynamics.change`.
+      components: u_i, orthonormal directions of a filter as columns, (d, p).
+      batch_size: B, images a step; scalar.
+      steps_per_epoch: of batches drawn without replacement, N / B; with replacement if
+        None.
+      covariance: D, in the shape of the curvature; H if None.
+
+    Returns:
+      sqrt(E[e^2]), t.shape + (p,), in units of the weights. A time costs O(p n), or O(p
+      n^2) where a covariance is given.
+
+    Raises:
+      TypeError: other dynamics. ValueError: t is negative, components are not
+        orthonormal or of another length, a batch size that is not positive, a
+        covariance of another shape, not finite, not symmetric or with a negative
+        diagonal.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> curvature = np.diag([1.0, 0.1, 0.01])[None]  # of one filter
+      >>> dynamics = theory.quadratic_descent(curvature, np.zeros((1, 3)), 0.01)
+      >>> profile = theory.gradient_noise_profile(
+      ...     dynamics, [1, 1000, 1_000_000], np.eye(3), batch_size=16)
+      >>> print((1e3 * profile).round(1))  # at first the curvature, then white
+      [[ 2.5  0.8  0.2]
+       [17.7 16.4  7.5]
+       [17.7 17.7 17.7]]
+    """
+    check_kind("dynamics", dynamics, QuadraticDynamics, "quadratic_descent")
+    check_positive("batch_size", batch_size)
+    if steps_per_epoch is not None:
+        check_positive("steps_per_epoch", steps_per_epoch)
+    # The gradient of a batch with drawn labels has the covariance H / B.
+    drawn = batch_size if covariance is None else None
+    law = Law(components, drawn, None, covariance, None)
+    check_law(dynamics, t, law)
+    values = concrete(t)
+    if values is not None:
+        # Steps in the dtype of the dynamics: int32 ends at 2e9.
+        t = values.astype(dynamics.learning_rate.dtype)
+    return _noise_profile(dynamics, t, batch_size, steps_per_epoch, law)
+
+
+@float64_outside_traces
+@jax.jit
+def _noise_profile(
+    dynamics: QuadraticDynamics,
+    t: ArrayLike,
+    batch_size: ArrayLike,
+    steps_per_epoch: ArrayLike | None,
+    law: Law,
+) -> jax.Array:
+    modes = modes_of(dynamics)
+    t, size, _ = as_floats(t, batch_size, modes.learning_rate)
+    rates = modes.learning_rate * modes.curvature
+    directions = directions_of(dynamics, modes, law.components)
+    epoch = None
+    if steps_per_epoch is not None:
+        epoch, _ = as_floats(steps_per_epoch, modes.learning_rate)
+
+    def left(one: jax.Array, other: jax.Array, t: jax.Array) -> jax.Array:
+        sums = _sums(one, other, t, epoch, continuous=modes.continuous)
+        # Of a population that is drawn from without replacement.
+        return sums if epoch is None else sums * epoch * size / (epoch * size - 1)
+
+    if law.covariance is None:
+        weights = (directions**2).sum(axis=2)
+        kept = left(rates, rates, t.reshape(-1, 1, 1))
+        # The covariance of a batch's gradient is H / B.
+        energy = einsum("gpm,tgm->tp", weights, modes.curvature[None] * kept) / size
+    else:
+        forms = given_covariance(law, modes)[:, None] * einsum(
+            "gpfm,gpfl->gpml", directions, directions
+        )
+
+        def at_time(t: jax.Array) -> jax.Array:
+            """(p,)."""
+            kept = left(rates[:, :, None], rates[:, None, :], t)
+            return einsum("gpml,gml->p", forms, kept) / size
+
+        energy = lax.map(at_time, t.reshape(-1))
+    energy = modes.learning_rate**2 * jnp.maximum(energy, 0)
+    filters = math.prod(dynamics.shape[:-1])
+    return square_root(energy / filters).reshape(*t.shape, -1)
+
+
+def _sums(
+    one: jax.Array,
+    other: jax.Array,
+    t: jax.Array,
+    epoch: jax.Array | None,
+    *,
+    continuous: bool,
+) -> jax.Array:
+    """Sum over the steps of what they leave of two modes of these rates, less, for an
+    epoch, what its other steps take back."""
+    lost = one + other - (0 if continuous else one * other)
+
+    def of_steps(t: jax.Array) -> jax.Array:
+        return mode_sums(lost, t, continuous=continuous)
+
+    if epoch is None:
+        return of_steps(t)
+
+    def within(t: jax.Array) -> jax.Array:
+        both = [mode_sums(rate, t, continuous=continuous) for rate in (one, other)]
+        return of_steps(t) - both[0] * both[1] / epoch
+
+    epochs = jnp.floor(t / epoch)
+    rest = jnp.where(jnp.isinf(t), 0, t - jnp.where(jnp.isinf(t), 0, epochs) * epoch)
+    before = within(epoch) * mode_sums(lost * of_steps(epoch), epochs)
+    return before * (1 - lost * of_steps(rest)) + within(rest)
