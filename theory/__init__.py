@@ -9,6 +9,7 @@ from theory.geometric_sum import geometric_sum
 from theory.gradient_descent import gradient_descent, largest_stable_learning_rate
 from theory.gradient_noise import gradient_noise_profile
 from theory.labels import LabelCorrelation, label_correlation
+from theory.lag_moments import lag_moments
 from theory.mean_patches import MeanPatchMoments, mean_patch_moments
 from theory.moments import PatchMoments, PatchSpectrum, patch_moments, patch_spectrum
 from theory.profiles import energy_profile, filters_with_profile, profile_correlation
@@ -48,6 +49,7 @@ __all__ = [
     "gradient_noise_profile",
     "iteration_profile",
     "label_correlation",
+    "lag_moments",
     "largest_stable_learning_rate",
     "load_moments",
     "mean_filter_curvature",

@@ -118,7 +118,8 @@ def cross_moments(
     Ours (docs/derivations.md, section 8): over all images and all pairs of locations
     inside the image (stride 1, no padding), the mean over horizontal pairs averaged
     with the mean over vertical pairs. Like `patch_moments` it forms no patch, and its
-    memory does not grow with the number of images.
+    memory does not grow with the number of images. `lag_moments` has the sums over
+    pairs in the place of these means, of every lag in the plane.
 
     Args:
       images: as in `patch_moments`: an array (N, H, W, C), or an iterable of such

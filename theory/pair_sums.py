@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from theory._precision import einsum, matmul, namespace
+from theory._precision import matmul, namespace
 from theory.patches import Window
 
 # Products of narrow matrices cost as if every strip were wider by so many entries
@@ -20,7 +20,7 @@ from theory.patches import Window
 _OVERHEAD_ENTRIES = 96
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """Sums of products of rows that lie `lag` apart; the upper one is row `residue`
     modulo the stride."""
 
@@ -41,12 +41,13 @@ def pair_sums(images: Any, where: Window, distances: Sequence[int]) -> list[Any]
       distances: between the two patches of a pair, down the image, in strides; 0 for a
         patch with itself.
     """
-    rows, _ = _plan(where, tuple(distances))
-    image_rows = _image_rows(images)
-    return [
-        _strip_sums(_strips(image_rows, where, *columns), where, rows)
-        for columns in _columns(where, images.shape[-1])
-    ]
+    rows, _ = plan(where, tuple(distances))
+    image = image_rows(images)
+    sums = []
+    for columns in _columns(where, images.shape[-1]):
+        strips = _strips(image, where, *columns)
+        sums.append(strip_sums(strips, strips, where, rows))
+    return sums
 
 
 def assemble_pair_sums(
@@ -54,7 +55,7 @@ def assemble_pair_sums(
 ) -> Any:
     """The sums of p(t, u) p(t + distance, u)^T over all locations (t, u) for which both
     exist, (D, d, d)."""
-    _, index = _plan(where, tuple(distances))
+    _, index = plan(where, tuple(distances))
     kh, kw = where.kernel_size
     width = kw * channels
     total: Any = 0
@@ -75,9 +76,9 @@ def assemble_pair_sums(
     return blocks.swapaxes(2, 3).reshape(len(index), kh * width, kh * width)
 
 
-def _plan(
+def plan(
     where: Window, distances: tuple[int, ...]
-) -> tuple[list[_Rows], list[list[list[tuple[int, bool]]]]]:
+) -> tuple[list[Rows], list[list[list[tuple[int, bool]]]]]:
     """Which sums of row products are needed; and for each (distance, patch row, other
     patch row) the number of its sum and whether it is to be transposed."""
     kh, stride = where.kernel_size[0], where.stride[0]
@@ -92,7 +93,7 @@ def _plan(
                 needed.setdefault((abs(lag), residue), {})[span] = None
                 sources.append((abs(lag), residue, span, lag < 0))
     rows = [
-        _Rows(lag, residue, tuple(spans)) for (lag, residue), spans in needed.items()
+        Rows(lag, residue, tuple(spans)) for (lag, residue), spans in needed.items()
     ]
     numbers = {
         key: i
@@ -130,7 +131,7 @@ def _columns(where: Window, channels: int) -> list[tuple[int, int, int]]:
     return [(0, best, strips)] + ([(strips * best, left, 1)] if left else [])
 
 
-def _image_rows(images: Any) -> Any:
+def image_rows(images: Any) -> Any:
     """Rows of all images, (H, n, W, C), contiguous in this order."""
     xp = namespace(images)
     rows = xp.moveaxis(images, 1, 0)
@@ -156,10 +157,14 @@ def _strips(
     return [jnp.stack(pieces, axis=2).reshape(height, count * strips, width * channels)]
 
 
-def _strip_sums(strips: list[Any], where: Window, rows: list[_Rows]) -> Any:
-    """All sums that the plan needs, (number of sums, entries, entries)."""
-    stride, entries, dtype = where.stride[0], strips[0].shape[-1], strips[0].dtype
+def strip_sums(
+    strips: list[Any], others: list[Any], where: Window, rows: list[Rows]
+) -> Any:
+    """All sums that the plan needs of products of a row of a strip with the lower one
+    of another strip, (number of sums, entries, other entries)."""
+    stride, dtype = where.stride[0], strips[0].dtype
     xp = namespace(strips[0])
+    sizes = strips[0].shape[-1], others[0].shape[-1]
     results = []
     for lag, residue, spans in rows:
         firsts, lasts = zip(*spans, strict=True)
@@ -172,18 +177,13 @@ def _strip_sums(strips: list[Any], where: Window, rows: list[_Rows]) -> Any:
             residue: int = residue,
         ) -> Any:
             total: Any = 0
-            for strip in strips:
-                upper, lower = (
-                    strip[
-                        offset + start * stride : offset
-                        + (stop - 1) * stride
-                        + 1 : stride
-                    ]
-                    for offset in (residue, residue + lag)
-                )
+            first, last = start * stride, (stop - 1) * stride + 1
+            for strip, other in zip(strips, others, strict=True):
+                upper = strip[residue + first : residue + last : stride]
+                lower = other[residue + lag + first : residue + lag + last : stride]
                 if together:
                     total = total + matmul(
-                        upper.reshape(-1, entries).T, lower.reshape(-1, entries)
+                        upper.reshape(-1, sizes[0]).T, lower.reshape(-1, sizes[1])
                     )
                 else:
                     total = total + matmul(upper.swapaxes(1, 2), lower)
@@ -199,7 +199,7 @@ def _strip_sums(strips: list[Any], where: Window, rows: list[_Rows]) -> Any:
             for start, stop in ((min(firsts), common[0]), (common[1], max(lasts)))
             if start < stop
         ]
-        total = xp.zeros((len(spans), entries, entries), dtype)
+        total = xp.zeros((len(spans), *sizes), dtype)
         if common[0] < common[1]:
             total = total + products(*common, True)[None]
         for start, stop in borders:
@@ -208,6 +208,7 @@ def _strip_sums(strips: list[Any], where: Window, rows: list[_Rows]) -> Any:
                 for first, last in spans
             ]
             weights = xp.asarray(np.array(inside), dtype)
-            total = total + einsum("st,tde->sde", weights, products(start, stop, False))
+            each = products(start, stop, False).reshape(stop - start, -1)
+            total = total + matmul(weights, each).reshape(total.shape)
         results.append(total)
     return xp.concatenate(results)

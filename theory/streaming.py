@@ -29,7 +29,6 @@ Result = TypeVar("Result")
 _CHUNK_ENTRIES_ON_CPU, _CHUNK_ENTRIES_ELSEWHERE = 3 * 2**17, 2**23
 _CHUNKS_IN_BATCH = 16
 
-
 # Squares below it miss digits.
 _DIGITS_LOST = float(np.finfo(np.float64).tiny / np.finfo(np.float64).eps)
 
@@ -41,13 +40,15 @@ class Statistic(NamedTuple):
     Attributes:
       sums: (images, targets, where, settings, *shared) -> pytree of arrays that add up
         over images. The images are padded and, like the targets, given about an origin;
-        all zeros, which must not count, stand for no image. Without targets there is a
-        column of ones, and zeros where there is no image.
+        all zeros, which must not count, stand for no image. Missing targets are ones.
       finish: (sums, count, origin, target_origin, where, settings) -> pytree of arrays.
+      large: whether the sums of few images are no smaller than those images. Then a
+        core takes its share of a batch at once, lest adding them up take longer.
     """
 
     sums: Callable[..., Any]
     finish: Callable[..., Any]
+    large: bool = False
 
 
 class _Task(NamedTuple):
@@ -85,7 +86,7 @@ def accumulate(
       build: (result of `statistic.finish`, count, window, channels) -> the result.
       check: raises, before anything is computed, where the settings do not fit the
         images' window and channels.
-      origin: one number a channel, (C,).
+      origin: one number a channel, (C,), or one for all, (1,).
       shared: arrays that the sums of every batch need.
 
     Outside traces everything is float64 and the result NumPy's, whatever JAX's flag;
@@ -110,19 +111,13 @@ def accumulate(
         # Rounded to fewer bits, lest the compiler work the mean into each expression
         # that uses it, to be rounded differently in each.
         bits = jnp.finfo(dtype)
-        near = [
-            _pixel_mean(images) if origin is None else jnp.asarray(origin),
-            jnp.zeros(1) if targets is None else y.mean(axis=0),
-        ]
         means = [
             lax.reduce_precision(mean.astype(dtype), bits.nexp, bits.nmant - 4)
-            for mean in near
+            for mean in map(jnp.asarray, _origins(images, y, targets, origin))
         ]
-        arrays: tuple[Any, ...] = tuple(
-            jnp.asarray(array).astype(dtype) for array in shared
-        )
+        constants = tuple(jnp.asarray(array).astype(dtype) for array in shared)
         task = _Task(statistic, settings, where, dtype)
-        sums = _sums(images, y, *means, arrays, task)
+        sums = _sums(images, y, *means, constants, task)
         result = statistic.finish(sums, images.shape[0], *means, where, settings)
         return build(result, images.shape[0], where, images.shape[-1])
     if isinstance(images, (list, tuple)) and images and not hasattr(images[0], "shape"):
@@ -130,6 +125,7 @@ def accumulate(
     with float64_now():
         total: Any = None
         origins: list[Any] = []
+        arrays = tuple(np.asarray(array, np.float64) for array in shared)
         count = 0
         largest_pixel = 0.0  # looked at until one is large enough
         for batch, y in _batches(images, targets, geometry):
@@ -139,12 +135,9 @@ def accumulate(
             with np.errstate(over="ignore", invalid="ignore"):
                 if not origins:
                     origins = [
-                        np.asarray(
-                            _pixel_mean(batch) if origin is None else origin, np.float64
-                        ),
-                        np.zeros(1) if targets is None else y.mean(axis=0),
+                        np.asarray(near, np.float64)
+                        for near in _origins(batch, y, targets, origin)
                     ]
-                    arrays = tuple(np.asarray(array, np.float64) for array in shared)
                 task = _Task(statistic, settings, where, jnp.dtype(jnp.float64))
                 sums = _evaluate(task, batch, y, origins[0], origins[1], arrays)
                 sums = jax.tree.map(np.asarray, sums)
@@ -333,8 +326,9 @@ def _sums_on_host(
     """The sums of a batch by NumPy, each chunk on one core."""
     statistic, settings, where, dtype = task
     size = _chunk_size(images.shape, where)
+    if statistic.large:
+        size = max(size, -(-images.shape[0] // _cores()))
 
-    @np.errstate(over="ignore", invalid="ignore")
     def sums(start: int) -> Any:
         x = images[start : start + size]
         if any(map(any, where.padding)):
@@ -343,13 +337,29 @@ def _sums_on_host(
         x = np.subtract(x, origin, dtype=dtype)
         return statistic.sums(x, y, where, settings, *shared)
 
+    starts = range(0, images.shape[0], size)
+    workers = min(_cores(), len(starts))
+    add = partial(jax.tree.map, np.add)
+
+    # Each core keeps one total, however many chunks it takes.
+    @np.errstate(over="ignore", invalid="ignore")
+    def total(worker: int) -> Any:
+        return functools.reduce(add, map(sums, starts[worker::workers]))
+
     # BLAS's own threads only wait for one another in products as narrow as these.
     with (
         _libraries().limit(limits=1, user_api="blas"),
-        ThreadPoolExecutor(_cores()) as pool,
+        ThreadPoolExecutor(workers) as pool,
     ):
-        parts = pool.map(sums, range(0, images.shape[0], size))
-        return functools.reduce(partial(jax.tree.map, np.add), parts)
+        return functools.reduce(add, pool.map(total, range(workers)))
+
+
+def _origins(images: Any, y: Any, targets: Any, origin: Any) -> list[Any]:
+    """What images and targets are given about; ones, in place of targets, about 0."""
+    return [
+        _pixel_mean(images) if origin is None else origin,
+        np.zeros(1) if targets is None else y.mean(axis=0),
+    ]
 
 
 def _pixel_mean(images: Any) -> Any:

@@ -92,6 +92,7 @@ CALLS = {
     ("filter_curvature", "filters"): lambda x: theory.filter_curvature(
         IMAGES, x(KERNEL), pool=2
     ),
+    ("lag_moments", "images"): lambda x: theory.lag_moments(x(IMAGES), 2, 1),
     ("mean_patch_moments", "images"): lambda x: theory.mean_patch_moments(
         x(IMAGES), TARGETS, 2
     ),
