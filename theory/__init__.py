@@ -3,6 +3,14 @@ Weiss, ICML 2023)."""
 
 from theory.autocorrelation import CrossMoments, autocorrelation, cross_moments
 from theory.dynamics import LinearDynamics
+from theory.families import (
+    ProfileFamily,
+    curvature_family,
+    curvature_profile,
+    noise_family,
+    profile_family,
+    theorem_family,
+)
 from theory.filter_curvature import filter_curvature
 from theory.fitting import ProfileFit, fit_profile, time_interval
 from theory.geometric_sum import geometric_sum
@@ -12,7 +20,12 @@ from theory.labels import LabelCorrelation, label_correlation
 from theory.lag_moments import lag_moments
 from theory.mean_patches import MeanPatchMoments, mean_patch_moments
 from theory.moments import PatchMoments, PatchSpectrum, patch_moments, patch_spectrum
-from theory.profiles import energy_profile, filters_with_profile, profile_correlation
+from theory.profiles import (
+    energy_profile,
+    filters_with_profile,
+    log_ratio_std,
+    profile_correlation,
+)
 from theory.quadratic_descent import quadratic_descent
 from theory.quadratic_dynamics import QuadraticDynamics
 from theory.quadratic_form import quadratic_form_quantile
@@ -35,10 +48,13 @@ __all__ = [
     "MeanPatchMoments",
     "PatchMoments",
     "PatchSpectrum",
+    "ProfileFamily",
     "ProfileFit",
     "QuadraticDynamics",
     "autocorrelation",
     "cross_moments",
+    "curvature_family",
+    "curvature_profile",
     "decorrelation_ratio",
     "energy_profile",
     "filter_curvature",
@@ -52,15 +68,19 @@ __all__ = [
     "lag_moments",
     "largest_stable_learning_rate",
     "load_moments",
+    "log_ratio_std",
     "mean_filter_curvature",
     "mean_patch_moments",
+    "noise_family",
     "patch_moments",
     "patch_spectrum",
     "profile_correlation",
+    "profile_family",
     "quadratic_descent",
     "quadratic_form_quantile",
     "save_moments",
     "symmetric_filter_curvature",
+    "theorem_family",
     "theorem_profile",
     "time_interval",
     "whitening_profile",

@@ -101,6 +101,16 @@ def check_orthonormal(name: str, components: Any) -> None:
         )
 
 
+def check_components(components: Any, d: int) -> None:
+    """Raise unless directions of a filter of d weights are orthonormal columns."""
+    if np.ndim(components) != 2 or np.shape(components)[0] != d:
+        raise ValueError(
+            f"components must have shape (d, p) with d = {d}, got"
+            f" {np.shape(components)}."
+        )
+    check_orthonormal("components", components)
+
+
 def check_shape(name: str, value: Any, shape: tuple[int, ...]) -> None:
     """Raise unless a value has this shape."""
     if np.shape(value) != shape:

@@ -90,7 +90,7 @@ def _as_float(number: float) -> float:
 def as_floats(*values: Any) -> list[jax.Array]:
     """The values as arrays of their common floating dtype (JAX's default one if none is
     floating)."""
-    values = tuple(map(_with_dtype, values))
+    values = tuple(map(with_dtype, values))
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(*values)
         if not jnp.issubdtype(dtype, jnp.inexact):
@@ -98,7 +98,7 @@ def as_floats(*values: Any) -> list[jax.Array]:
     return [jnp.asarray(value, dtype) for value in values]
 
 
-def _with_dtype(value: Any) -> Any:
+def with_dtype(value: Any) -> Any:
     """A list as an array; integers that no array of them holds in floating point."""
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return _as_float(value)

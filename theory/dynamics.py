@@ -10,9 +10,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from theory._checks import (
+    check_components,
     check_iterations,
     check_kernel,
-    check_orthonormal,
     check_positive,
     check_probabilities,
     check_squares,
@@ -237,16 +237,8 @@ class LinearDynamics:
             raise ValueError(f"targets must be 'drawn' or 'shuffled', got {targets!r}.")
         check_positive("init_std", init_std, or_zero=True)
         check_squares("init_std", self._as_float(init_std))
-        d = self.components.shape[0]
-        if components is not None and (
-            np.ndim(components) != 2 or np.shape(components)[0] != d
-        ):
-            raise ValueError(
-                f"components must have shape (d, p) with d = {d}, got"
-                f" {np.shape(components)}."
-            )
         if components is not None:
-            check_orthonormal("components", components)
+            check_components(components, self.components.shape[0])
 
 
 def _rates(

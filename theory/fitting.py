@@ -1,5 +1,5 @@
-"""The formula of Theorem 4.2 fitted to an energy profile: the time at which they agree
-best."""
+"""The formula of Theorem 4.2, or another family of profiles, fitted to an energy
+profile: the time at which they agree best."""
 
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -9,13 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import special
 
-from theory._checks import (
-    check_finite,
-    check_positive,
-    check_probabilities,
-    check_real,
-    check_variance,
-)
+from theory._checks import check_finite, check_probabilities, check_real
 from theory._precision import (
     Array,
     as_floats,
@@ -24,28 +18,26 @@ from theory._precision import (
     is_traced,
     namespace,
 )
+from theory.courses import Course
 from theory.criteria import (
+    HEIGHTS,
     OBJECTIVES,
     Criterion,
-    formula_values,
+    log_ratio_std,
     of_all,
     of_candidates,
     standardized,
     weights,
 )
-from theory.maxima import log_time_range, maxima, search_times
-
-# Times up to 1e16 / variance are told apart.
-_SMALLEST = 1e16 / float(np.finfo(np.float64).max)
-# Relative; of variances that differ by less, rounding decides where the formula is
-# nearly constant.
-_DIFFERENT = 1e-6
+from theory.families import ProfileFamily, theorem_family
+from theory.maxima import maxima, peaks, search_times
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ProfileFit:
-    """The formula at the time at which it fits an energy profile best.
+    """The formula of Theorem 4.2, or another family of profiles, at the time at which
+    it fits an energy profile best.
 
     A young network's profile is just lambda_i, so that a good fit means little unless
     it is clearly better than what the two ends of time reach without anything fitted.
@@ -54,13 +46,17 @@ class ProfileFit:
       correlation: Pearson correlation of the profile and the formula at that time,
         (...): the largest of all times, if that is the criterion.
       time: learning rate times iterations, in units of 1 / variance, (...); 0 or
-        infinity where an end fits best.
+        infinity where an end fits best. Of another family, in its unit.
       profile: the formula at that time, (..., d), times the number that brings it
         closest to the data: in the least squares sense, or that of the largest
         likelihood (no offset, so that its zeros and ratios stay those of the formula).
       correlation_at_zero: what the formula's limit at time 0 reaches, (...): lambda_i.
       correlation_at_infinity: what its limit at infinite time reaches, (...): 1 /
-        lambda_i, whitening.
+        lambda_i, whitening. Of another family, its own limits; NaN where one is
+        constant.
+      log_ratio_std: standard deviation over components of log(energy profile /
+        `profile`), at the same time, where both are positive, (...); see the function
+        `log_ratio_std`.
 
     Examples:
       >>> import numpy as np
@@ -77,16 +73,18 @@ class ProfileFit:
     profile: Array
     correlation_at_zero: Array
     correlation_at_infinity: Array
+    log_ratio_std: Array
 
 
 def fit_profile(
     profile: ArrayLike,
-    variance: ArrayLike,
+    variance: ArrayLike | ProfileFamily,
     *,
     learning_rate: ArrayLike | None = None,
     criterion: Criterion = "correlation",
 ) -> ProfileFit:
-    r"""The time at which the formula of Theorem 4.2 agrees best with an energy profile.
+    r"""The time at which the formula of Theorem 4.2, or another family of profiles,
+    agrees best with an energy profile.
 
     .. math::
 
@@ -97,7 +95,10 @@ def fit_profile(
     \lambda_i^2)^t| / \lambda_i` at real t. Ours (docs/derivations.md, section 11): the
     global maximum of the criterion over all times from 0 to infinity, both limits
     included. Times are placed where the formula's shape changes, and each of the best
-    local maxima is then refined to rounding.
+    local maxima is then refined to rounding. Instead of the variance it takes any
+    `ProfileFamily`: those of `noise_family` and `curvature_family` are searched in the
+    same way (section 16); for a function of your own the maximum is global at the
+    resolution of the times.
 
     The correlation is the paper's criterion: it says how alike two curves look, is
     governed by the components with the most energy, and often changes little over a
@@ -113,16 +114,16 @@ def fit_profile(
         `PatchSpectrum.variance`. Where it is 0 so is the formula, as in
         `iteration_profile`; the profile there counts for the correlation. For the
         likelihood set variances of the size of rounding errors to 0: it takes each
-        component as seriously.
-      learning_rate: eta', scalar, with eta' lambda_i^2 < 1, in units of 1 / variance.
-        By default the limit of small rates, which a rate with eta' lambda_i^2 << 1 does
-        not differ from. The limit at time 0 is then -log(1 - eta' lambda_i^2) /
-        lambda_i, the formula continued to less than one iteration.
+        component as seriously. Or the family to fit, of as many components.
+      learning_rate: for a variance only: eta', scalar, with eta' lambda_i^2 < 1, in
+        units of 1 / variance. By default the limit of small rates, which a rate with
+        eta' lambda_i^2 << 1 does not differ from. The limit at time 0 is then -log(1 -
+        eta' lambda_i^2) / lambda_i, the formula continued to less than one iteration.
       criterion: "correlation" (Pearson), as in the paper; or "likelihood" of the
         profile if the filters' coefficients on component i are normal with mean 0 and
         the formula's root mean square, as in Theorem 4.2 over random targets, and
         independent of those on other components. It leaves out the components of
-        variance 0.
+        variance 0, or where the family is 0.
 
     Returns:
       the fit. Float64 whatever JAX's flag; under tracing in the dtype of the arguments.
@@ -133,9 +134,10 @@ def fit_profile(
       ValueError: a profile of the wrong length, negative, constant or not finite; a
         variance that is negative, or of fewer than three values that differ, where the
         correlation says nothing of the time; a learning rate that is not positive or
-        too large; for the likelihood, no energy where the variance is not 0; an unknown
-        criterion. The values are not checked under tracing, where an undefined
-        correlation and its time are NaN.
+        too large, or beside a family; for the likelihood, no energy where the variance
+        is not 0, or a family with entries that are 0 at some times only; an unknown
+        criterion; a function of your own that gives what is no profile. The values are
+        not checked under tracing, where an undefined correlation and its time are NaN.
 
     Examples:
       >>> import numpy as np
@@ -158,17 +160,23 @@ def fit_profile(
         raise ValueError(
             f"criterion must be one of {get_args(Criterion)}, got {criterion!r}."
         )
-    _check(profile, variance, learning_rate, criterion)
-    given = (
-        (profile, variance)
-        if learning_rate is None
-        else (profile, variance, learning_rate)
-    )
-    if is_traced(given):
-        return _fit(criterion, *as_floats(*given))
-    return as_results(
-        _fit(criterion, *(np.asarray(value, np.float64) for value in given))
-    )
+    family = variance
+    if not isinstance(family, ProfileFamily):
+        family = theorem_family(family, learning_rate)
+    elif learning_rate is not None:
+        raise ValueError(
+            "learning_rate goes with a variance; give it to theorem_family instead."
+        )
+    _check(profile, family.size)
+    leaves, structure = jax.tree.flatten(family)
+    if is_traced(profile, leaves) or family.traced:
+        traced, *leaves = as_floats(profile, *leaves)
+        return _fit(criterion, traced, jax.tree.unflatten(structure, leaves).course())
+    known, *leaves = (np.asarray(value, np.float64) for value in (profile, *leaves))
+    course = jax.tree.unflatten(structure, leaves).course()
+    if criterion == "likelihood":
+        _check_energy(known, course.ends[1] > 0)
+    return as_results(_fit(criterion, known, course))
 
 
 def time_interval(times: ArrayLike, confidence: float = 0.95) -> tuple[Array, Array]:
@@ -222,44 +230,13 @@ def time_interval(times: ArrayLike, confidence: float = 0.95) -> tuple[Array, Ar
     return as_results(_time_interval(np.asarray(times, np.float64), confidence))
 
 
-def _check(
-    profile: ArrayLike,
-    variance: ArrayLike,
-    learning_rate: ArrayLike | None,
-    criterion: Criterion,
-) -> None:
-    check_variance(variance, one_axis=True)
-    d = np.shape(variance)[0]
+def _check(profile: ArrayLike, d: int) -> None:
     if np.ndim(profile) == 0 or np.shape(profile)[-1] != d:
         raise ValueError(
-            f"profile must end in an axis of d = {d} components as variance has, got"
-            f" shape {np.shape(profile)}; project on all the components of the same"
-            " spectrum."
+            f"profile must end in an axis of d = {d} components as variance, or the"
+            f" family, has, got shape {np.shape(profile)}; project on all the"
+            " components of the same spectrum."
         )
-    known = concrete(variance)
-    if known is not None:
-        ascending = np.sort(np.asarray(known, np.float64))
-        if (np.diff(ascending) > _DIFFERENT * ascending[1:]).sum() < 2:
-            raise ValueError(
-                "variance must hold at least 3 values that differ by more than"
-                f" {_DIFFERENT:g} of themselves, got {ascending[0]} to {ascending[-1]}"
-                f" in {d} components; with fewer the formula correlates equally at all"
-                " times, so take a spectrum of more components."
-            )
-        if known.max() < _SMALLEST:
-            raise ValueError(
-                f"variance of up to {known.max():g} is so small that times, in units of"
-                " 1 / variance, overflow; scale the images."
-            )
-    if learning_rate is not None:
-        check_positive("learning_rate", learning_rate)
-        rate = concrete(learning_rate)
-        if rate is not None and known is not None and not rate * known.max() < 1:
-            raise ValueError(
-                f"learning_rate = {rate} times the largest variance {known.max()} must"
-                " be below 1, where every component decays without oscillating: give"
-                f" less than {1 / known.max()}, or none for the limit of small rates."
-            )
     check_finite("profile", profile)
     values = concrete(profile)
     if values is None:
@@ -277,57 +254,47 @@ def _check(
             " cases, where correlation is undefined; leave these out, or look whether"
             " the filters have moved."
         )
-    if criterion == "likelihood" and known is not None:
-        unseen = (values * (np.asarray(known) > 0) == 0).all(axis=-1)
-        if unseen.any():
-            raise ValueError(
-                "profile is 0 on all components whose variance is not 0 in"
-                f" {unseen.sum()} of {unseen.size} cases, so that its time has no"
-                ' likelihood; leave these out, or take criterion="correlation".'
-            )
 
 
-def _fit(
-    criterion: Criterion, profile: Any, variance: Any, learning_rate: Any = None
-) -> ProfileFit:
-    """Time is in units of 1 / (the largest variance) within, and searched on a
-    logarithmic scale."""
-    xp = namespace(profile, variance)
-    largest = variance.max()
-    variance = variance / largest
-    seen = variance > 0
-    limit = xp.where(seen, 1 / xp.sqrt(xp.where(seen, variance, 1)), 0)
-    rates = variance
-    # (1 - x)^t = exp(t log(1 - x)): the same formula with other rates.
-    if learning_rate is not None:
-        step = learning_rate * largest
-        rates = -xp.log1p(-step * variance) / step
-    objective, data = (
-        OBJECTIVES[criterion],
-        profile / profile.max(axis=-1, keepdims=True),
-    )
+def _check_energy(profile: np.ndarray, present: np.ndarray) -> None:
+    """Raise unless profiles have energy on components that the family has."""
+    unseen = (profile * present == 0).all(axis=-1)
+    if unseen.any():
+        raise ValueError(
+            "profile is 0 on all components whose variance, or whose part of the"
+            f" family, is not 0 in {unseen.sum()} of {unseen.size} cases, so that its"
+            ' time has no likelihood; leave these out, or take criterion="correlation".'
+        )
+
+
+def _check_zeros(values: np.ndarray, ends: np.ndarray) -> None:
+    """Raise unless a component of a family is 0 always or never."""
+    present = np.concatenate([ends, values]) > 0
+    changing = (present != present[:1]).any(axis=0)
+    if changing.any():
+        raise ValueError(
+            "for the likelihood each component of a family must be 0 at all times or at"
+            f" none, but {changing.sum()} are 0 at some; leave these out, or take"
+            ' criterion="correlation".'
+        )
+
+
+def _fit(criterion: Criterion, profile: Any, course: Course) -> ProfileFit:
+    """Time is in units of 1 / course.unit within, and searched on a logarithmic
+    scale."""
+    xp = namespace(profile, course.ends)
+    data = profile / profile.max(axis=-1, keepdims=True)
     shape, _ = standardized(data)
     compared = shape if criterion == "correlation" else data**2
+    log_times = search_times(course.values, *course.log_range())
+    found = _maxima(criterion, compared, course, log_times)
+    if course.bounded:
+        borders = log_times[xp.array([0, -1])]
+        borders = xp.broadcast_to(borders, (*found.shape[:-1], 2))
+        found = xp.concatenate([borders, found], axis=-1)
 
-    def parts(log_time: Any) -> tuple[Any, Any]:
-        """The formula's limit, and the exponent of each component, both (..., d)."""
-        axes = (None,) * log_time.ndim
-        return limit[axes], xp.exp(log_time)[..., None] * rates[axes]
-
-    def derivative(log_time: Any) -> Any:
-        """Of the objective with respect to log time, (..., candidates)."""
-        return objective(compared, *parts(log_time), of_candidates)[1]
-
-    log_times = search_times(
-        lambda times: formula_values(*parts(times)), *log_time_range(rates, seen)
-    )
-    found = maxima(
-        derivative, log_times, *objective(compared, *parts(log_times), of_all)
-    )
-
-    ends = xp.stack([rates * limit, limit])
-    ends = xp.broadcast_to(ends, (*found.shape[:-1], *ends.shape))
-    candidates = xp.concatenate([ends, formula_values(*parts(found))], axis=-2)
+    ends = xp.broadcast_to(course.ends, (*found.shape[:-1], *course.ends.shape))
+    candidates = xp.concatenate([ends, course.values(found)], axis=-2)
     times = xp.concatenate(
         [
             xp.zeros_like(found[..., :1]),
@@ -345,29 +312,54 @@ def _fit(
         if criterion == "correlation"
         else of_candidates(compared, weights(candidates)[1])
     )
-    best = misfit.argmin(axis=-1)[..., None]
+    # A constant limit has no correlation.
+    best = xp.where(xp.isnan(misfit), np.inf, misfit).argmin(axis=-1)[..., None]
     fitted = xp.take_along_axis(candidates, best[..., None], axis=-2)[..., 0, :]
     if criterion == "correlation":
         scale = (fitted * profile).sum(axis=-1, keepdims=True) / (fitted**2).sum(
             axis=-1, keepdims=True
         )
     else:
+        seen = course.ends[1] > 0
         ratio = xp.where(seen, data / xp.where(seen, fitted, 1), 0)
         mean = (ratio**2).sum(axis=-1, keepdims=True) / seen.sum().astype(data.dtype)
         scale = profile.max(axis=-1, keepdims=True) * xp.sqrt(mean)
-    best_correlation = xp.take_along_axis(correlation, best, axis=-1)[..., 0]
-    undefined = xp.isnan(best_correlation)
+    best_misfit = xp.take_along_axis(misfit, best, axis=-1)[..., 0]
+    undefined = xp.isnan(best_misfit) | xp.isnan(shape).any(axis=-1)
     if criterion == "likelihood":
         # No energy where the formula has any.
         undefined = undefined | (misfit == 0).all(axis=-1)
-    time = xp.take_along_axis(times, best, axis=-1)[..., 0] / largest
+    time = xp.take_along_axis(times, best, axis=-1)[..., 0] / course.unit
     return ProfileFit(
-        correlation=best_correlation,
+        correlation=xp.take_along_axis(correlation, best, axis=-1)[..., 0],
         time=xp.where(undefined, np.nan, time),
         profile=scale * fitted,
         correlation_at_zero=correlation[..., 0],
         correlation_at_infinity=correlation[..., 1],
+        log_ratio_std=xp.where(undefined, np.nan, log_ratio_std(data, fitted)),
     )
+
+
+def _maxima(criterion: Criterion, compared: Any, course: Course, log_times: Any) -> Any:
+    """Log times of the largest local maxima of the criterion, (..., candidates)."""
+    if course.has_slope:
+        objective = OBJECTIVES[criterion]
+
+        def derivative(log_time: Any) -> Any:
+            """Of the objective with respect to log time, (..., candidates)."""
+            return objective(compared, course, log_time, of_candidates)[1]
+
+        return maxima(
+            derivative, log_times, *objective(compared, course, log_times, of_all)
+        )
+    height, values = HEIGHTS[criterion], course.values(log_times)
+    if criterion == "likelihood" and isinstance(values, np.ndarray):
+        _check_zeros(values, course.ends)
+
+    def height_of(log_time: Any) -> Any:
+        return height(compared, course.values(log_time), of_candidates)
+
+    return peaks(height_of, log_times, height(compared, values, of_all))
 
 
 def _time_interval(times: Any, confidence: float) -> tuple[Any, Any]:

@@ -17,6 +17,8 @@ _TIMES = 256  # at which the criterion is looked at
 _PASSES = 3  # that move these times to where the formula's shape changes
 _MAXIMA = 4  # local ones that are refined
 _REFINEMENTS = 8
+_GOLDEN = (5**0.5 - 1) / 2
+_SECTIONS = 40  # to 4e-9 of the bracket; flat within the root of machine epsilon
 
 
 def log_time_range(rates: Any, seen: Any) -> tuple[Any, Any]:
@@ -42,6 +44,7 @@ def search_times(formula: Callable[[Any], Any], first: Any, last: Any) -> Any:
     def moved(log_times: Any) -> Any:
         shapes, _ = standardized(formula(log_times))
         turn = xp.sqrt(((shapes[1:] - shapes[:-1]) ** 2).sum(axis=-1))
+        turn = xp.where(xp.isnan(turn), 0, turn)  # next to times where it is constant
         share = turn / turn.sum() + (log_times[1:] - log_times[:-1]) / (last - first)
         covered = xp.concatenate([xp.zeros_like(even[:1]), xp.cumsum(share)])
         return xp.interp(even, covered / covered[-1], log_times)
@@ -90,6 +93,35 @@ def maxima(
         return low, high, at_low, at_high, new
 
     return _repeated(xp, refined, _REFINEMENTS, (low, high, at_low, at_high, low))[-1]
+
+
+def peaks(height: Callable[[Any], Any], log_times: Any, heights: Any) -> Any:
+    """Log times of the largest local maxima, (..., candidates), without derivatives: by
+    golden sections between the neighbours of the highest times, and these themselves.
+
+    Args:
+      height: at log times, (..., candidates) -> (..., candidates).
+      log_times: (times,), ascending.
+      heights: at these times, (..., times).
+    """
+    xp = namespace(log_times, heights)
+    heights = xp.where(xp.isnan(heights), -np.inf, heights)
+    below = xp.full_like(heights[..., :1], -np.inf)
+    padded = xp.concatenate([below, heights, below], axis=-1)
+    peak = (heights >= padded[..., :-2]) & (heights >= padded[..., 2:])
+    highest = xp.argpartition(xp.where(peak, heights, -np.inf), -_MAXIMA, axis=-1)
+    best = highest[..., -_MAXIMA:]
+    low = log_times[xp.maximum(best - 1, 0)]
+    high = log_times[xp.minimum(best + 1, len(log_times) - 1)]
+
+    def narrowed(bracket: Any) -> Any:
+        low, high = bracket
+        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+        falls = height(left) >= height(right)
+        return xp.where(falls, low, left), xp.where(falls, right, high)
+
+    low, high = _repeated(xp, narrowed, _SECTIONS, (low, high))
+    return xp.concatenate([(low + high) / 2, log_times[best]], axis=-1)
 
 
 def _repeated(xp: Any, function: Callable[[Any], Any], count: int, state: Any) -> Any:

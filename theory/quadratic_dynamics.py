@@ -11,9 +11,9 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from theory._checks import (
+    check_components,
     check_finite,
     check_iterations,
-    check_orthonormal,
     check_positive,
     check_probabilities,
     check_shape,
@@ -210,13 +210,7 @@ class Law(NamedTuple):
 def check_law(dynamics: QuadraticDynamics, t: ArrayLike, law: Law) -> None:
     """Raise unless times, directions and the law of the drive suit the dynamics."""
     check_iterations(t)
-    d = dynamics.shape[-1]
-    if np.ndim(law.components) != 2 or np.shape(law.components)[0] != d:
-        raise ValueError(
-            f"components must have shape (d, p) with d = {d}, the last axis of the"
-            f" drive, got {np.shape(law.components)}."
-        )
-    check_orthonormal("components", law.components)
+    check_components(law.components, dynamics.shape[-1])
     if (law.images is None) == (law.covariance is None):
         given = "neither" if law.images is None else "both"
         raise ValueError(
@@ -339,6 +333,17 @@ def directions_of(
     d, (groups, n) = dynamics.shape[-1], modes.curvature.shape
     u, _ = as_floats(components, modes.learning_rate)
     return einsum("gfdm,dp->gpfm", modes.modes.reshape(groups, n // d, d, n), u)
+
+
+def mode_shares(
+    dynamics: QuadraticDynamics, components: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """What part of the energy of each mode is along each component, as a mean over
+    filters, (p, modes), and the modes' curvature, (modes,)."""
+    modes = modes_of(dynamics)
+    shares = (directions_of(dynamics, modes, components) ** 2).sum(axis=2)
+    shares = shares / math.prod(dynamics.shape[:-1])
+    return shares.swapaxes(0, 1).reshape(shares.shape[1], -1), modes.curvature.ravel()
 
 
 @float64_outside_traces
