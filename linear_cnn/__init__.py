@@ -32,6 +32,7 @@ from linear_cnn.networks import (
     first_kernel,
     patch_convolution,
 )
+from linear_cnn.tangent import TangentMoments, tangent_moments
 from linear_cnn.training import TrainingDiverged, Trajectory, train, train_seeds
 from linear_cnn.weight_files import FirstLayer, load_first_layer
 
@@ -43,6 +44,7 @@ __all__ = [
     "LinearCNN",
     "ResNet",
     "SmallCNN",
+    "TangentMoments",
     "TrainingDiverged",
     "Trajectory",
     "cifar10",
@@ -67,6 +69,7 @@ __all__ = [
     "select_classes",
     "shuffle_labels",
     "shuffle_patches",
+    "tangent_moments",
     "train",
     "train_seeds",
 ]

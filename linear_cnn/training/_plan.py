@@ -1,6 +1,7 @@
 """The checked arguments of a run."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,13 +11,12 @@ import optax
 from jax.typing import ArrayLike
 
 from linear_cnn._checks import (
-    check_classes,
     check_images,
     check_labels,
     check_targets,
     integer,
 )
-from linear_cnn.training._step import _LOSSES
+from linear_cnn._losses import check_loss, check_outputs, matched_targets
 
 
 class _Plan(NamedTuple):
@@ -34,32 +34,14 @@ def _matched(
     loss: str, plan: _Plan, outputs: jax.ShapeDtypeStruct
 ) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
     """Data and validation, the targets in the form that the outputs (N, M) need."""
-    if len(outputs.shape) != 2:
-        raise ValueError(
-            "the network's outputs must be (N, M), a row for each image, got shape"
-            f" {outputs.shape}; return outputs[:, None] if there is one for each."
-        )
-
-    def match(name: str, images: Any, targets: Any, of_each: bool) -> tuple[Any, Any]:
-        lead = np.shape(targets)[: 1 + of_each]
-        if loss == "cross_entropy":
-            check_classes(name, targets, outputs.shape[1])
-            return images, jnp.asarray(targets, jnp.int32)
-        targets = jnp.asarray(targets).reshape(*lead, -1)
-        # They might broadcast.
-        if (lead[-1], *outputs.shape[1:]) != targets.shape[of_each:]:
-            raise ValueError(
-                f"the network's outputs have shape {outputs.shape}, but the {name}"
-                f" {targets.shape[of_each:]}; give the network one output for each"
-                " target, e.g. a head (K, M), or encode class labels, e.g."
-                " jax.nn.one_hot(labels, M), or choose loss='cross_entropy'."
-            )
-        return images, targets.astype(outputs.dtype)
-
-    validation = plan.validation and match(
-        "validation targets", *plan.validation, of_each=False
+    check_outputs(outputs)
+    match = partial(matched_targets, loss, outputs)
+    targets = match("targets", plan.targets, of_each=plan.targets_of_each)
+    validation = plan.validation and (
+        plan.validation[0],
+        match("validation targets", plan.validation[1]),
     )
-    return match("targets", plan.images, plan.targets, plan.targets_of_each), validation
+    return (plan.images, targets), validation
 
 
 def _plan(
@@ -77,8 +59,7 @@ def _plan(
 ) -> _Plan:
     """Check how a run is specified."""
     check_images(images)
-    if loss not in _LOSSES:
-        raise ValueError(f"loss must be one of {sorted(_LOSSES)}, got {loss!r}.")
+    check_loss(loss)
     images = jnp.asarray(images)
     count, shape = images.shape[0], np.shape(targets)
     check = check_labels if loss == "cross_entropy" else check_targets

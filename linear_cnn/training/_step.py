@@ -11,23 +11,10 @@ import optax
 from flax import nnx
 from jax import lax
 
+from linear_cnn._losses import LOSSES
 from linear_cnn.networks import first_kernel
 
 Init = Callable[[jax.Array], nnx.Module]
-
-
-def squared_errors(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """Squared error of each image, summed over outputs; both (N, M)."""
-    return jnp.sum((outputs - targets) ** 2, axis=-1)
-
-
-def cross_entropies(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """Softmax cross-entropy of each image in nats; logits (N, M), labels (N,)."""
-    chosen = jnp.take_along_axis(outputs, labels[:, None], axis=-1)[:, 0]
-    return jax.nn.logsumexp(outputs, axis=-1) - chosen
-
-
-_LOSSES = {"mse": squared_errors, "cross_entropy": cross_entropies}
 
 
 class _Program(NamedTuple):
@@ -158,7 +145,7 @@ def _advance(
         outputs, rest = _predict(
             state.training_graph, trained, state.frozen, state.rest, x
         )
-        return jnp.mean(_LOSSES[program.loss](outputs, y)), rest
+        return jnp.mean(LOSSES[program.loss](outputs, y)), rest
 
     def step(index: jax.Array, state: _State) -> _State:
         x, y, order = images, targets, state.order
@@ -218,7 +205,7 @@ def _measure(
             if program.loss == "cross_entropy"
             else new
         )
-        losses = _LOSSES[program.loss](outputs, y)
+        losses = LOSSES[program.loss](outputs, y)
         # In float16 the sum over many images would overflow.
         losses = losses.astype(
             losses.dtype if losses.dtype.itemsize >= 4 else jnp.float32
