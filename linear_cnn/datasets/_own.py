@@ -1,12 +1,12 @@
 """Image sets from folders and arrays of one's own."""
 
 import csv
-import io
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from linear_cnn.datasets._image_set import ImageSet
 _MOST_CLASSES = 65_536
 _LONGEST_CLASS_NAME = 1000  # characters; NumPy stores each in the length of the longest
 _LARGEST_CLASS_NAMES = 2**26  # bytes
+_LONGEST_LINE = 2**20  # characters of a table
 # A class name has none of these: halves of a pair of UTF-16, which no file in UTF-8 can
 # hold, and what is no character at all.
 _SURROGATES, _LAST_CHARACTER = (0xD800, 0xDFFF), 0x10FFFF
@@ -75,7 +76,7 @@ def image_folder(
         np.arange(len(classes), dtype=np.int32), [len(files) for files in contents]
     )
     return ImageSet(
-        ImageFiles(list(chain.from_iterable(contents)), size),
+        ImageFiles(list(itertools.chain.from_iterable(contents)), size),
         labels,
         tuple(path.name for path in classes),
     )
@@ -126,30 +127,7 @@ def labelled_folder(
       ((2, 32, 32, 3), [1, 0], ('-1', '1'))
     """
     folder, table = _existing_folder(folder), Path(table).expanduser()
-    rows = _table_rows(table)
-    if not rows:
-        raise ValueError(
-            f"{table} lists no images; it needs a line of column names and one line an"
-            " image."
-        )
-    for column in (file_column, label_column):
-        if column not in rows[0]:
-            raise ValueError(
-                f"{table} has no column {column!r}; it has"
-                f" {shown(', '.join(map(str, rows[0])))}."
-            )
-        empty = next(
-            (number for number, row in enumerate(rows, 1) if not row[column]), None
-        )
-        if empty is not None:
-            raise ValueError(
-                f"{table} has no {column!r} in row {empty}; fill it in, or remove the"
-                " row."
-            )
-    names, values = (
-        [row[file_column] for row in rows],
-        [row[label_column] for row in rows],
-    )
+    names, values = _table_columns(table, (file_column, label_column))
     [(name, times)] = Counter(names).most_common(1)
     if times > 1:
         raise ValueError(
@@ -303,16 +281,66 @@ def _existing_folder(folder: str | Path) -> Path:
     return folder
 
 
-def _table_rows(table: Path) -> list[dict[str, str]]:
-    """The rows of a table by the names of its columns."""
+def _table_columns(table: Path, columns: Sequence[str]) -> list[list[str]]:
+    """What a table has in some of its columns; nothing is kept of the others, of which
+    CelebA's has forty."""
+    found: list[list[str]] = [[] for _ in columns]
     try:
-        text = table.read_text("utf-8-sig")
-        lines = text.splitlines()
-        if len(lines) > 1 and lines[0].strip().isdecimal():
-            columns = ["image_id", *lines[1].split()]
-            return [dict(zip(columns, line.split(), strict=True)) for line in lines[2:]]
-        return list(csv.DictReader(io.StringIO(text, newline="")))
+        with table.open(encoding="utf-8-sig", newline="") as lines:
+            header, rows = _header_and_rows(_short_lines(lines))
+            places = {name: place for place, name in enumerate(header)}
+            for number, row in enumerate(rows, 1):
+                for column, cells in zip(columns, found, strict=True):
+                    if column not in places:
+                        raise _WrongTable(
+                            f"has no column {column!r}; it has"
+                            f" {shown(', '.join(header))}."
+                        )
+                    cell = row[places[column]] if places[column] < len(row) else ""
+                    if not cell:
+                        raise _WrongTable(
+                            f"has no {column!r} in row {number}; fill it in, or remove"
+                            " the row."
+                        )
+                    cells.append(cell)
+    except _WrongTable as error:
+        raise ValueError(f"{table} {error}") from None
     except (ValueError, csv.Error) as error:
         raise ValueError(
             f"{table} cannot be read as a table ({error}); save it as CSV in UTF-8."
         ) from error
+    if not found[0]:
+        raise ValueError(
+            f"{table} lists no images; it needs a line of column names and one line an"
+            " image."
+        )
+    return found
+
+
+class _WrongTable(Exception):
+    """A table that can be read, but not used."""
+
+
+def _short_lines(file: TextIO) -> Iterator[str]:
+    """The lines of a file, each within its bound: one without an end would fill the
+    memory."""
+    while line := file.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise ValueError(f"a line of more than {_LONGEST_LINE} characters")
+        yield line
+
+
+def _header_and_rows(lines: Iterator[str]) -> tuple[list[str], Iterator[list[str]]]:
+    first = next(lines, "")
+    if not first.strip().isdecimal():
+        rows = csv.reader(itertools.chain([first], lines))
+        return next(rows, []), filter(None, rows)
+    header = ["image_id", *next(lines, "").split()]
+
+    def split(line: str) -> list[str]:
+        cells = line.split()
+        if len(cells) != len(header):
+            raise ValueError(f"{len(cells)} cells under {len(header)} columns")
+        return cells
+
+    return header, map(split, lines)

@@ -4,6 +4,7 @@ photographs and random textures."""
 import gzip
 import hashlib
 import shutil
+import tracemalloc
 import zlib
 from importlib import resources
 from pathlib import Path
@@ -651,6 +652,12 @@ def test_labels_may_be_names_and_columns_have_any(tmp_path):
             ValueError,
             "table cannot be read as a table .*save it as CSV in UTF-8",
         ),
+        (
+            "image_id,Smiling\n" + "1" * 2**20,
+            ValueError,
+            "table cannot be read as a table .*a line of more than",
+        ),
+        ("image_id,Smiling\n0.png," + "1" * 2**18, ValueError, "field larger than"),
     ],
 )
 def test_malformed_tables_are_refused(tmp_path, table, error, message):
@@ -660,6 +667,21 @@ def test_malformed_tables_are_refused(tmp_path, table, error, message):
     )
     with pytest.raises(error, match=message):
         labelled_folder(tmp_path, tmp_path / "table", label_column="Smiling")
+
+
+def test_columns_that_are_not_asked_for_take_no_memory(tmp_path):
+    pictures(tmp_path, *(f"{number}.png" for number in range(20)))
+    header = ",".join(["image_id", "kind", *(f"c{n}" for n in range(60))])
+    row = ",".join(["x" * 2000] * 60)
+    listed = [f"{number}.png,{number % 2},{row}" for number in range(20)]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join([header, *listed]))
+    tracemalloc.start()
+    found = labelled_folder(tmp_path, table, label_column="kind")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.labels.tolist() == [0, 1] * 10
+    assert peak < table.stat().st_size / 2
 
 
 def saved_arrays(folder, **arrays):
