@@ -32,12 +32,18 @@ from linear_cnn.networks import (
     first_kernel,
     patch_convolution,
 )
-from linear_cnn.tangent import TangentMoments, tangent_moments
+from linear_cnn.tangent import (
+    BackpropagatedSignal,
+    TangentMoments,
+    backpropagated_signal,
+    tangent_moments,
+)
 from linear_cnn.training import TrainingDiverged, Trajectory, train, train_seeds
 from linear_cnn.weight_files import FirstLayer, load_first_layer
 
 __all__ = [
     "VGG",
+    "BackpropagatedSignal",
     "FirstLayer",
     "ImageFiles",
     "ImageSet",
@@ -47,6 +53,7 @@ __all__ = [
     "TangentMoments",
     "TrainingDiverged",
     "Trajectory",
+    "backpropagated_signal",
     "cifar10",
     "cifar100",
     "compress",

@@ -8,26 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
-from tqdm import tqdm
 
-from linear_cnn._checks import (
-    check_images,
-    check_keys,
-    check_labels,
-    check_targets,
-    integer,
-)
-from linear_cnn._losses import check_loss, check_outputs, matched_targets
-from linear_cnn.tangent._gradients import (
-    Chain,
-    Measure,
-    batch_gradients,
-    number_of_columns,
-)
+from linear_cnn._checks import integer
+from linear_cnn.tangent._arguments import checked_data, checked_labels
+from linear_cnn.tangent._gradients import Chain, batch_gradients
 from linear_cnn.tangent._network import take_apart, weights_of
 from linear_cnn.tangent._statistics import PatchStatistics, at_statistics
-
-_LABELS = ("exact", "sampled", "given")
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,76 +145,59 @@ def tangent_moments(
       >>> bool(abs(along).max() < 1e-3 * abs(moments.curvature).max())
       True
     """
-    check_loss(loss)
-    check_images(images)
-    images = images if isinstance(images, jax.Array) else np.asarray(images)
-    count = images.shape[0]
-    check = check_labels if loss == "cross_entropy" else check_targets
-    check("targets", targets, count)
-    if labels not in _LABELS:
-        raise ValueError(f"labels must be one of {list(_LABELS)}, got {labels!r}.")
-    measure = Measure(loss, labels, integer("samples", samples, minimum=1), bias)
-    size = min(integer("batch_size", batch_size, minimum=1), count)
+    coupled = statistics == "batch"
+    chosen = checked_labels(loss, labels, samples)
+    data = checked_data(images, targets, chosen, batch_size, coupled, key)
     statistics_images = integer("statistics_images", statistics_images, minimum=1)
-    if key is None and labels == "sampled":
-        raise ValueError(
-            "labels='sampled' needs a key, e.g. key=jax.random.key(0); labels='exact'"
-            " needs none and has no noise."
-        )
-    key = jax.random.key(0) if key is None else key  # from which nothing is drawn
-    check_keys("key", key, axes=0)
-
     program, variables, plan = take_apart(
-        network, layer, statistics, jnp.asarray(images[:size])
+        network, layer, statistics, jnp.asarray(data.images[: data.size])
     )
-    check_outputs(plan.outputs)
-    targets = np.asarray(matched_targets(loss, plan.outputs, "targets", targets))
+    data = data.matched(loss, plan.outputs)
     kernel, offset = weights_of(program, variables)
     if bias and offset is None:
         raise ValueError(f"bias=True, but layer {layer!r} has none; leave it out.")
+    if statistics == "data" and plan.other_norm is not None:
+        raise ValueError(
+            f"statistics='data' needs the batch norm after layer {layer!r} to take its"
+            f" responses as they are, but {plan.other_norm!r} takes something else;"
+            " choose statistics='running' or 'batch'."
+        )
     shape = kernel.shape[1], kernel.shape[0] + bias
-    coupled = statistics == "batch"
     # Images that see one another are one unit, with one gradient.
-    units, unit = (1, size) if coupled else (size, 1)
-    batches = count // size if coupled else -(-count // size)
-    columns = number_of_columns(measure, unit, plan.outputs.shape[1])
-    _check_memory(shape, blocks, columns * units, memory_limit)
+    units, unit = (1, data.size) if coupled else (data.size, 1)
+    gradients = units * (chosen.columns(unit, plan.outputs.shape[1]) + 1)
+    _check_memory(shape, blocks, gradients, memory_limit)
 
     program, variables, patches = at_statistics(
-        program, variables, plan, images, size, statistics_images
+        program, variables, plan, data, statistics_images
     )
     chain = None if patches is None else _chain(kernel, patches, bias)
     curvature, moment, drive = np.zeros(()), np.zeros(()), np.zeros(shape)
-    for batch in tqdm(
-        range(batches),
-        f"{batches * columns * units:,} gradients of {math.prod(shape):,} weights",
-        disable=not progress,
-        unit="batch",
-    ):
-        # The last batch is filled up with images that do not count.
-        chosen = np.minimum(np.arange(batch * size, (batch + 1) * size), count - 1)
-        found, variables = batch_gradients(
+    description = (
+        f"{data.batches * gradients:,} gradients of {math.prod(shape):,} weights"
+    )
+    for batch in data.read(progress, description):
+        of_batch, variables = batch_gradients(
             program,
-            measure,
+            chosen,
+            bias,
             variables,
             chain,
-            jnp.asarray(images[chosen]),
-            jnp.asarray(targets[chosen]),
-            jax.random.fold_in(key, batch),
+            batch.images,
+            batch.targets,
+            batch.key,
         )
-        valid = units if coupled else min(size, count - batch * size)
-        gradients = np.asarray(found[:, :valid], np.float64)
-        curvature = curvature + _products(gradients[:-1], blocks)
-        moment = moment + _products(gradients[-1:], blocks)
-        drive += gradients[-1].sum(axis=0)
+        valid = np.asarray(of_batch, np.float64)[:, : batch.valid]
+        curvature = curvature + _products(valid[:-1], blocks)
+        moment = moment + _products(valid[-1:], blocks)
+        drive += valid[-1].sum(axis=0)
 
-    used = batches * size if coupled else count
-    drive /= used
+    drive /= data.used
     of_drive = _products(drive[None, None], blocks)
-    moment = moment / used - (unit - 1) * of_drive
-    curvature = curvature / (used * (samples if labels == "sampled" else 1))
+    moment = moment / data.used - (unit - 1) * of_drive
+    curvature = curvature / (data.used * chosen.draws)
     return TangentMoments(
-        moment.copy() if labels == "given" else curvature, drive, moment, used
+        moment.copy() if labels == "given" else curvature, drive, moment, data.used
     )
 
 

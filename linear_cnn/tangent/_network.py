@@ -43,6 +43,8 @@ class Outline(NamedTuple):
     """The batch norms that take the responses as they are."""
     norms_before: bool
     """Whether a batch norm comes before the layer."""
+    next_layer: str | None
+    """The next module with weights after the layer."""
     other_norm: str | None
     """The batch norm that comes after the layer and before the next layer with weights,
     but takes other values than the responses."""
@@ -266,14 +268,16 @@ def _outline(program: Program, variables: Any, images: jax.Array) -> Outline:
         )
     _check_norm_calls(program, Counter(name for name in order if name in norms))
     where = order.index(program.layer)
-    following = list(takewhile(norms.__contains__, order[where + 1 :]))
+    following = order[where + 1 :]
+    before_next = list(takewhile(norms.__contains__, following))
     return Outline(
         inputs,
         responses,
         outputs,
         norms=tuple(name for name in dict.fromkeys(order) if name in norms & set(seen)),
         norms_before=not norms.isdisjoint(order[:where]),
-        other_norm=next((name for name in following if name not in seen), None),
+        next_layer=next((name for name in following if name not in norms), None),
+        other_norm=next((name for name in before_next if name not in seen), None),
     )
 
 

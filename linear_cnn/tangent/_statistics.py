@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from linear_cnn.tangent._arguments import Data
 from linear_cnn.tangent._calls import modules
 from linear_cnn.tangent._network import (
     Outline,
@@ -32,27 +33,20 @@ def at_statistics(
     program: Program,
     variables: Any,
     plan: Outline,
-    images: Any,
-    batch_size: int,
+    data: Data,
     first: int,
 ) -> tuple[Program, Any, PatchStatistics | None]:
     """Program and variables with the batch norms as they are to be measured, and what
     the layer's own follow from, if they follow its weights."""
     if program.statistics != "data":
         return program, variables, None
-    if plan.other_norm is not None:
-        raise ValueError(
-            f"statistics='data' needs the batch norm after layer {program.layer!r} to"
-            f" take its responses as they are, but {plan.other_norm!r} takes something"
-            " else; choose statistics='running' or 'batch'."
-        )
-    few = jnp.asarray(images[:first])
+    few = jnp.asarray(data.images[:first])
     if plan.norms_before:
         variables = _measured(program, variables, few)
     program = program._replace(norms=plan.norms)
     patches = None
     if plan.norms:
-        patches = _patch_statistics(program, variables, images, batch_size)
+        patches = _patch_statistics(program, variables, data)
         variables = _own_statistics(program, variables, patches)
     return program, _measured(program, variables, few), patches
 
@@ -71,14 +65,11 @@ def _measured(program: Program, variables: Any, images: jax.Array) -> Any:
     return nnx.as_pure(nnx.state(network))
 
 
-def _patch_statistics(
-    program: Program, variables: Any, images: Any, batch_size: int
-) -> PatchStatistics:
+def _patch_statistics(program: Program, variables: Any, data: Data) -> PatchStatistics:
     count, total, products = 0, np.zeros(()), np.zeros(())
-    for first in range(0, len(images), batch_size):
-        batch = jnp.asarray(images[first : first + batch_size])
-        patches = np.asarray(_patches(program, variables, batch), np.float64)
-        flat = patches.reshape(-1, patches.shape[-1])
+    for batch in data.read(progress=False, description=""):
+        patches = _patches(program, variables, batch.images)[: batch.valid]
+        flat = np.asarray(patches, np.float64).reshape(-1, patches.shape[-1])
         if count == 0:  # about a point inside, so that nothing cancels
             origin = flat.mean(axis=0)
         flat = flat - origin
