@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from experiments.frame import PRESET_NAMES, WHEREABOUTS, Preset, disk
 
 UNKNOWN = "not measured"  # too long for 2 cores
+OURS = "ours"  # in the place of a figure of the paper
 
 
 class Experiment(NamedTuple):
@@ -20,7 +21,7 @@ class Experiment(NamedTuple):
 
     Attributes:
       shows: in a few words.
-      paper: the figures and tables of the paper.
+      paper: the figures and tables of the paper, or OURS.
       time: how long each preset takes on 2 cores; training that experiments share is
         counted where it comes first.
       needs: what `python -m experiments data` must have got, beside the data set.
@@ -138,12 +139,36 @@ CATALOGUE: dict[str, Experiment] = {
             ),
         },
     ),
+    "prediction": Experiment(
+        "the first layer of real networks, predicted before their training",
+        OURS,
+        _times("1 min", UNKNOWN, UNKNOWN),
+        captions={
+            "prediction": (
+                "What was predicted with nothing fitted, and what was trained: the"
+                " profiles, and their correlation over epochs, over the time of the"
+                " prediction, and for several numbers of images."
+            ),
+            "prediction_curvature": (
+                "What the curvature of the first layer is before training: how white"
+                " what flows back to it is, the blocks of single filters against their"
+                " patch moments, and how far filters then move; and how well forms with"
+                " a fitted time agree with the trained profile."
+            ),
+            "prediction_amplitude": (
+                "How far the weights of the first layer move against learning rate"
+                " times steps, and the size that is predicted over it."
+            ),
+        },
+    ),
 }
 
 
 def module(name: str) -> Any:
     """The module of an experiment, with NAME, Settings, PRESETS, main and, to show its
     results, summary, draw and table."""
+    if CATALOGUE[name].paper == OURS:
+        return importlib.import_module(f"experiments.beyond.{name}")
     return importlib.import_module(f"experiments.paper.{name}")
 
 

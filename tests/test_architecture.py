@@ -2,7 +2,7 @@
 
 A theory that shared code with the simulator could not check it, and a room that reads
 another's inside cannot be read, or changed, alone. A room is a file or a folder of
-experiments/ or of experiments/paper/.
+experiments/, of experiments/paper/ or of experiments/beyond/.
 """
 
 import ast
@@ -25,6 +25,7 @@ WALLS = {
     **FORBIDDEN,
     "experiments/trained": {
         "experiments.paper",
+        "experiments.beyond",
         "experiments.report",
         "experiments.benchmark",
     },
@@ -131,16 +132,19 @@ def test_the_frame_stands_alone() -> None:
     assert not any(found.values()), found
 
 
-def test_no_experiment_of_the_paper_reads_another() -> None:
-    names = rooms("experiments/paper")
-    assert len(names) > 10
+@pytest.mark.parametrize(("wing", "least"), [("paper", 10), ("beyond", 1)])
+def test_no_experiment_reads_another(wing: str, least: int) -> None:
+    names = rooms(f"experiments/{wing}")
+    assert len(names) >= least
+    others = {"paper", "beyond"} - {wing}
     found = {
-        str(path): rooms_imported(path, "experiments.paper") - {name}
+        str(path): rooms_imported(path, f"experiments.{wing}") - {name}
+        | (rooms_imported(path, "experiments") & others)
         for name in names
-        for path in files_of(f"experiments/paper/{name}")
+        for path in files_of(f"experiments/{wing}/{name}")
     }
     found["__init__"] = rooms_imported(
-        ROOT / "experiments" / "paper" / "__init__.py", "experiments.paper"
+        ROOT / "experiments" / wing / "__init__.py", f"experiments.{wing}"
     )
     assert not any(found.values()), found
 
@@ -151,6 +155,7 @@ def test_no_room_is_imported_in_a_circle() -> None:
         "frame",
         "trained",
         "paper",
+        "beyond",
         "download",
         "benchmark",
         "report",
@@ -168,7 +173,7 @@ def test_no_room_is_imported_in_a_circle() -> None:
         for name in names
     }
     # Though it imports them only when they are asked for.
-    assert "paper" in graph["catalogue"]
+    assert {"paper", "beyond"} <= graph["catalogue"]
     TopologicalSorter(graph).prepare()  # raises CycleError, with the circle
 
 

@@ -41,6 +41,7 @@ from experiments.trained.settings import (
     several_runs,
     shuffled_run,
 )
+from experiments.trained.store import initial_network
 
 __all__ = [
     "COMMAND",
@@ -70,6 +71,7 @@ __all__ = [
     "dead",
     "filters",
     "fits",
+    "initial_network",
     "load_all",
     "measure",
     "measured",

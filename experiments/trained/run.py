@@ -19,6 +19,7 @@ class Network:
     dropout: float | None = None
     features: tuple[int, ...] | None = None
     first_strides: int | None = None
+    batch_norm: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def filters(config: Mapping[str, Any]) -> int:
 def title(config: Mapping[str, Any]) -> str:
     """A run in words: what tells it from the others of an experiment."""
     words = [network(config), f"{filters(config)} filters"]
+    words += ["batch norm"] if config["network"].get("batch_norm") else []
     # Names of classes are whatever a data set has.
     words += [" / ".join(map(escaped, config["classes"]))] if config["classes"] else []
     if config["energy_component"] is not None:

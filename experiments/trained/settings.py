@@ -192,7 +192,7 @@ def base_run(settings: Settings, **changes: Any) -> Run:
     """The run that all experiments share, true labels of all classes; `changes` are to
     the settings or to the run."""
     options = ("network", "width", "first_features", "dropout")
-    strides = changes.pop("first_strides", None)
+    kept = {name: changes.pop(name, None) for name in ("first_strides", "batch_norm")}
     shared = (
         "dataset",
         "images",
@@ -206,9 +206,7 @@ def base_run(settings: Settings, **changes: Any) -> Run:
     )
     chosen = {name: getattr(settings, name) for name in (*options, *shared)} | changes
     chosen["learning_rate"] = float(chosen["learning_rate"])  # 1 and 1.0 are one run
-    network = replace(
-        make_network(*(chosen.pop(name) for name in options)), first_strides=strides
-    )
+    network = replace(make_network(*(chosen.pop(name) for name in options)), **kept)
     records = (
         *(epoch for epoch in RECORD_EPOCHS if epoch < chosen["epochs"]),
         chosen["epochs"],

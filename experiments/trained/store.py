@@ -62,9 +62,11 @@ def configuration(run: Run, data: Data) -> dict[str, Any]:
         "checksum": data.checksum,
     }
     plain: dict[str, Any] = json.loads(json.dumps(asdict(run) | fixed))
+    # So that runs are found that were stored when there was no choice.
     if run.schedule == "constant":
-        # So that runs are found that were stored when there was no other.
         del plain["schedule"]
+    if run.network.batch_norm is None:
+        del plain["network"]["batch_norm"]
     return plain
 
 
@@ -216,6 +218,14 @@ def _counted_from(first: int) -> Iterator[None]:
             " run had."
         )
         raise linear_cnn.TrainingDiverged(message, error.trajectory) from error
+
+
+def initial_network(run: Run, data: Data, index: int) -> nnx.Module:
+    """One of the networks of a run as it was before its training."""
+    with jax.enable_x64(False):
+        # As `linear_cnn.train` derives it.
+        key = jax.random.split(_keys(run)[index])[0]
+        return _init(run.network, data.images.shape[-1], len(data.class_names))(key)
 
 
 def _keys(run: Run) -> jax.Array:

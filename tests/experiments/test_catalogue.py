@@ -16,7 +16,7 @@ import pytest
 import tyro
 from PIL import Image
 
-from experiments import benchmark, catalogue, everything, frame, paper
+from experiments import benchmark, beyond, catalogue, everything, frame, paper
 from experiments.__main__ import commands
 from experiments.catalogue import CATALOGUE, Experiment
 from experiments.download import pretrained as download_pretrained
@@ -27,7 +27,8 @@ from experiments.frame.experiment import write
 
 
 def test_every_experiment_is_in_the_catalogue() -> None:
-    rooms = [room.name for room in pkgutil.iter_modules(paper.__path__)]
+    places = [*paper.__path__, *beyond.__path__]
+    rooms = [room.name for room in pkgutil.iter_modules(places)]
     assert sorted(rooms) == sorted(CATALOGUE)
     assert set(commands([])) == {
         *CATALOGUE,

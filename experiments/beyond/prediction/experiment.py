@@ -1,0 +1,181 @@
+"""The first layer of a real network, predicted from the network before its training
+(ours; docs/prediction.md).
+
+    python -m experiments prediction
+    python -m experiments prediction --preset paper
+
+The curvature of the loss in the weights of conv1, measured on networks that have not
+been trained, and the training's own time give the energy profile of the change of conv1
+with nothing fitted: the expected profile of the linearised first layer whose labels are
+drawn from the network. It is held against networks that are then really trained: other
+numbers of images, batches and learning rates, with dropout, on shuffled labels, on a
+pair of classes, with other numbers of filters, and of other kinds. Beside it stand
+profiles with a fitted time: the paper's formula, and that of the patch moments of the
+filters, which is what the curvature is where what flows back to conv1 is white over
+locations. Trained networks are kept in <out>/runs and shared with the other
+experiments; a run that was killed continues.
+
+Writes <out>/prediction/<dataset>/{config.json, arrays.npz, summary.json, and
+prediction, prediction_curvature and prediction_amplitude, each .png and .pdf}.
+"""
+
+from typing import Any
+
+import numpy as np
+
+import theory
+from experiments import frame, trained
+from experiments.beyond.prediction import forms, start
+from experiments.beyond.prediction.figures import draw
+from experiments.beyond.prediction.settings import (
+    NAME,
+    OWN_TIME,
+    Settings,
+    resolve,
+    runs,
+)
+from experiments.beyond.prediction.verdicts import checks, results
+from experiments.frame import Arrays
+
+# Runs of which more is asked; the others begin as these do.
+ABLATED = ("base", "dropout", "filters", "pair", "other", "small")
+CONTROLLED = ("base", "other")
+# Of a fit, as arrays have them and as `theory.ProfileFit` does.
+PARTS = {"correlation": "correlation", "log_ratio": "log_ratio_std", "time": "time"}
+
+
+def main(settings: Settings) -> None:
+    """Ours: the first layer predicted from the network before its training."""
+    frame.run(NAME, resolve(settings), compute, summary, draw, table)
+
+
+def compute(settings: Settings) -> Arrays:
+    """The runs of `settings.runs` with what `trained.measure` and `start.of_run` give,
+    and for each "<name>/" and, at the R - 1 records after the first:
+
+      "moved" (S, R - 1, K), the squared change of each filter; "cosine" (S, R - 1), of
+      the change and the linearised one; "correlation" (S, R - 1, G) and "log_ratio"
+      (S, R - 1), of the predicted profile; "blocks_correlation" and "blocks_log_ratio"
+      (S, R - 1); for forms.FITTED "<form>/correlation", "log_ratio" and "time" (S, R -
+      1); and for all others "<form>/last" (S,), the correlation at the last record.
+    """
+    named = runs(settings)
+    data = trained.load_all(named, settings.data_dir)
+    arrays = trained.measure(named, data, settings)
+    measured = trained.measured(arrays)
+    for name, run in named.items():
+        print(f"{trained.titles(arrays)[name]}: what its start predicts", flush=True)
+        found = start.of_run(run, data[name], measured[name], settings)
+        found |= compared(measured[name], found)
+        found |= fitted(
+            run,
+            data[name],
+            measured[name],
+            found,
+            settings,
+            parts=name.split()[0] in ABLATED,
+            controls=name in CONTROLLED,
+        )
+        arrays |= {f"{name}/{key}": value for key, value in found.items()}
+    return arrays
+
+
+def compared(run: trained.MeasuredRun, found: Arrays) -> Arrays:
+    """What was predicted against what was trained."""
+    change, profile = run.conv1[:, 1:] - run.conv1[:, :1], run.change[:, 1:]
+    filters = np.moveaxis(change.reshape(*change.shape[:2], -1, change.shape[-1]), 2, 3)
+    linearised = found.pop("linearised")
+    product = np.einsum("srkd,srkd->sr", filters, linearised)
+    lengths = [np.einsum("srkd,srkd->sr", w, w) for w in (filters, linearised)]
+    own = found["predicted"][:, :, OWN_TIME]
+    return {
+        "moved": np.einsum("srkd,srkd->srk", filters, filters),
+        "cosine": product / np.sqrt(lengths[0] * lengths[1]),
+        "correlation": np.asarray(
+            theory.profile_correlation(found["predicted"], profile[:, :, None])
+        ),
+        "log_ratio": np.asarray(theory.log_ratio_std(profile, own)),
+        "blocks_correlation": np.asarray(
+            theory.profile_correlation(found["blocks"], profile)
+        ),
+        "blocks_log_ratio": np.asarray(theory.log_ratio_std(profile, found["blocks"])),
+    }
+
+
+def fitted(
+    run: trained.Run,
+    data: trained.Data,
+    measured: trained.MeasuredRun,
+    found: Arrays,
+    settings: Settings,
+    *,
+    parts: bool,
+    controls: bool,
+) -> Arrays:
+    """The forms with their time fitted to each network.
+
+    Args:
+      parts, controls: whether to fit the ABLATIONS, and the CONTROLS.
+    """
+    images = data.images[start.chosen(data, settings.curvature_images)]
+    spectrum = measured.variance, measured.components
+    results: dict[str, list[Any]] = {}
+    for index, moments in enumerate(found["moments"]):
+        profile, filters = measured.change[index, 1:], measured.conv1[index, 0]
+        made = forms.families(images, moments, *spectrum)
+        known = {
+            f"{name}/{part}": getattr(fit, field)
+            for name, family in made.items()
+            for fit in [theory.fit_profile(profile, family)]
+            for part, field in PARTS.items()
+        }
+        others: dict[str, Any] = {}
+        common = images, filters, run.network
+        if parts:
+            others |= forms.ablations(*common, moments, measured.components)
+        if controls:
+            others |= forms.controls(*common, data, measured.components)
+        known |= {
+            f"{name}/last": theory.fit_profile(profile[-1], family).correlation
+            for name, family in others.items()
+        }
+        for name, value in known.items():
+            results.setdefault(name, []).append(np.asarray(value))
+    return {name: np.stack(values) for name, values in results.items()}
+
+
+def summary(arrays: Arrays) -> dict[str, Any]:
+    """How well each form agrees with the trained networks, and the checks."""
+    measured = trained.measured(arrays)
+    return trained.summarize(
+        arrays, results(measured), checks(measured), trained_to_the_end=False
+    )
+
+
+def table(summary: dict[str, Any]) -> frame.Table:
+    """The results in words."""
+    rows = summary["results"]
+    columns = {
+        "trained": [row["run"] for row in rows],
+        "epoch": [str(row["epoch"]) for row in rows],
+        "nothing fitted": [frame.number(row["predicted"]) for row in rows],
+        "patch moments, one number": [frame.number(row["blocks"]) for row in rows],
+    }
+    columns |= {
+        f"{form}, time fitted": [frame.number(row[form]) for row in rows]
+        for form in forms.FITTED
+    }
+    columns |= {
+        "between networks": [frame.number(row["ceiling"]) for row in rows],
+        "size": [frame.number(row["size"]) for row in rows],
+        "whiteness": [frame.number(row["whiteness"]) for row in rows],
+    }
+    note = (
+        "correlation of the profile of the change w(t) - w(0) with each form, ±"
+        " standard deviation over networks; nothing fitted: the curvature at the start"
+        " at the training's own time; one number: the patch moments of the filters in"
+        " the place of the curvature, scaled to its trace; between networks: of pairs"
+        " of trained networks; size: root mean square change, predicted over measured;"
+        " whiteness: of what flows back to the first layer, 1 if white over locations"
+    )
+    return frame.Table(columns, note)
