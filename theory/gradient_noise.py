@@ -123,7 +123,7 @@ def _noise_profile(
 
     if law.covariance is None:
         weights = (directions**2).sum(axis=2)
-        kept = left(rates, rates, t.reshape(-1, 1, 1))
+        kept = left(rates[None], rates[None], t.reshape(-1, 1, 1))
         # The covariance of a batch's gradient is H / B.
         energy = einsum("gpm,tgm->tp", weights, modes.curvature[None] * kept) / size
     else:

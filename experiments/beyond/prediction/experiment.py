@@ -40,6 +40,9 @@ from experiments.frame import Arrays
 # Runs of which more is asked; the others begin as these do.
 ABLATED = ("base", "dropout", "filters", "pair", "other", "small")
 CONTROLLED = ("base", "other")
+# What flows back, and patch moments of other images and gates, are known well enough
+# from so many.
+SOME_IMAGES = 500
 # Of a fit, as arrays have them and as `theory.ProfileFit` does.
 PARTS = {"correlation": "correlation", "log_ratio": "log_ratio_std", "time": "time"}
 
@@ -50,12 +53,14 @@ def main(settings: Settings) -> None:
 
 
 def compute(settings: Settings) -> Arrays:
-    """The runs of `settings.runs` with what `trained.measure` and `start.of_run` give,
-    and for each "<name>/" and, at the R - 1 records after the first:
+    """The runs of `settings.runs` with what `trained.measure`, `start.of_runs` and
+    `start.signals` give, and for each "<name>/" and, at the R - 1 records after the
+    first:
 
       "moved" (S, R - 1, K), the squared change of each filter; "cosine" (S, R - 1), of
       the change and the linearised one; "correlation" (S, R - 1, G) and "log_ratio"
-      (S, R - 1), of the predicted profile; "blocks_correlation" and "blocks_log_ratio"
+      (S, R - 1), of the predicted profile; "noisy_correlation" (S, R - 1), with the
+      noise of the steps added; "blocks_correlation" and "blocks_log_ratio"
       (S, R - 1); for forms.FITTED "<form>/correlation", "log_ratio" and "time" (S, R -
       1); and for all others "<form>/last" (S,), the correlation at the last record.
     """
@@ -63,19 +68,21 @@ def compute(settings: Settings) -> Arrays:
     data = trained.load_all(named, settings.data_dir)
     arrays = trained.measure(named, data, settings)
     measured = trained.measured(arrays)
-    for name, run in named.items():
-        print(f"{trained.titles(arrays)[name]}: what its start predicts", flush=True)
-        found = start.of_run(run, data[name], measured[name], settings)
-        found |= compared(measured[name], found)
+    print("what the start of each run predicts", flush=True)
+    for name, found in start.of_runs(named, data, measured, settings):
+        run, count = measured[name], len(data[name].labels)
+        found |= start.signals(named[name], data[name], SOME_IMAGES)
+        found["blocks"] = start.by_moments(found, count, run.components)
+        found |= compared(run, found)
         found |= fitted(
-            run,
+            named[name],
             data[name],
-            measured[name],
+            run,
             found,
-            settings,
             parts=name.split()[0] in ABLATED,
             controls=name in CONTROLLED,
         )
+        del found["moments"]  # large, and not looked at again
         arrays |= {f"{name}/{key}": value for key, value in found.items()}
     return arrays
 
@@ -95,6 +102,9 @@ def compared(run: trained.MeasuredRun, found: Arrays) -> Arrays:
             theory.profile_correlation(found["predicted"], profile[:, :, None])
         ),
         "log_ratio": np.asarray(theory.log_ratio_std(profile, own)),
+        "noisy_correlation": np.asarray(
+            theory.profile_correlation(np.hypot(own, found["noise"]), profile)
+        ),
         "blocks_correlation": np.asarray(
             theory.profile_correlation(found["blocks"], profile)
         ),
@@ -107,7 +117,6 @@ def fitted(
     data: trained.Data,
     measured: trained.MeasuredRun,
     found: Arrays,
-    settings: Settings,
     *,
     parts: bool,
     controls: bool,
@@ -117,7 +126,7 @@ def fitted(
     Args:
       parts, controls: whether to fit the ABLATIONS, and the CONTROLS.
     """
-    images = data.images[start.chosen(data, settings.curvature_images)]
+    images = data.images[start.chosen(data, SOME_IMAGES)]
     spectrum = measured.variance, measured.components
     results: dict[str, list[Any]] = {}
     for index, moments in enumerate(found["moments"]):

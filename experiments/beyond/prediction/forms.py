@@ -52,7 +52,7 @@ def families(
     """The forms that are fitted at every record, by their names."""
     return {
         LAMBDA: theory.theorem_family(variance),
-        NOISE: noise_family(_padded_moment(images), components),
+        NOISE: of_noise(_padded_moment(images), components),
         MOMENTS: of_moments(moments, components),
     }
 
@@ -112,10 +112,21 @@ def padded(components: np.ndarray, entries: int) -> np.ndarray:
     return np.pad(components, ((0, entries - len(components)), (0, 0)))
 
 
-def noise_family(moment: np.ndarray, components: np.ndarray) -> Any:
-    r""":math:`\sqrt{u_i^T (1 - e^{-2tS}) u_i}`, which noise that is white over time
-    would give; S is the moment."""
-    raise NotImplementedError
+def of_noise(moment: np.ndarray, components: np.ndarray) -> Any:
+    r"""Profiles :math:`\sqrt{u_i^T (1 - e^{-2tS}) u_i}` over time, S the moment: what
+    white noise of the same covariance would give."""
+    variance, axes = np.linalg.eigh(moment)
+    shares = (axes.T @ components) ** 2
+
+    def profile(time: np.ndarray) -> np.ndarray:
+        return np.sqrt(-np.expm1(-2 * time[..., None] * variance) @ shares)
+
+    return theory.profile_family(
+        profile,
+        times=(1e-4 / variance.max(), 1e4 / variance.min()),
+        at_zero=np.sqrt(variance @ shares),
+        at_infinity=np.ones(len(variance)),
+    )
 
 
 def other_images(images: np.ndarray, data: trained.Data) -> dict[str, np.ndarray]:

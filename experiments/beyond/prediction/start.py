@@ -3,8 +3,10 @@ from it."""
 
 import hashlib
 import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
@@ -24,57 +26,104 @@ from experiments.frame import Arrays, disk
 FORMAT = 1
 
 
-def of_run(
+# What of `at_start` has an axis of times.
+TIMED = ("predicted", "linearised")
+
+
+class Batches(NamedTuple):
+    """How a run goes through its images, on which the noise of its steps depends."""
+
+    size: int
+    learning_rate: float
+    steps_per_epoch: int
+
+
+def of_runs(
+    named: Mapping[str, trained.Run],
+    data: Mapping[str, trained.Data],
+    measured: Mapping[str, trained.MeasuredRun],
+    settings: Settings,
+) -> Iterator[tuple[str, Arrays]]:
+    """For each run `at_start` of all its networks, with a leading axis of them, and
+    "times" (R,) of its records but the first.
+
+    Runs that begin alike are measured once, and what was measured is kept beside the
+    store's runs.
+    """
+    times = {
+        name: run.learning_rate
+        * measured[name].epochs[1:]
+        * (len(data[name].labels) // run.batch_size)
+        for name, run in named.items()
+    }
+    begin = {name: _begin(run, data[name]) for name, run in named.items()}
+    for name, run in named.items():
+        alike = [other for other in named if begin[other] == begin[name]]
+        every = np.unique(np.concatenate([times[other] for other in alike]))
+        batches = sorted({_batches(named[other], data[name]) for other in alike})
+        place, found = batches.index(_batches(run, data[name])), []
+        for index in range(run.seeds):
+            print(f"  network {index + 1} of {run.seeds}", flush=True)
+            asked = index, every, batches, settings
+            known = _kept(run, data[name], measured[name], *asked)
+            own = np.searchsorted(every, times[name])
+            known |= {key: known[key][own] for key in TIMED}
+            found.append(known | {"noise": known["noise"][place, own]})
+        stacked = {key: np.stack([one[key] for one in found]) for key in found[0]}
+        yield name, {"times": times[name]} | stacked
+
+
+def _begin(run: trained.Run, data: trained.Data) -> dict[str, Any]:
+    """What the beginning of a run depends on."""
+    return {
+        "network": asdict(run.network),
+        "seed": run.seed,
+        "seeds": run.seeds,
+        "checksum": data.checksum,
+    }
+
+
+def _batches(run: trained.Run, data: trained.Data) -> Batches:
+    steps = len(data.labels) // run.batch_size
+    return Batches(run.batch_size, run.learning_rate, steps)
+
+
+def _kept(
     run: trained.Run,
     data: trained.Data,
     measured: trained.MeasuredRun,
+    index: int,
+    times: np.ndarray,
+    batches: Sequence[Batches],
     settings: Settings,
 ) -> Arrays:
-    """`at_start` of all networks of a run, with a leading axis of them, and "times"
-    (R,); each network is measured once, and kept beside the store's runs."""
-    epochs = measured.epochs[1:]
-    times = run.learning_rate * epochs * (len(data.labels) // run.batch_size)
+    """`at_start` of one network, from its file if there is one."""
+    content = _begin(run, data) | {
+        "format": FORMAT,
+        "index": index,
+        "times": times.tolist(),
+        "batches": batches,
+        "multiples": MULTIPLES.tolist(),
+        "curvature_images": settings.curvature_images,
+    }
+    text = json.dumps(content, sort_keys=True)
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
     assert settings.store is not None
     folder = disk.prepare_folder(settings.store / "starts", "--store")
-    found = []
-    for index in range(run.seeds):
-        content = asdict(run) | {
-            "format": FORMAT,
-            "index": index,
-            "checksum": data.checksum,
-            "times": times.tolist(),
-            "multiples": MULTIPLES.tolist(),
-            "curvature_images": settings.curvature_images,
-        }
-        text = json.dumps(content, sort_keys=True)
-        name = hashlib.sha256(text.encode()).hexdigest()[:16]
-        file = folder / f"{name}.npz"
-        if settings.fresh or not file.exists():
-            network: Any = trained.initial_network(run, data, index)
-            known = measured.conv1[index, 0]
-            drawn = np.asarray(network.conv1.kernel[...], np.float64)
-            # Under vmap, as they are trained, rounding may differ.
-            if not np.allclose(drawn, known, rtol=1e-4, atol=1e-6):
-                raise ValueError(
-                    f"network {index} of the stored run does not begin with the weights"
-                    " that its seed gives now; train it again with --fresh."
-                )
-            print(f"  curvature of network {index + 1} of {run.seeds}", flush=True)
-            disk.write_arrays(
-                file,
-                at_start(
-                    network,
-                    data,
-                    run.network,
-                    times,
-                    measured.components,
-                    settings.curvature_images,
-                ),
+    file = folder / f"{name}.npz"
+    if settings.fresh or not file.exists():
+        network: Any = trained.initial_network(run, data, index)
+        drawn = np.asarray(network.conv1.kernel[...], np.float64)
+        # In one program with others, as it was trained, rounding may differ.
+        if not np.allclose(drawn, measured.conv1[index, 0], rtol=1e-4, atol=1e-6):
+            raise ValueError(
+                f"network {index} of the stored run does not begin with the weights"
+                " that its seed gives now; train it again with --fresh."
             )
-        found.append(disk.read_arrays(file, f"remove {file}"))
-    return {"times": times} | {
-        name: np.stack([one[name] for one in found]) for name in found[0]
-    }
+        size = settings.curvature_images
+        known = run.network, times, batches, measured.components, size
+        disk.write_arrays(file, at_start(network, data, *known))
+    return disk.read_arrays(file, f"remove {file}")
 
 
 def chosen(data: trained.Data, count: int) -> np.ndarray:
@@ -88,32 +137,36 @@ def at_start(
     data: trained.Data,
     kind: trained.Network,
     times: np.ndarray,
+    batches: Sequence[Batches],
     components: np.ndarray,
     curvature_images: int,
 ) -> Arrays:
-    """The curvature of the first layer, what flows back to it, and what they predict.
+    """The curvature of the first layer, and what it predicts.
 
     Args:
       data: what the network will be trained on.
       kind: what it is.
       times: learning rate times steps, (R,).
+      batches: for which the noise is worked out.
       components: of the patches, (d, d).
       curvature_images: so many of the training images are measured on.
 
     Returns:
-      Of K filters of d weights, float32 where large:
-      "predicted", profiles (R, G, d) at MULTIPLES of `times`, nothing fitted, and
-      "blocks" (R, d), with patch moments in the place of the curvature and one number
-      taken from it; "linearised" (R, K, d), the change that the gradient at the start
-      would make; "moments" (K, d', d'), the patch moments of the filters, d' = d + 1
-      where the bias learns; "traces" and "moment_traces" (K,), of the blocks of single
-      filters and of their moments, and their "cosines" (K,); "trace" and
-      "drive_ratio" (), of the curvature, and N |b|^2 over it; and of what flows back
-      "whiteness", "neighbours" and "border" ().
+      Of K filters of d weights:
+      "predicted", profiles (R, G, d) at MULTIPLES of `times`, nothing fitted;
+      "linearised" (R, K, d), the change that the gradient at the start would make;
+      "noise" (batches, R, d), profiles of what the noise of the steps adds; "moments"
+      (K, d', d'), the patch moments of the filters, d' = d + 1 where the bias learns;
+      "traces" and "moment_traces" (K,), of the blocks of single filters and of their
+      moments, and their "cosines" (K,); "trace" and "drive_ratio" (), of the curvature,
+      and N |b|^2 over it.
     """
     count, some = len(data.labels), chosen(data, curvature_images)
     images, labels = data.images[some], data.labels[some]
-    measure = {"loss": "cross_entropy", "bias": not has_batch_norm(kind)}
+    measure: dict[str, Any] = {
+        "loss": "cross_entropy",
+        "bias": not has_batch_norm(kind),
+    }
     tangent = linear_cnn.tangent_moments(network, images, labels, **measure)
     curvature = np.asarray(tangent.curvature, np.float64)
     drive = np.asarray(
@@ -124,34 +177,92 @@ def at_start(
     )
     d, entries = len(components), drive.shape[1]
     basis = padded(components, entries)
-    # Of time alone: the step does not matter.
-    dynamics = theory.quadratic_descent(curvature, drive, 1e-9)
-    steps = 1e9 * times
+    # Gradient flow, in which only the product of rate and steps counts.
+    dynamics = theory.quadratic_descent(curvature, drive, 1.0, continuous=True)
     blocks = np.einsum("kakb->kab", curvature)
     kernel: Any = network.conv1.kernel[...]  # type: ignore[attr-defined]
     moments = filter_moments(images, np.asarray(kernel, np.float64), kind)
     traces, moment_traces = (np.einsum("kaa->k", m) for m in (blocks, moments))
-    scale = traces.sum() / moment_traces.sum()
-    products = [
+    product, *squares = (
         np.einsum("kab,kab->k", *pair)
         for pair in ((blocks, moments), (blocks, blocks), (moments, moments))
-    ]
-    signal = linear_cnn.backpropagated_signal(network, images, labels)
+    )
+    at = times[:, None] * MULTIPLES
+    predicted = dynamics.expected_profile(at, basis, count=count)
     found = {
-        "predicted": dynamics.expected_profile(
-            steps[:, None] * MULTIPLES, basis, count=count, continuous=True
-        ),
-        "blocks": theory.curvature_profile(moments, scale * times, basis)
-        / np.sqrt(scale * count),
-        "linearised": np.asarray(dynamics.change(steps, continuous=True))[..., :d],
+        "predicted": predicted,
+        "linearised": np.asarray(dynamics.change(times))[..., :d],
+        "noise": [
+            theory.gradient_noise_profile(
+                dynamics,
+                times,
+                basis,
+                # In units of the rate, as time is.
+                batch_size=one.size / one.learning_rate,
+                steps_per_epoch=one.steps_per_epoch * one.learning_rate,
+            )
+            for one in batches
+        ],
         "moments": moments,
         "traces": traces,
         "moment_traces": moment_traces,
-        "cosines": products[0] / np.sqrt(products[1] * products[2]),
+        "cosines": product / np.sqrt(squares[0] * squares[1]),
         "trace": traces.sum(),
         "drive_ratio": count * (drive**2).sum() / traces.sum(),
-        "whiteness": signal.whiteness,
-        "neighbours": 0,
-        "border": signal.border_share,
     }
     return {name: np.asarray(value) for name, value in found.items()}
+
+
+def by_moments(
+    found: Mapping[str, np.ndarray], count: int, components: np.ndarray
+) -> np.ndarray:
+    """Predicted profiles (S, R, d) with the patch moments of the filters in the place
+    of the curvature, and one number taken from it: its trace.
+
+    Args:
+      found: of the networks of a run, as `of_runs` gives it.
+      count: of training images.
+    """
+    scale = found["traces"].sum(axis=-1) / found["moment_traces"].sum(axis=-1)
+    profiles = [
+        np.asarray(
+            theory.curvature_profile(
+                moments, one * found["times"], padded(components, moments.shape[-1])
+            )
+        )
+        / np.sqrt(one * count)
+        for moments, one in zip(found["moments"], scale, strict=True)
+    ]
+    return np.stack(profiles)
+
+
+def signals(run: trained.Run, data: trained.Data, count: int) -> Arrays:
+    """What flows back to the first layer of the networks of a run before their
+    training, on so many of their images.
+
+    Returns:
+      each (S,): "whiteness" over locations, correlation of "neighbours", energy at the
+      "border" over that inside, and root mean square correlation of different
+      "filters".
+    """
+    images, found = data.images[chosen(data, count)], []
+    for index in range(run.seeds):
+        with warnings.catch_warnings():
+            # Whiteness above its bound is a result here.
+            warnings.simplefilter("ignore", UserWarning)
+            signal = linear_cnn.backpropagated_signal(
+                trained.initial_network(run, data, index), images, loss="cross_entropy"
+            )
+        lags, y, x = signal.autocorrelation, *np.array(signal.energy.shape) - 1
+        different = signal.filter_correlation[
+            ~np.eye(len(signal.filter_correlation), dtype=bool)
+        ]
+        found.append(
+            {
+                "whiteness": signal.whiteness,
+                "neighbours": (lags[y + 1, x] + lags[y, x + 1]) / 2,
+                "border": signal.border_energy,
+                "filters": np.sqrt(np.mean(different**2)),
+            }
+        )
+    return {key: np.array([one[key] for one in found]) for key in found[0]}

@@ -10,6 +10,7 @@ import theory
 from experiments import frame, trained
 from experiments.beyond.prediction import forms
 from experiments.beyond.prediction.settings import MULTIPLES, OWN_TIME
+from linear_cnn._text import escaped
 
 Runs = Mapping[str, trained.MeasuredRun]
 
@@ -33,8 +34,24 @@ def sizes(measured: Runs) -> list[str]:
 
 
 def titles(measured: Runs) -> dict[str, str]:
-    """The titles of the runs by their names."""
-    return trained.titles(next(iter(measured.values())).arrays)
+    """What is trained, or how it differs from the first run, by the runs' names."""
+    return {name: _title(name, run.config) for name, run in measured.items()}
+
+
+def _title(name: str, config: Mapping[str, Any]) -> str:
+    kind, images = name.split()[0], f"{config['images']:,} images"
+    titles = {
+        "base": trained.network(config),
+        "images": images,
+        "batch": f"batch {config['batch_size']}, rate {config['learning_rate']:g}",
+        "shuffled": "shuffled labels" + (f", {images}" if " " in name else ""),
+        "dropout": f"dropout {config['network'].get('dropout')}",
+        "filters": f"{trained.filters(config)} filters",
+        "pair": " / ".join(config["classes"] or ()),
+        "other": trained.network(config),
+        "small": "SmallCNN" + (", batch norm" if "norm" in name else ""),
+    }
+    return escaped(titles[kind])
 
 
 def results(measured: Runs) -> list[dict[str, Any]]:
@@ -141,7 +158,7 @@ def _curvature(measured: Runs) -> list[frame.Check]:
                 group="log change of single filters and log trace of their moments",
             ),
         ]
-    bounds: dict[str, dict[str, float]] = {
+    bounds: dict[str, dict[str, Any]] = {
         "base": {"at_most": WHITE},
         "other": {"at_most": WHITE},
         "small": {"above": WHITE},
@@ -174,14 +191,14 @@ def _shape(measured: Runs) -> list[frame.Check]:
                 f" {SHAPE_EPOCHS[0]} to {SHAPE_EPOCHS[1]}",
                 predicted[middle].min(initial=np.inf),
                 at_least=SHAPE,
-                reached=middle.any(),
+                reached=bool(middle.any()),
             ),
             frame.check(
                 "nothing fitted over the formula with its time fitted, "
                 f"{title}, least from epoch {BEYOND_FROM}",
                 (predicted - fitted)[later].min(initial=np.inf),
                 above=0.0,
-                reached=later.any(),
+                reached=bool(later.any()),
             ),
             *(
                 frame.check(
@@ -190,7 +207,7 @@ def _shape(measured: Runs) -> list[frame.Check]:
                     value,
                     at_least=MULTIPLE[0],
                     at_most=MULTIPLE[1],
-                    reached=late.any(),
+                    reached=bool(late.any()),
                 )
                 for word, value in (
                     ("least", best.min(initial=np.inf)),
