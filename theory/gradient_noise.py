@@ -1,6 +1,7 @@
 """What the noise of minibatches does to weights with a quadratic loss."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +33,8 @@ def gradient_noise_profile(
     t: ArrayLike,
     components: ArrayLike,
     *,
-    batch_size: ArrayLike,
-    steps_per_epoch: ArrayLike | None = None,
+    batch_size: int,
+    count: int | None = None,
     covariance: ArrayLike | None = None,
 ) -> Array:
     r"""Root mean square energy profile of what the noise of minibatches alone adds to
@@ -50,17 +51,19 @@ def gradient_noise_profile(
     rate, while what drives all images is not. The energies of the two add up.
 
     Where every epoch is a permutation of the images, as in `linear_cnn.train`, the
-    noises of its steps add up to 0, and only modes that forget within an epoch keep
-    any: give `steps_per_epoch`.
+    noises of its steps add up to almost nothing, and only modes that forget within an
+    epoch keep much: give `count`.
 
     Args:
       dynamics: of the loss, from `quadratic_descent`; its `drive` has no part in this.
       t: steps, as in `QuadraticDynamics.change`.
       components: u_i, orthonormal directions of a filter as columns, (d, p).
-      batch_size: B, images a step; scalar.
-      steps_per_epoch: of batches drawn without replacement, N / B; with replacement if
-        None.
-      covariance: D, in the shape of the curvature; H if None.
+      batch_size: B, images a step.
+      count: N, the number of images, if batches are drawn without replacement: an epoch
+        has N // B steps, and images left over are skipped. With replacement if None.
+      covariance: D, in the shape of the curvature; H if None. Of
+        `linear_cnn.TangentMoments` it is `gradient_moment` less the product of the
+        drive with itself.
 
     Returns:
       sqrt(E[e^2]), t.shape + (p,), in units of the weights. A time costs O(p n), or O(p
@@ -68,9 +71,9 @@ def gradient_noise_profile(
 
     Raises:
       TypeError: other dynamics. ValueError: t is negative, components are not
-        orthonormal or of another length, a batch size that is not positive, a
-        covariance of another shape, not finite, not symmetric or with a negative
-        diagonal.
+        orthonormal or of another length, a batch size that is not positive, fewer
+        images than a batch has, a covariance of another shape, not finite, not
+        symmetric or with a negative diagonal.
 
     Examples:
       >>> import numpy as np
@@ -86,8 +89,11 @@ def gradient_noise_profile(
     """
     check_kind("dynamics", dynamics, QuadraticDynamics, "quadratic_descent")
     check_positive("batch_size", batch_size)
-    if steps_per_epoch is not None:
-        check_positive("steps_per_epoch", steps_per_epoch)
+    if count is not None and not count >= batch_size >= 1:
+        raise ValueError(
+            f"count must be at least the batch size {batch_size}, of one image or more,"
+            f" got {count}; it is the number of all images."
+        )
     # The gradient of a batch with drawn labels has the covariance H / B.
     drawn = batch_size if covariance is None else None
     law = Law(components, drawn, None, covariance, None)
@@ -96,36 +102,32 @@ def gradient_noise_profile(
     if values is not None:
         # Steps in the dtype of the dynamics: int32 ends at 2e9.
         t = values.astype(dynamics.learning_rate.dtype)
-    return _noise_profile(dynamics, t, batch_size, steps_per_epoch, law)
+    return _noise_profile(dynamics, t, batch_size, count, law)
 
 
 @float64_outside_traces
-@jax.jit
+@partial(jax.jit, static_argnums=(2, 3))
 def _noise_profile(
     dynamics: QuadraticDynamics,
     t: ArrayLike,
-    batch_size: ArrayLike,
-    steps_per_epoch: ArrayLike | None,
+    batch_size: int,
+    count: int | None,
     law: Law,
 ) -> jax.Array:
     modes = modes_of(dynamics)
-    t, size, _ = as_floats(t, batch_size, modes.learning_rate)
+    t, _ = as_floats(t, modes.learning_rate)
     rates = modes.learning_rate * modes.curvature
     directions = directions_of(dynamics, modes, law.components)
-    epoch = None
-    if steps_per_epoch is not None:
-        epoch, _ = as_floats(steps_per_epoch, modes.learning_rate)
 
     def left(one: jax.Array, other: jax.Array, t: jax.Array) -> jax.Array:
-        sums = _sums(one, other, t, epoch, continuous=modes.continuous)
-        # Of a population that is drawn from without replacement.
-        return sums if epoch is None else sums * epoch * size / (epoch * size - 1)
+        return _sums(one, other, t, batch_size, count, continuous=modes.continuous)
 
     if law.covariance is None:
         weights = (directions**2).sum(axis=2)
         kept = left(rates[None], rates[None], t.reshape(-1, 1, 1))
         # The covariance of a batch's gradient is H / B.
-        energy = einsum("gpm,tgm->tp", weights, modes.curvature[None] * kept) / size
+        energy = einsum("gpm,tgm->tp", weights, modes.curvature[None] * kept)
+        energy = energy / batch_size
     else:
         forms = given_covariance(law, modes)[:, None] * einsum(
             "gpfm,gpfl->gpml", directions, directions
@@ -134,9 +136,11 @@ def _noise_profile(
         def at_time(t: jax.Array) -> jax.Array:
             """(p,)."""
             kept = left(rates[:, :, None], rates[:, None, :], t)
-            return einsum("gpml,gml->p", forms, kept) / size
+            return einsum("gpml,gml->p", forms, kept) / batch_size
 
         energy = lax.map(at_time, t.reshape(-1))
+        # Of the images that there are, and not of those that labels are drawn for.
+        energy = energy * (1 if count is None else count / max(count - 1, 1))
     energy = modes.learning_rate**2 * jnp.maximum(energy, 0)
     filters = math.prod(dynamics.shape[:-1])
     return square_root(energy / filters).reshape(*t.shape, -1)
@@ -146,25 +150,28 @@ def _sums(
     one: jax.Array,
     other: jax.Array,
     t: jax.Array,
-    epoch: jax.Array | None,
+    batch_size: int,
+    count: int | None,
     *,
     continuous: bool,
 ) -> jax.Array:
-    """Sum over the steps of what they leave of two modes of these rates, less, for an
-    epoch, what its other steps take back."""
+    """Sum over the steps of what they leave of two modes of these rates, less, within
+    an epoch, what its other steps take back."""
     lost = one + other - (0 if continuous else one * other)
 
     def of_steps(t: jax.Array) -> jax.Array:
         return mode_sums(lost, t, continuous=continuous)
 
-    if epoch is None:
+    if count is None:
         return of_steps(t)
+    share = batch_size / count
 
     def within(t: jax.Array) -> jax.Array:
         both = [mode_sums(rate, t, continuous=continuous) for rate in (one, other)]
-        return of_steps(t) - both[0] * both[1] / epoch
+        return of_steps(t) - share * both[0] * both[1]
 
-    epochs = jnp.floor(t / epoch)
-    rest = jnp.where(jnp.isinf(t), 0, t - jnp.where(jnp.isinf(t), 0, epochs) * epoch)
-    before = within(epoch) * mode_sums(lost * of_steps(epoch), epochs)
+    length = jnp.full_like(t, count // batch_size)
+    epochs = jnp.floor(t / length)
+    rest = jnp.where(jnp.isinf(t), 0, t - jnp.where(jnp.isinf(t), 0, epochs) * length)
+    before = within(length) * mode_sums(lost * of_steps(length), epochs)
     return before * (1 - lost * of_steps(rest)) + within(rest)

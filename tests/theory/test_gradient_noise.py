@@ -1,5 +1,6 @@
 """The noise of minibatches against its recursion, and against SGD that was run."""
 
+import math
 from dataclasses import replace
 
 import jax
@@ -81,9 +82,9 @@ def test_continuous_time_against_a_quadrature(given: bool) -> None:
     np.testing.assert_allclose(found, profile_of(total, components), rtol=1e-10)
 
 
-@pytest.mark.parametrize("epoch", [None, 4])
+@pytest.mark.parametrize("count", [None, 12])
 def test_without_a_covariance_it_is_the_curvature_also_for_independent_filters(
-    epoch: int | None,
+    count: int | None,
 ) -> None:
     curvature, _, components = problem(2)
     blocks = np.einsum("kakb->kab", curvature)
@@ -97,7 +98,7 @@ def test_without_a_covariance_it_is_the_curvature_also_for_independent_filters(
             times,
             components,
             batch_size=3,
-            steps_per_epoch=epoch,
+            count=count,
             covariance=covariance,
         )
         for matrix, covariance in (
@@ -107,18 +108,23 @@ def test_without_a_covariance_it_is_the_curvature_also_for_independent_filters(
             (whole, whole),
         )
     ]
-    for other in found[1:]:
-        np.testing.assert_allclose(other, found[0], rtol=1e-9)
-    if epoch is None:
+    # Of these images, or of all that labels could be drawn for.
+    population = 1 if count is None else math.sqrt(count / (count - 1))
+    for other, factor in zip(found, (1, population, 1, population), strict=True):
+        np.testing.assert_allclose(other, factor * found[0], rtol=1e-9)
+    if count is None:
         # eta / (2 B), up to the next order in the rate.
         np.testing.assert_allclose(found[0][-1], np.sqrt(0.3 / 6), rtol=0.3)
 
 
-@pytest.mark.parametrize(("replaced", "steps"), [(True, 40), (False, 40), (False, 42)])
-def test_sgd_that_was_run(replaced: bool, steps: int) -> None:
+@pytest.mark.parametrize(
+    ("replaced", "steps", "size"),
+    [(True, 40, 3), (False, 40, 3), (False, 42, 3), (False, 40, 5)],
+)
+def test_sgd_that_was_run(replaced: bool, steps: int, size: int) -> None:
     """Least squares on few images; batches with replacement, or epochs of all."""
     random = np.random.default_rng(3)
-    images, size, rate, runs = 12, 3, 0.05, 4000
+    images, rate, runs = 12, 0.05, 4000
     jacobians = random.normal(size=(images, K * D)) * np.geomspace(2, 0.2, K * D)
     h = jacobians.T @ jacobians / images
     gradients = jacobians * random.normal(size=images)[:, None]
@@ -146,7 +152,7 @@ def test_sgd_that_was_run(replaced: bool, steps: int) -> None:
             steps,
             np.eye(D),
             batch_size=size,
-            steps_per_epoch=None if replaced else per_epoch,
+            count=None if replaced else images,
             covariance=covariance.reshape(K, D, K, D),
         )
     )
@@ -166,10 +172,10 @@ def test_epochs_of_all_images(continuous: bool) -> None:
     found, replaced = (
         np.asarray(
             theory.gradient_noise_profile(
-                dynamics, times, np.eye(2), steps_per_epoch=epoch, **known
+                dynamics, times, np.eye(2), count=count, **known
             )
         )
-        for epoch in (100, None)
+        for count in (200, None)
     )
     np.testing.assert_array_equal(found[0], 0)
     # Half of an epoch leaves half of the energy to slow modes, the whole nothing.
@@ -188,7 +194,7 @@ def test_one_step_an_epoch_has_no_noise() -> None:
         [1, 5],
         components,
         batch_size=20,
-        steps_per_epoch=1,
+        count=20,
         covariance=covariance,
     )
     assert np.abs(found).max() < 1e-8
@@ -234,6 +240,7 @@ def test_under_transformations_and_in_float32() -> None:
     ("change", "message"),
     [
         ({"batch_size": 0}, "batch_size must be"),
+        ({"count": 1}, "count must be at least the batch size 2"),
         ({"components": np.eye(4)}, "components must have shape"),
         ({"components": 2 * np.eye(D)}, "orthonormal"),
         ({"t": -1}, "negative|>= 0"),
