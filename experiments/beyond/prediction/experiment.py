@@ -73,6 +73,7 @@ def compute(settings: Settings) -> Arrays:
         run, count = measured[name], len(data[name].labels)
         found |= start.signals(named[name], data[name], SOME_IMAGES)
         found["blocks"] = start.by_moments(found, count, run.components)
+        found["one_number"] = start.by_trace(found, count, run.variance)
         found |= compared(run, found)
         found |= fitted(
             named[name],
@@ -82,7 +83,8 @@ def compute(settings: Settings) -> Arrays:
             parts=name.split()[0] in ABLATED,
             controls=name in CONTROLLED,
         )
-        del found["moments"]  # large, and not looked at again
+        for large in ("kernel", "moments"):  # and not looked at again
+            del found[large]
         arrays |= {f"{name}/{key}": value for key, value in found.items()}
     return arrays
 
@@ -102,6 +104,13 @@ def compared(run: trained.MeasuredRun, found: Arrays) -> Arrays:
             theory.profile_correlation(found["predicted"], profile[:, :, None])
         ),
         "log_ratio": np.asarray(theory.log_ratio_std(profile, own)),
+        # Of the curvature of another network of the run.
+        "other_correlation": np.asarray(
+            theory.profile_correlation(np.roll(own, 1, axis=0), profile)
+        ),
+        "one_number_correlation": np.asarray(
+            theory.profile_correlation(found["one_number"], profile)
+        ),
         "noisy_correlation": np.asarray(
             theory.profile_correlation(np.hypot(own, found["noise"]), profile)
         ),
@@ -168,7 +177,11 @@ def table(summary: dict[str, Any]) -> frame.Table:
         "trained": [row["run"] for row in rows],
         "epoch": [str(row["epoch"]) for row in rows],
         "nothing fitted": [frame.number(row["predicted"]) for row in rows],
+        "best at a multiple of the time": [
+            f"{row['best_multiples'][-1]:.2g}" for row in rows
+        ],
         "patch moments, one number": [frame.number(row["blocks"]) for row in rows],
+        "formula, one number": [frame.number(row["one_number"]) for row in rows],
     }
     columns |= {
         f"{form}, time fitted": [frame.number(row[form]) for row in rows]
@@ -182,9 +195,11 @@ def table(summary: dict[str, Any]) -> frame.Table:
     note = (
         "correlation of the profile of the change w(t) - w(0) with each form, ±"
         " standard deviation over networks; nothing fitted: the curvature at the start"
-        " at the training's own time; one number: the patch moments of the filters in"
-        " the place of the curvature, scaled to its trace; between networks: of pairs"
-        " of trained networks; size: root mean square change, predicted over measured;"
-        " whiteness: of what flows back to the first layer, 1 if white over locations"
+        " at the training's own time, and the multiple of that time at which it would"
+        " agree best; one number: the patch moments of the filters, or the patch"
+        " variance, in the place of the curvature, scaled to its trace; between"
+        " networks: of pairs of trained networks; size: root mean square change,"
+        " predicted over measured; whiteness: of what flows back to the first layer, 1"
+        " if white over locations"
     )
     return frame.Table(columns, note)

@@ -18,7 +18,7 @@ ABLATIONS = (
     "λ-formula, padded",
     "patch moments, one rate",
     "patch moments, no pool",
-    "patch moments, random gate",
+    "patch moments, no gate",
 )
 FAILING, HARMLESS = ("other images", "shuffled pixels"), ("randomised phases",)
 CONTROLS = (*FAILING, *HARMLESS)
@@ -66,15 +66,13 @@ def ablations(
 ) -> dict[str, Any]:
     """What is left of the patch moments without one of their parts, by ABLATIONS."""
     rates = np.einsum("kaa->k", moments)[:, None, None]
-    # Which patches pass a random gate is independent of what they are.
-    random_gate = filter_moments(
-        images, filters, kind, pool=None, activation="identity"
-    )
+    # In expectation those of a gate that is independent of the patches.
+    no_gate = filter_moments(images, filters, kind, pool=None, activation="identity")
     made = (
         _padded_moment(images)[None],
         moments / rates,
         filter_moments(images, filters, kind, pool=None),
-        random_gate,
+        no_gate,
     )
     return {
         name: of_moments(one, components)

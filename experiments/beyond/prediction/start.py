@@ -5,7 +5,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +35,6 @@ class Batches(NamedTuple):
 
     size: int
     learning_rate: float
-    steps_per_epoch: int
 
 
 def of_runs(
@@ -57,14 +56,15 @@ def of_runs(
         for name, run in named.items()
     }
     begin = {name: _begin(run, data[name]) for name, run in named.items()}
+    made: set[str] = set()
     for name, run in named.items():
         alike = [other for other in named if begin[other] == begin[name]]
         every = np.unique(np.concatenate([times[other] for other in alike]))
-        batches = sorted({_batches(named[other], data[name]) for other in alike})
-        place, found = batches.index(_batches(run, data[name])), []
+        batches = sorted({_batches(named[other]) for other in alike})
+        place, found = batches.index(_batches(run)), []
         for index in range(run.seeds):
             print(f"  network {index + 1} of {run.seeds}", flush=True)
-            asked = index, every, batches, settings
+            asked = index, every, batches, settings, made
             known = _kept(run, data[name], measured[name], *asked)
             own = np.searchsorted(every, times[name])
             known |= {key: known[key][own] for key in TIMED}
@@ -79,13 +79,14 @@ def _begin(run: trained.Run, data: trained.Data) -> dict[str, Any]:
         "network": asdict(run.network),
         "seed": run.seed,
         "seeds": run.seeds,
-        "checksum": data.checksum,
+        "checksum": data.checksum,  # of pixels; the rest is what was done to them
+        "mean": np.asarray(data.mean).tolist(),
+        "std": np.asarray(data.std).tolist(),
     }
 
 
-def _batches(run: trained.Run, data: trained.Data) -> Batches:
-    steps = len(data.labels) // run.batch_size
-    return Batches(run.batch_size, run.learning_rate, steps)
+def _batches(run: trained.Run) -> Batches:
+    return Batches(run.batch_size, run.learning_rate)
 
 
 def _kept(
@@ -96,8 +97,10 @@ def _kept(
     times: np.ndarray,
     batches: Sequence[Batches],
     settings: Settings,
+    made: set[str],
 ) -> Arrays:
-    """`at_start` of one network, from its file if there is one."""
+    """`at_start` of one network, from its file if there is one; `made` are those that
+    need not be made afresh."""
     content = _begin(run, data) | {
         "format": FORMAT,
         "index": index,
@@ -111,19 +114,20 @@ def _kept(
     assert settings.store is not None
     folder = disk.prepare_folder(settings.store / "starts", "--store")
     file = folder / f"{name}.npz"
-    if settings.fresh or not file.exists():
-        network: Any = trained.initial_network(run, data, index)
-        drawn = np.asarray(network.conv1.kernel[...], np.float64)
-        # In one program with others, as it was trained, rounding may differ.
-        if not np.allclose(drawn, measured.conv1[index, 0], rtol=1e-4, atol=1e-6):
-            raise ValueError(
-                f"network {index} of the stored run does not begin with the weights"
-                " that its seed gives now; train it again with --fresh."
-            )
+    if (settings.fresh and name not in made) or not file.exists():
+        network = trained.initial_network(run, data, index)
         size = settings.curvature_images
         known = run.network, times, batches, measured.components, size
         disk.write_arrays(file, at_start(network, data, *known))
-    return disk.read_arrays(file, f"remove {file}")
+    made.add(name)
+    found = disk.read_arrays(file, f"remove {file}")
+    # In one program with others, as it was trained, rounding may differ.
+    if not np.allclose(found["kernel"], measured.conv1[index, 0], rtol=1e-4, atol=1e-6):
+        raise ValueError(
+            f"network {index} of the stored run does not begin with the weights that"
+            " its seed gives now; train it again with --fresh."
+        )
+    return found
 
 
 def chosen(data: trained.Data, count: int) -> np.ndarray:
@@ -153,13 +157,13 @@ def at_start(
 
     Returns:
       Of K filters of d weights:
-      "predicted", profiles (R, G, d) at MULTIPLES of `times`, nothing fitted;
-      "linearised" (R, K, d), the change that the gradient at the start would make;
-      "noise" (batches, R, d), profiles of what the noise of the steps adds; "moments"
-      (K, d', d'), the patch moments of the filters, d' = d + 1 where the bias learns;
-      "traces" and "moment_traces" (K,), of the blocks of single filters and of their
-      moments, and their "cosines" (K,); "trace" and "drive_ratio" (), of the curvature,
-      and N |b|^2 over it.
+      "kernel" (kh, kw, C, K), before training; "predicted", profiles (R, G, d) at
+      MULTIPLES of `times`, nothing fitted; "linearised" (R, K, d), the change that the
+      gradient at the start would make; "noise" (batches, R, d), profiles of what the
+      noise of the steps adds; "moments" (K, d', d'), the patch moments of the filters,
+      d' = d + 1 where the bias learns; "traces" and "moment_traces" (K,), of the blocks
+      of single filters and of their moments, and their "cosines" (K,); "trace" and
+      "drive_ratio" (), of the curvature, and N |b|^2 over it.
     """
     count, some = len(data.labels), chosen(data, curvature_images)
     images, labels = data.images[some], data.labels[some]
@@ -190,16 +194,16 @@ def at_start(
     at = times[:, None] * MULTIPLES
     predicted = dynamics.expected_profile(at, basis, count=count)
     found = {
+        "kernel": kernel,
         "predicted": predicted,
         "linearised": np.asarray(dynamics.change(times))[..., :d],
         "noise": [
             theory.gradient_noise_profile(
-                dynamics,
-                times,
+                replace(dynamics, learning_rate=np.asarray(one.learning_rate)),
+                times / one.learning_rate,
                 basis,
-                # In units of the rate, as time is.
-                batch_size=one.size / one.learning_rate,
-                steps_per_epoch=one.steps_per_epoch * one.learning_rate,
+                batch_size=one.size,
+                count=count,
             )
             for one in batches
         ],
@@ -211,6 +215,24 @@ def at_start(
         "drive_ratio": count * (drive**2).sum() / traces.sum(),
     }
     return {name: np.asarray(value) for name, value in found.items()}
+
+
+def by_trace(
+    found: Mapping[str, np.ndarray], count: int, variance: np.ndarray
+) -> np.ndarray:
+    """Predicted profiles (S, R, d) of the paper's formula, whose time is not fitted:
+    every filter has the patch variance, scaled to the trace of the curvature.
+
+    Args:
+      found: of the networks of a run, as `of_runs` gives it.
+      count: of training images.
+      variance: of the patches, (d,).
+    """
+    filters = found["traces"].shape[-1]
+    scale = found["trace"] / (filters * variance.sum())
+    rates = scale[:, None, None] * variance
+    left = -np.expm1(-rates * found["times"][:, None])
+    return np.asarray(left / np.sqrt(rates * count))
 
 
 def by_moments(
