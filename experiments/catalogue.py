@@ -156,8 +156,10 @@ CATALOGUE: dict[str, Experiment] = {
                 " a fitted time agree with the trained profile."
             ),
             "prediction_amplitude": (
-                "How far the weights of the first layer move against learning rate"
-                " times steps, and the size that is predicted over it."
+                "Against learning rate times steps: how far the weights of the first"
+                " layer move, the time at which the prediction has the shape of their"
+                " change (on the line: the training's own), and the size that labels"
+                " drawn from the network would give over the one that was measured."
             ),
         },
     ),

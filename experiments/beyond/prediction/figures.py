@@ -242,7 +242,7 @@ def _last(run: trained.MeasuredRun, form: str) -> np.ndarray:
 
 
 def _amplitude(folder: Path, measured: verdicts.Runs) -> None:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.8))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 5.2))
     shown = {
         name: run
         for name, run in measured.items()
@@ -260,24 +260,28 @@ def _amplitude(folder: Path, measured: verdicts.Runs) -> None:
             f"{config['images']:,} images, batch {config['batch_size']}, rate"
             f" {config['learning_rate']:g}" + (", shuffled labels" if shuffled else "")
         )
-        energy = (run.change[:, 1:] ** 2).mean(axis=-1)
-        times = run["times"]
+        energy, times = (run.change[:, 1:] ** 2).mean(axis=-1), run["times"]
+        effective = times * verdicts.best_multiples(run)
         figures.band(left, times, np.sqrt(energy), colour, label=label, **style)
+        middle.plot(times, effective, color=colour, **style)
         figures.band(right, times, verdicts.size(run), colour, **style)
     left.set(
-        xscale="log",
-        yscale="log",
-        title="change of the first layer",
-        xlabel="learning rate × steps",
+        title="size of the change",
         ylabel="root mean square change of a weight",
+    )
+    both = middle.get_xlim()
+    middle.plot(both, both, color="black", linewidth=0.8)
+    middle.set(
+        title="shape of the change",
+        ylabel="time at which the prediction agrees best",
     )
     right.axhline(1, color="black", linewidth=0.8)
     right.set(
-        xscale="log",
-        yscale="log",
-        title="the size that label noise at the start would give",
-        xlabel="learning rate × steps",
+        title="size that drawn labels would give",
         ylabel="predicted / measured",
     )
-    left.legend(fontsize=7)
+    for axis in (left, middle, right):
+        axis.set(xscale="log", yscale="log", xlabel="learning rate × steps")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
     figures.save(figure, folder, f"{NAME}_amplitude")
