@@ -269,7 +269,8 @@ def _amplitude(folder: Path, measured: verdicts.Runs) -> None:
         title="size of the change",
         ylabel="root mean square change of a weight",
     )
-    both = middle.get_xlim()
+    every = np.concatenate([run["times"] for run in shown.values()])
+    both = (every.min(), every.max())
     middle.plot(both, both, color="black", linewidth=0.8)
     middle.set(
         title="shape of the change",
