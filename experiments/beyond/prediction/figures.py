@@ -190,13 +190,16 @@ def _curvature(folder: Path, measured: verdicts.Runs) -> None:
 
 
 def _whiteness(axis: Any, measured: verdicts.Runs, words: dict[str, str]) -> None:
-    places = np.arange(len(measured))
-    for place, run in zip(places, measured.values(), strict=True):
-        values = run["whiteness"]
+    # The others begin as the first does, but for their images.
+    alike = ("images", "batch", "shuffled")
+    names = [name for name in measured if name.split()[0] not in alike]
+    places = np.arange(len(names))
+    for place, name in zip(places, names, strict=True):
+        values = measured[name]["whiteness"]
         axis.plot(values, [place] * len(values), "o", markersize=3, color=BLUE)
     axis.axvline(1, color="black", linewidth=0.8)
     axis.axvline(verdicts.WHITE, color=ORANGE, linestyle=":")
-    axis.set_yticks(places, [words[name] for name in measured], fontsize=7)
+    axis.set_yticks(places, [words[name] for name in names], fontsize=8)
     axis.invert_yaxis()
     axis.set(
         xscale="log",
@@ -225,13 +228,13 @@ def _gains(axis: Any, measured: verdicts.Runs, words: dict[str, str]) -> None:
             label=form,
         )
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_yticks(places, [words[name] for name in names], fontsize=7)
+    axis.set_yticks(places, [words[name] for name in names], fontsize=8)
     axis.invert_yaxis()
     axis.set(
         title="times fitted, end of training",
         xlabel=f"correlation, over that of the {forms.LAMBDA}",
     )
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.4, -0.14))
 
 
 def _last(run: trained.MeasuredRun, form: str) -> np.ndarray:
