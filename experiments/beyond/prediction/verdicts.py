@@ -225,35 +225,37 @@ def _shape_of(
         for begin in (BEYOND_FROM, MULTIPLE_FROM)
     )
     best = best_multiples(run)[late]
-    times = (("least", best.min()), ("largest", best.max()))
+    place = "" if written == "before" else ", other runs"
+
+    def verdict(words: str, more: str, value: Any, begin: int, **bounds: Any) -> Any:
+        return frame.check(
+            f"{words}, {title}, {more}",
+            value,
+            reached=bool(epochs[-1] >= begin),
+            written=written,
+            group=words + place,
+            **bounds,
+        )
+
+    time, since = "best multiple of the training's own time", f"epoch {MULTIPLE_FROM}"
+    bounds = {"at_least": MULTIPLE[0], "at_most": MULTIPLE[1]}
     return [
-        frame.check(
-            f"shape with nothing fitted, {title}, lowest of epochs {first} to {last}",
+        verdict(
+            "shape with nothing fitted",
+            f"lowest of epochs {first} to {last}",
             predicted[middle].min(),
+            last,
             at_least=SHAPE,
-            reached=bool(epochs[-1] >= last),
-            written=written,
         ),
-        frame.check(
-            f"nothing fitted over the formula with its time fitted, {title}, least from"
-            f" epoch {BEYOND_FROM}",
+        verdict(
+            "nothing fitted over the formula with its time fitted",
+            f"least from epoch {BEYOND_FROM}",
             over[later].min(),
+            BEYOND_FROM,
             above=0.0,
-            reached=bool(epochs[-1] >= BEYOND_FROM),
-            written=written,
         ),
-        *(
-            frame.check(
-                f"best multiple of the training's own time, {title}, {word} from epoch"
-                f" {MULTIPLE_FROM}",
-                value,
-                at_least=MULTIPLE[0],
-                at_most=MULTIPLE[1],
-                reached=bool(epochs[-1] >= MULTIPLE_FROM),
-                written=written,
-            )
-            for word, value in times
-        ),
+        verdict(time, f"least from {since}", best.min(), MULTIPLE_FROM, **bounds),
+        verdict(time, f"largest from {since}", best.max(), MULTIPLE_FROM, **bounds),
     ]
 
 
