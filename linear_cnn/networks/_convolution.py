@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from linear_cnn._checks import check_fits, integer
+from linear_cnn.networks import _winograd
 
 NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
@@ -28,8 +29,6 @@ _WINOGRAD_WIDTH = 16
 Convolution = Callable[..., jax.Array]
 """With the arguments of `jax.lax.conv_general_dilated`."""
 
-_Grid = Sequence[Sequence[jax.Array]]
-
 
 class _Settings(NamedTuple):
     """How images (N, H, W, C) are convolved."""
@@ -37,8 +36,9 @@ class _Settings(NamedTuple):
     strides: tuple[int, int]
     pads: tuple[tuple[int, int], tuple[int, int]]
     """((top, bottom), (left, right)); where negative, pixels are cut off."""
-    transposed: bool
-    """Whether filters are given as (kh, kw, K, C), not (kh, kw, C, K)."""
+    turned: bool
+    """Whether filters are given as (kh, kw, K, C), not (kh, kw, C, K), and are to be
+    turned by half a circle, as the gradient of images needs them."""
     precision: lax.PrecisionLike
     preferred_element_type: DTypeLike | None
 
@@ -198,15 +198,28 @@ def _unless_mapped(
 
 
 def _apply(images: jax.Array, filters: jax.Array, settings: _Settings) -> jax.Array:
+    if not _by_winograd(filters, settings):
+        return _multiply_patches(images, filters, settings)
+    return _winograd.responses(
+        _padded(images, settings), filters, settings.turned, _product(settings)
+    )
+
+
+def _by_winograd(filters: jax.Array, settings: _Settings) -> bool:
     kh, kw, *widths = filters.shape
-    wide = min(widths) >= _WINOGRAD_WIDTH
-    if (
+    return (
         (kh, kw, *settings.strides) == (3, 3, 1, 1)
-        and wide
+        and min(widths) >= _WINOGRAD_WIDTH
         and settings.precision != lax.Precision.HIGHEST
-    ):
-        return _winograd(images, filters, settings)
-    return _multiply_patches(images, filters, settings)
+    )
+
+
+def _product(settings: _Settings) -> Callable[..., jax.Array]:
+    return partial(
+        lax.dot_general,
+        precision=settings.precision,
+        preferred_element_type=settings.preferred_element_type,
+    )
 
 
 _convolve = jax.custom_vjp(_apply, nondiff_argnums=(2,))
@@ -222,12 +235,26 @@ def _backward(
     settings: _Settings, residuals: tuple[jax.Array, jax.Array], cotangents: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     images, filters = residuals
-    _, pull_back = jax.vjp(lambda filters: _apply(images, filters, settings), filters)
     of_images = _image_gradient(cotangents, filters, images.shape, settings)
-    return of_images.astype(images.dtype), *pull_back(cotangents)
+    of_filters = _filter_gradient(cotangents, filters, images, settings)
+    return of_images.astype(images.dtype), of_filters.astype(filters.dtype)
 
 
 _convolve.defvjp(_forward, _backward)
+
+
+def _filter_gradient(
+    cotangents: jax.Array, filters: jax.Array, images: jax.Array, settings: _Settings
+) -> jax.Array:
+    if _by_winograd(filters, settings):
+        return _winograd.filter_gradient(
+            _padded(images.astype(cotangents.dtype), settings),
+            cotangents,
+            settings.turned,
+            _product(settings),
+        )
+    _, pull_back = jax.vjp(lambda filters: _apply(images, filters, settings), filters)
+    return pull_back(cotangents)[0]
 
 
 def _image_gradient(
@@ -254,17 +281,20 @@ def _image_gradient(
         low = taps - 1 - before
         spread = (responses - 1) * stride + 1
         edges.append((low, pixels + taps - 1 - spread - low, stride - 1))
-    flipped = filters[::-1, ::-1].astype(cotangents.dtype)
     plain = settings._replace(
-        strides=(1, 1), pads=((0, 0), (0, 0)), transposed=not settings.transposed
+        strides=(1, 1), pads=((0, 0), (0, 0)), turned=not settings.turned
     )
-    return _convolve(_pad(cotangents, edges), flipped, plain)
+    return _convolve(_pad(cotangents, edges), filters.astype(cotangents.dtype), plain)
 
 
 def _pad(images: jax.Array, edges: Sequence[tuple[int, int, int]]) -> jax.Array:
     """Zeros (low, high, interior) along the rows and the columns of images; where
     negative, pixels cut off."""
     return lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+
+
+def _padded(images: jax.Array, settings: _Settings) -> jax.Array:
+    return _pad(images, [(low, high, 0) for low, high in settings.pads])
 
 
 def _multiply(vectors: jax.Array, matrix: jax.Array, settings: _Settings) -> jax.Array:
@@ -282,80 +312,25 @@ def _multiply(vectors: jax.Array, matrix: jax.Array, settings: _Settings) -> jax
 def _multiply_patches(
     images: jax.Array, filters: jax.Array, settings: _Settings
 ) -> jax.Array:
-    if settings.transposed:
-        filters = filters.swapaxes(2, 3)
+    if settings.turned:
+        filters = filters[::-1, ::-1].swapaxes(2, 3)
     kh, kw, _, count = filters.shape
-    down, right = settings.strides
-    images = _pad(images, [(low, high, 0) for low, high in settings.pads])
-    rows = (images.shape[1] - kh) // down + 1
-    columns = (images.shape[2] - kw) // right + 1
-    shifted = [
-        images[
-            :,
-            i : i + (rows - 1) * down + 1 : down,
-            j : j + (columns - 1) * right + 1 : right,
-        ]
-        for i in range(kh)
-        for j in range(kw)
-    ]
-    # Last axis in the order (kh, kw, C) of the filters.
-    patches = jnp.concatenate(shifted, axis=-1)
+    images = _padded(images, settings)
+    # Columns first, then rows: the last axis is in the order (kh, kw, C) of the
+    # filters.
+    patches = _shifted(images, 2, kw, settings.strides[1])
+    patches = _shifted(patches, 1, kh, settings.strides[0])
     return _multiply(patches, filters.reshape(-1, count), settings)
 
 
-def _winograd(images: jax.Array, filters: jax.Array, settings: _Settings) -> jax.Array:
-    r"""Filters of 3x3 pixels at stride 1: every tile d of 4x4 pixels gives 2x2
-    responses by 16 products, not 36.
-
-    .. math:: A^T [(G g G^T) \odot (B^T d B)] A
-
-    is F(2x2, 3x3) of Lavin and Gray (2016). The matrices A, B and G hold only 0, 1, -1
-    and 1/2; each of the 16 products is, over all tiles, channels and filters, one of
-    matrices.
-    """
-    (top, bottom), (left, right) = settings.pads
-    rows, columns = (
-        images.shape[1] + top + bottom - 2,
-        images.shape[2] + left + right - 2,
-    )
-    images = _pad(images, ((top, bottom + rows % 2, 0), (left, right + columns % 2, 0)))
-    # Rows and columns, rounded up to even numbers.
-    height, width = images.shape[1] - 2, images.shape[2] - 2
-    pixels = [
-        [images[:, i : i + height : 2, j : j + width : 2] for j in range(4)]
-        for i in range(4)
+def _shifted(images: jax.Array, axis: int, length: int, stride: int) -> jax.Array:
+    """Windows of a length along an axis, every so-manyth, side by side on the last."""
+    span = (images.shape[axis] - length) // stride * stride + 1
+    windows = [
+        lax.slice_in_dim(images, start, start + span, stride, axis)
+        for start in range(length)
     ]
-    tiles = _on_both_axes(
-        lambda d: [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]], pixels
-    )
-    kernels = _on_both_axes(
-        lambda g: [g[0], (g[0] + g[1] + g[2]) / 2, (g[0] - g[1] + g[2]) / 2, g[2]],
-        [[filters[i, j] for j in range(3)] for i in range(3)],
-    )
-    # Transposed only here, where the product takes the matrix as it lies: reading
-    # filters across takes long.
-    products = [
-        [
-            _multiply(tile, kernel.T if settings.transposed else kernel, settings)
-            for tile, kernel in zip(*pair, strict=True)
-        ]
-        for pair in zip(tiles, kernels, strict=True)
-    ]
-    quarters = _on_both_axes(
-        lambda m: [m[0] + m[1] + m[2], m[1] - m[2] - m[3]], products
-    )
-    # Response (2 t + p, 2 u + q) is entry (t, u) of quarter (p, q).
-    responses = jnp.stack([jnp.stack(quarter, axis=3) for quarter in quarters], axis=2)
-    return responses.reshape(-1, height, width, responses.shape[-1])[:, :rows, :columns]
-
-
-def _on_both_axes(
-    transform: Callable[[Sequence[jax.Array]], Sequence[jax.Array]], grid: _Grid
-) -> _Grid:
-    """A linear map of vectors on the rows of a grid, then on its columns."""
-    for _ in range(2):
-        grid = list(zip(*map(transform, grid), strict=True))
-    return grid
+    return jnp.concatenate(windows, axis=-1)
 
 
 def max_pool(images: jax.Array, window: int = 2) -> jax.Array:

@@ -7,7 +7,7 @@ Between them the host records, reports and keeps checkpoints.
 
 import signal
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.stages import Lowered
 from tqdm import tqdm
 
 from linear_cnn.training._checkpoints import Checkpoints, in_use
+from linear_cnn.training._compilation import compiled_beside
 from linear_cnn.training._identity import identify
 from linear_cnn.training._plan import _matched, _Plan
 from linear_cnn.training._seeds import (
@@ -62,12 +65,20 @@ def _run(
             "checkpoint_dir must be None inside jax.jit or jax.vmap: a trace has"
             " nothing to keep."
         )
-    # Compiler options cannot be given inside a trace.
-    start = _start_traced if traced else _start_all
     images_per_step = seeds * (program.batch_size or count)
     with ExitStack() as stack:
         folder = checkpoint_dir and stack.enter_context(in_use(Path(checkpoint_dir)))
-        state, step = start(program, layout, shape, keys), 0
+        if traced:
+            # Compiler options cannot be given inside a trace.
+            state = _start_traced(program, layout, shape, keys)
+        else:
+            recording, training = _lowered(
+                program, layout, outline, keys, data, validation
+            )
+            with compiled_beside(training) if records[-1] else nullcontext():
+                state = _start_all(program, layout, shape, keys)
+                recording.compile()
+        step = 0
         rows: list[dict[str, Any]] = []
         checkpoints = None
         if folder:
@@ -148,10 +159,7 @@ def _identity(
     records: np.ndarray,
 ) -> dict[str, Any]:
     """What a checkpoint of this run must agree with; of its state before step 0."""
-    zero = _index(0)
-    # With the state itself: the calls that follow then find their programs lowered.
-    step = _advance_all.lower(program, layout, state, *data, zero, zero)
-    recording = _record_all.lower(program, layout, state, data, validation)
+    recording, training = _lowered(program, layout, state, keys, data, validation)
     weights = state.trained, state.frozen, state.rest
     arrays = {
         "keys": keys,
@@ -169,9 +177,39 @@ def _identity(
         state.trained,
         state.frozen,
         arrays,
-        {"program": step.as_text(), "recording": recording.as_text()},
+        {"program": training.as_text(), "recording": recording.as_text()},
         data[0].devices(),
     )
+
+
+def _lowered(
+    program: _Program,
+    layout: _Layout | None,
+    state: _State,
+    keys: jax.Array,
+    data: tuple[Any, Any],
+    validation: tuple[Any, Any] | None,
+) -> tuple[Lowered, Lowered]:
+    """The programs that record and that train, as the calls will ask for them.
+
+    Args:
+      state: a state, or its outline.
+    """
+
+    def place(leaf: Any) -> Any:
+        if layout is None:
+            return keys.sharding if keys.committed else None
+        # XLA spreads no empty array.
+        spec = PartitionSpec(*("seeds",) if leaf.size else ())
+        return NamedSharding(layout.mesh, spec)
+
+    placed = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place(leaf)),
+        state,
+    )
+    recording = _record_all.lower(program, layout, placed, data, validation)
+    zero = _index(0)
+    return recording, _advance_all.lower(program, layout, placed, *data, zero, zero)
 
 
 _STRETCH_SECONDS = 1.0  # long beside the cost of a call, short beside patience

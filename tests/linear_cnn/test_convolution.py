@@ -87,7 +87,7 @@ def test_values_and_gradients_equal_those_of_xla(
 @pytest.mark.parametrize(
     ("kernel_size", "strides", "widths", "precision", "products"),
     [
-        ((3, 3), (1, 1), (16, 16), None, 16),
+        ((3, 3), (1, 1), (16, 16), None, 3),  # two of transforms
         ((3, 3), (1, 1), (16, 15), None, 1),
         ((3, 3), (1, 1), (15, 16), None, 1),
         ((3, 3), (1, 2), (16, 16), None, 1),
@@ -112,6 +112,20 @@ def test_winograds_rounding_is_that_of_float32():
     for own, other in zip(ours, theirs, strict=True):
         assert own.dtype == jnp.float32
         np.testing.assert_allclose(own, other, rtol=0, atol=3e-6 * np.abs(other).max())
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("transformed", [lambda f: f, jax.grad], ids=["", "gradient"])
+def test_a_wide_layer_compiles_into_few_loops(transformed):
+    """What is no product of matrices is a loop of its own, each of which takes XLA a
+    fiftieth of a second."""
+    images, kernel = random_arrays((2, 8, 8, 32), (3, 3, 32, 16), dtype=np.float32)
+
+    def loss(kernel):
+        return jnp.square(patch_convolution(images, kernel, (1, 1), "SAME")).sum()
+
+    program = jax.jit(transformed(loss)).lower(kernel).compile().as_text()
+    assert 0 < program.count("kind=kLoop") <= 12
 
 
 @pytest.mark.float32
@@ -211,17 +225,24 @@ def test_gradients_of_images_that_nobody_asks_for_cost_nothing():
     assert program.count("stablehlo.dot_general") == 2
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize(
+    ("backend", "size", "widths", "strides"),
+    [
+        ("cpu", (3, 2), (2, 2), (1, 2)),
+        ("gpu", (3, 2), (2, 2), (1, 2)),
+        ("cpu", (3, 3), (16, 17), (1, 1)),  # as Winograd's algorithm
+    ],
+)
 def test_second_derivatives_in_reverse_mode_are_right_and_forward_mode_is_refused(
-    monkeypatch, backend
+    monkeypatch, backend, size, widths, strides
 ):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    images, kernel = random_arrays((1, 3, 4, 2), (3, 2, 2, 2))
+    images, kernel = random_arrays((1, 3, 4, widths[0]), (*size, *widths))
 
     def penalty(convolve, images, kernel):
         def loss(images):
             return jnp.sin(
-                convolve(images, kernel, (1, 2), "SAME", dimension_numbers=NHWC)
+                convolve(images, kernel, strides, "SAME", dimension_numbers=NHWC)
             ).sum()
 
         return jnp.square(jax.grad(loss)(images)).sum()
