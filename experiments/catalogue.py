@@ -142,7 +142,7 @@ CATALOGUE: dict[str, Experiment] = {
     "prediction": Experiment(
         "the first layer of real networks, predicted before their training",
         OURS,
-        _times("2 min", "2 h", UNKNOWN),
+        _times("3 min", "2 h", UNKNOWN),
         captions={
             "prediction": (
                 "What was predicted with nothing fitted, and what was trained: the"

@@ -44,7 +44,7 @@ def _title(name: str, config: Mapping[str, Any]) -> str:
         "images": images,
         "batch": f"batch {config['batch_size']}, rate {config['learning_rate']:g}",
         "shuffled": "shuffled labels" + (f", {images}" if " " in name else ""),
-        "dropout": f"dropout {config['network'].get('dropout')}",
+        "dropout": f"dropout {config['network'].get('dropout') or 'nowhere'}",
         "filters": f"{trained.filters(config)} filters",
         "pair": " / ".join(config["classes"] or ()),
         "other": trained.network(config),
