@@ -178,29 +178,20 @@ def table(summary: dict[str, Any]) -> frame.Table:
         "trained": [row["run"] for row in rows],
         "epoch": [str(row["epoch"]) for row in rows],
         "nothing fitted": [frame.number(row["predicted"]) for row in rows],
-        "best at a multiple of the time": [
-            f"{row['best_multiples'][-1]:.2g}" for row in rows
-        ],
-        "patch moments, one number": [frame.number(row["blocks"]) for row in rows],
-        "formula, one number": [frame.number(row["one_number"]) for row in rows],
-    }
-    columns |= {
-        f"{form}, time fitted": [frame.number(row[form]) for row in rows]
-        for form in forms.FITTED
-    }
-    columns |= {
-        "between networks": [frame.number(row["ceiling"]) for row in rows],
+        "time": [f"{row['best_multiples'][-1]:.2g}" for row in rows],
+        "formula": [frame.number(row["one_number"]) for row in rows],
+        "formula, fitted": [frame.number(row[forms.LAMBDA]) for row in rows],
+        "moments, fitted": [frame.number(row[forms.MOMENTS]) for row in rows],
+        "networks": [frame.number(row["ceiling"]) for row in rows],
         "size": [frame.number(row["size"]) for row in rows],
-        "whiteness": [frame.number(row["whiteness"]) for row in rows],
     }
     note = (
         "correlation of the profile of the change w(t) - w(0) with each form, ±"
         " standard deviation over networks; nothing fitted: the curvature at the start"
-        " at the training's own time, and the multiple of that time at which it would"
-        " agree best; one number: the patch moments of the filters, or the patch"
-        " variance, in the place of the curvature, scaled to its trace; between"
-        " networks: of pairs of trained networks; size: root mean square change,"
-        " predicted over measured; whiteness: of what flows back to the first layer, 1"
-        " if white over locations"
+        " at the training's own time; time: the multiple of that time at which it would"
+        " agree best; formula: the paper's, its time taken from the trace of the"
+        " curvature, or fitted; moments: of the patches that reach each filter, their"
+        " time fitted; networks: trained ones with one another; size: root mean square"
+        " change, predicted over measured"
     )
     return frame.Table(columns, note)
