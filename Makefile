@@ -44,7 +44,7 @@ demo: $(STAMP)
 	$(BIN)/python -m experiments theory_vs_simulation --out results $(ARGS)
 
 # Compiled programs are kept between runs of the tests, and shared by their processes. An absolute path, since a
-# test may start a process in another folder. The demo compiles afresh: the time it takes is part of what it shows.
+# test may start a process in another folder. The demo keeps its own in the user's cache folder.
 test test-fast test-float32: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/jax
 test test-fast test-float32: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0.5
 

@@ -14,6 +14,7 @@ import tyro
 
 import linear_cnn
 from experiments import benchmark, catalogue, everything, report
+from experiments.compiled import keep_compiled_programs
 from experiments.download import standard
 from experiments.frame import PRESET_NAMES, Preset
 
@@ -51,6 +52,9 @@ def _command(name: str, preset: Preset | None) -> Callable[..., Any]:
     return run
 
 
+NO_CACHE = "--no-cache"
+
+
 class _Stopped(KeyboardInterrupt):
     """A signal to stop has come; training has saved what it had by then."""
 
@@ -76,6 +80,10 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     # Seeds are spread over JAX's devices: let a CPU count as one for each core.
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    if NO_CACHE in sys.argv:
+        sys.argv.remove(NO_CACHE)
+    else:
+        keep_compiled_programs()
     for kind in (signal.SIGINT, signal.SIGTERM):
         # Jobs that a shell puts into the background ignore SIGINT, and go on to.
         if signal.getsignal(kind) is not signal.SIG_IGN:
@@ -86,7 +94,8 @@ def main() -> None:
             prog=_program(),
             description=(
                 "Theory of the first layer of CNNs, compared with networks that were"
-                " really trained."
+                " really trained. Compiled programs are kept in the user's cache"
+                f" folder; {NO_CACHE} compiles all of them afresh."
             ),
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
