@@ -216,8 +216,8 @@ _STRETCH_SECONDS = 1.0  # long beside the cost of a call, short beside patience
 _CHECKPOINT_SECONDS = 20.0
 
 
-def _index(step: int) -> jax.Array:
-    return jnp.asarray(step, int)
+def _index(step: int) -> np.ndarray:
+    return np.asarray(step, int)
 
 
 def _trajectory(
@@ -231,16 +231,12 @@ def _trajectory(
     )
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(rows))
     stack = partial((jnp if traced else np).stack, axis=0 if layout is None else 1)
-    fields = (
-        {name: jnp.asarray(stack([row[name] for row in rows])) for name in rows[0]}
-        if rows
-        else {}
+    empty = np.zeros((0,), np.float32)
+    fields = {"steps": records[: len(rows)], "conv1": empty, "loss": empty} | (
+        {name: stack([row[name] for row in rows]) for name in rows[0]} if rows else {}
     )
-    empty = jnp.zeros((0,))
-    return Trajectory(
-        jnp.asarray(records[: len(rows)], int),
-        **({"conv1": empty, "loss": empty} | fields),
-    )
+    # Put there as they are: `jnp.asarray` compiles a program for each shape.
+    return Trajectory(**jax.device_put(fields))
 
 
 def _check_steps(
@@ -307,7 +303,7 @@ def _diverged(
 def _report(bar: Any, state: _State, rows: list[dict[str, Any]], rate: float) -> None:
     """Loss of the last batch and last recorded accuracies (means over seeds), and
     images a second."""
-    shown = {"loss": f"{np.mean(state.loss):.4g}"}
+    shown = {"loss": f"{np.asarray(state.loss).mean():.4g}"}
     for name in ("accuracy", "validation_accuracy"):
         if name in rows[-1]:
             shown[name.replace("_", " ")] = f"{np.mean(rows[-1][name]):.3f}"
