@@ -72,7 +72,7 @@ def _run(
             # Compiler options cannot be given inside a trace.
             state = _start_traced(program, layout, shape, keys)
         else:
-            recording, training = _lowered(
+            recording, training = programs = _lowered(
                 program, layout, outline, keys, data, validation
             )
             with compiled_beside(training) if records[-1] else nullcontext():
@@ -82,9 +82,7 @@ def _run(
         rows: list[dict[str, Any]] = []
         checkpoints = None
         if folder:
-            identity = _identity(
-                program, layout, state, keys, data, validation, records
-            )
+            identity = _identity(programs, state, keys, data, validation, records)
             checkpoints = Checkpoints(folder, identity)
             restored = checkpoints.restore(outline, records)
             if restored is not None:
@@ -150,8 +148,7 @@ def _never() -> None:
 
 
 def _identity(
-    program: _Program,
-    layout: _Layout | None,
+    programs: tuple[Lowered, Lowered],
     state: _State,
     keys: jax.Array,
     data: tuple[Any, Any],
@@ -159,7 +156,7 @@ def _identity(
     records: np.ndarray,
 ) -> dict[str, Any]:
     """What a checkpoint of this run must agree with; of its state before step 0."""
-    recording, training = _lowered(program, layout, state, keys, data, validation)
+    recording, training = programs
     weights = state.trained, state.frozen, state.rest
     arrays = {
         "keys": keys,
@@ -185,16 +182,12 @@ def _identity(
 def _lowered(
     program: _Program,
     layout: _Layout | None,
-    state: _State,
+    outline: _State,
     keys: jax.Array,
     data: tuple[Any, Any],
     validation: tuple[Any, Any] | None,
 ) -> tuple[Lowered, Lowered]:
-    """The programs that record and that train, as the calls will ask for them.
-
-    Args:
-      state: a state, or its outline.
-    """
+    """The programs that record and that train, as the calls will ask for them."""
 
     def place(leaf: Any) -> Any:
         if layout is None:
@@ -205,7 +198,7 @@ def _lowered(
 
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place(leaf)),
-        state,
+        outline,
     )
     recording = _record_all.lower(program, layout, placed, data, validation)
     zero = _index(0)
