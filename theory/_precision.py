@@ -127,6 +127,13 @@ def as_steps(iterations: Any) -> Any:
     return np.where(beyond, np.inf, values) if beyond.any() else iterations
 
 
+def as_float_like(other: Any, value: Any) -> Any:
+    """A concrete value in the floating-point dtype of another: steps may be integers,
+    and int32 ends at 2e9."""
+    known = concrete(value)
+    return value if known is None else known.astype(other.dtype)
+
+
 def power_of_two_near(largest: jax.Array) -> jax.Array:
     """A power of two by which numbers up to `largest` are divided, exactly, so that
     their squares neither overflow nor underflow; 1 for zero."""

@@ -19,8 +19,8 @@ from theory._checks import (
 )
 from theory._precision import (
     Array,
+    as_float_like,
     as_floats,
-    concrete,
     einsum,
     float64_outside_traces,
     matmul,
@@ -135,7 +135,7 @@ class LinearDynamics:
                 f" {np.shape(initial_kernel)}."
             )
         check_iterations(t)
-        return _kernel(self, self._as_float(t), initial_kernel)
+        return _kernel(self, as_float_like(self.learning_rate, t), initial_kernel)
 
     def expected_profile(
         self,
@@ -176,7 +176,12 @@ class LinearDynamics:
         """
         self._check_law(t, init_std, targets, components)
         return _expected_profile(
-            self, self._as_float(t), init_std, components, targets == "shuffled", change
+            self,
+            as_float_like(self.learning_rate, t),
+            init_std,
+            components,
+            targets == "shuffled",
+            change,
         )
 
     def profile_quantiles(
@@ -212,18 +217,12 @@ class LinearDynamics:
         return _profile_quantiles(
             self,
             q,
-            self._as_float(t),
+            as_float_like(self.learning_rate, t),
             init_std,
             components,
             targets == "shuffled",
             change,
         )
-
-    def _as_float(self, t: ArrayLike) -> ArrayLike:
-        """Concrete numbers, such as steps, in the dtype of the dynamics: int32, JAX's
-        integer without float64, ends at 2e9."""
-        values = concrete(t)
-        return t if values is None else values.astype(self.learning_rate.dtype)
 
     def _check_law(
         self,
@@ -236,7 +235,7 @@ class LinearDynamics:
         if targets not in ("drawn", "shuffled"):
             raise ValueError(f"targets must be 'drawn' or 'shuffled', got {targets!r}.")
         check_positive("init_std", init_std, or_zero=True)
-        check_squares("init_std", self._as_float(init_std))
+        check_squares("init_std", as_float_like(self.learning_rate, init_std))
         if components is not None:
             check_components(components, self.components.shape[0])
 

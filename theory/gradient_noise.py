@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 from theory._checks import check_kind, check_positive
 from theory._precision import (
     Array,
+    as_float_like,
     as_floats,
-    concrete,
     einsum,
     float64_outside_traces,
     square_root,
@@ -98,10 +98,7 @@ def gradient_noise_profile(
     drawn = batch_size if covariance is None else None
     law = Law(components, drawn, None, covariance, None)
     check_law(dynamics, t, law)
-    values = concrete(t)
-    if values is not None:
-        # Steps in the dtype of the dynamics: int32 ends at 2e9.
-        t = values.astype(dynamics.learning_rate.dtype)
+    t = as_float_like(dynamics.learning_rate, t)
     return _noise_profile(dynamics, t, batch_size, count, law)
 
 

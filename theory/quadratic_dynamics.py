@@ -21,6 +21,7 @@ from theory._checks import (
 )
 from theory._precision import (
     Array,
+    as_float_like,
     as_floats,
     concrete,
     einsum,
@@ -108,7 +109,7 @@ class QuadraticDynamics:
           ValueError: t is negative.
         """
         check_iterations(t)
-        return _change(self, self._as_float(t))
+        return _change(self, as_float_like(self.learning_rate, t))
 
     def expected_profile(
         self,
@@ -153,7 +154,7 @@ class QuadraticDynamics:
         """
         law = Law(components, count, target_std, covariance, mean)
         check_law(self, t, law)
-        return _expected_profile(self, self._as_float(t), law)
+        return _expected_profile(self, as_float_like(self.learning_rate, t), law)
 
     def profile_quantiles(
         self,
@@ -188,12 +189,7 @@ class QuadraticDynamics:
         law = Law(components, count, target_std, covariance, mean)
         check_law(self, t, law)
         check_probabilities("q", q)
-        return _profile_quantiles(self, q, self._as_float(t), law)
-
-    def _as_float(self, t: ArrayLike) -> ArrayLike:
-        """Concrete steps in the dtype of the dynamics: int32 ends at 2e9."""
-        values = concrete(t)
-        return t if values is None else values.astype(self.learning_rate.dtype)
+        return _profile_quantiles(self, q, as_float_like(self.learning_rate, t), law)
 
 
 class Law(NamedTuple):
