@@ -4,10 +4,6 @@ norm, activation and max pool, by automatic differentiation."""
 import dataclasses
 import functools
 import operator
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +12,10 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tests.theory.devices import run_on_eight_devices
 from tests.theory.twins import patch_rows, relative_error
 from theory import filter_curvature, patch_moments, streaming
 
-ROOT = Path(__file__).parents[2]
 RANDOM = np.random.default_rng(8)
 IMAGES = RANDOM.normal(size=(5, 7, 8, 2)).cumsum(axis=1).cumsum(axis=2)
 IMAGES = IMAGES + np.array([3.0, -40])
@@ -226,15 +222,7 @@ def on_eight_devices():
 
 
 def test_images_on_eight_devices():
-    settings = {"JAX_NUM_CPU_DEVICES": "8", "JAX_ENABLE_X64": "1"}
-    result = subprocess.run(
-        [sys.executable, "-m", __name__],
-        env=os.environ | settings,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
+    run_on_eight_devices(__name__)
 
 
 def test_chunks_on_a_device_count_each_image_once():

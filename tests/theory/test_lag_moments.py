@@ -2,16 +2,14 @@
 between the two moments that they join."""
 
 import functools
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tests.theory.devices import run_on_eight_devices
 from tests.theory.twins import all_patches, relative_error
 from theory import (
     cross_moments,
@@ -22,7 +20,6 @@ from theory import (
     streaming,
 )
 
-ROOT = Path(__file__).parents[2]
 RANDOM = np.random.default_rng(12)
 IMAGES = RANDOM.normal(size=(5, 7, 6, 2)).cumsum(axis=1).cumsum(axis=2) + 1
 
@@ -176,15 +173,7 @@ def on_eight_devices():
 
 
 def test_images_on_eight_devices():
-    settings = {"JAX_NUM_CPU_DEVICES": "8", "JAX_ENABLE_X64": "1"}
-    result = subprocess.run(
-        [sys.executable, "-m", __name__],
-        env=os.environ | settings,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
+    run_on_eight_devices(__name__)
 
 
 @pytest.mark.float32

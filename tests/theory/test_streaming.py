@@ -1,11 +1,7 @@
 """Sums over images that arrive in batches, lie on several devices, or are taken in
 chunks, against all at once."""
 
-import os
-import subprocess
-import sys
 import weakref
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tests.theory.devices import run_on_eight_devices
 from tests.theory.twins import (
     all_patches,
     entry_error,
@@ -28,7 +25,6 @@ from theory import (
     streaming,
 )
 
-ROOT = Path(__file__).parents[2]
 RANDOM = np.random.default_rng(4)
 KERNEL = (2, 3)
 # The mean drifts from image to image, so that every part has another one.
@@ -327,20 +323,7 @@ def on_eight_devices():
 
 
 def test_images_on_eight_devices():
-    settings = {
-        "JAX_NUM_CPU_DEVICES": "8",
-        "JAX_ENABLE_X64": "1",
-        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
-        "JAX_NUMPY_RANK_PROMOTION": "raise",
-    }
-    result = subprocess.run(
-        [sys.executable, "-m", __name__],
-        env=os.environ | settings,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
+    run_on_eight_devices(__name__)
 
 
 # --- bad input ---
