@@ -37,11 +37,12 @@ from experiments.trained.settings import (
     SettingsOfSeveral,
     base_run,
     check,
+    check_other_network,
     check_several,
     several_runs,
     shuffled_run,
 )
-from experiments.trained.store import initial_network
+from experiments.trained.store import identifier, initial_network
 
 __all__ = [
     "COMMAND",
@@ -65,12 +66,14 @@ __all__ = [
     "SettingsOfSeveral",
     "base_run",
     "check",
+    "check_other_network",
     "check_several",
     "comparison_table",
     "correlations",
     "dead",
     "filters",
     "fits",
+    "identifier",
     "initial_network",
     "load_all",
     "measure",

@@ -181,11 +181,16 @@ def check_several(given: AnySeveral) -> AnySeveral:
             f" none twice or equal to --first-features = {given.first_features}, got"
             f" {given.other_widths}."
         )
+    check_other_network(given)
+    return given
+
+
+def check_other_network(given: Any) -> None:
+    """Raise ValueError if the other network is the same one."""
     if given.other_network == given.network:
         raise ValueError(
             f"--other-network must be another than --network = {given.network}."
         )
-    return given
 
 
 def base_run(settings: Settings, **changes: Any) -> Run:

@@ -71,7 +71,8 @@ def configuration(run: Run, data: Data) -> dict[str, Any]:
 
 
 def identifier(config: dict[str, Any]) -> str:
-    """The name of a run's folder: the beginning of a hash of its configuration."""
+    """A name for what is kept of a configuration, such as a run's folder: the beginning
+    of its hash."""
     canonical = json.dumps(config, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

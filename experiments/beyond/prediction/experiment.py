@@ -136,23 +136,25 @@ def fitted(
       parts, controls: whether to fit the ABLATIONS, and the CONTROLS.
     """
     images = data.images[start.chosen(data, SOME_IMAGES)]
+    padded = forms.moment_with_padding(images)
+    other_images = forms.other_images(images, data) if controls else {}
     spectrum = measured.variance, measured.components
     results: dict[str, list[Any]] = {}
     for index, moments in enumerate(found["moments"]):
         profile, filters = measured.change[index, 1:], measured.conv1[index, 0]
-        made = forms.families(images, moments, *spectrum)
+        made = forms.families(padded, moments, *spectrum)
         known = {
             f"{name}/{part}": getattr(fit, field)
             for name, family in made.items()
             for fit in [theory.fit_profile(profile, family)]
             for part, field in PARTS.items()
         }
-        others: dict[str, Any] = {}
-        common = images, filters, run.network
+        known_network = filters, run.network
+        others = forms.controls(other_images, *known_network, measured.components)
         if parts:
-            others |= forms.ablations(*common, moments, measured.components)
-        if controls:
-            others |= forms.controls(*common, data, measured.components)
+            others |= forms.ablations(
+                images, *known_network, padded, moments, measured.components
+            )
         known |= {
             f"{name}/last": theory.fit_profile(profile[-1], family).correlation
             for name, family in others.items()

@@ -216,7 +216,9 @@ def _gains(axis: Any, measured: verdicts.Runs, words: dict[str, str]) -> None:
     shown = (forms.MOMENTS, forms.NOISE, *forms.ABLATIONS)
     for number, (form, colour) in enumerate(zip(shown, figures.COLOURS, strict=False)):
         gains = [
-            _last(measured[n], form) - _last(measured[n], forms.LAMBDA) for n in names
+            verdicts.last_correlation(measured[n], form)
+            - verdicts.last_correlation(measured[n], forms.LAMBDA)
+            for n in names
         ]
         means = [gain.mean() for gain in gains]
         axis.plot(
@@ -235,13 +237,6 @@ def _gains(axis: Any, measured: verdicts.Runs, words: dict[str, str]) -> None:
         xlabel=f"correlation, over that of the {forms.LAMBDA}",
     )
     axis.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.4, -0.14))
-
-
-def _last(run: trained.MeasuredRun, form: str) -> np.ndarray:
-    """Correlation at the end of training, (S,)."""
-    if f"{form}/last" in run:
-        return run[f"{form}/last"]
-    return run[f"{form}/correlation"][:, -1]
 
 
 def _amplitude(folder: Path, measured: verdicts.Runs) -> None:

@@ -1,6 +1,7 @@
 """Forms of the profile whose time is fitted: the paper's, that of the filters' patch
 moments, and what is left of it without one of its parts."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def filter_moments(
 
 
 def families(
-    images: np.ndarray,
+    padded_moment: np.ndarray,
     moments: np.ndarray,
     variance: np.ndarray,
     components: np.ndarray,
@@ -52,7 +53,7 @@ def families(
     """The forms that are fitted at every record, by their names."""
     return {
         LAMBDA: theory.theorem_family(variance),
-        NOISE: of_noise(_padded_moment(images), components),
+        NOISE: of_noise(padded_moment, components),
         MOMENTS: of_moments(moments, components),
     }
 
@@ -61,6 +62,7 @@ def ablations(
     images: np.ndarray,
     filters: np.ndarray,
     kind: trained.Network,
+    padded_moment: np.ndarray,
     moments: np.ndarray,
     components: np.ndarray,
 ) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def ablations(
     # In expectation those of a gate that is independent of the patches.
     no_gate = filter_moments(images, filters, kind, pool=None, activation="identity")
     made = (
-        _padded_moment(images)[None],
+        padded_moment[None],
         moments / rates,
         filter_moments(images, filters, kind, pool=None),
         no_gate,
@@ -81,16 +83,15 @@ def ablations(
 
 
 def controls(
-    images: np.ndarray,
+    others: Mapping[str, np.ndarray],
     filters: np.ndarray,
     kind: trained.Network,
-    data: trained.Data,
     components: np.ndarray,
 ) -> dict[str, Any]:
-    """The patch moments of other images, by CONTROLS."""
+    """The patch moments of `other_images`, by CONTROLS."""
     return {
         name: of_moments(filter_moments(other, filters, kind), components)
-        for name, other in other_images(images, data).items()
+        for name, other in others.items()
     }
 
 
@@ -99,7 +100,7 @@ def of_moments(moments: np.ndarray, components: np.ndarray) -> Any:
     return theory.curvature_family(moments, padded(components, moments.shape[-1]))
 
 
-def _padded_moment(images: np.ndarray) -> np.ndarray:
+def moment_with_padding(images: np.ndarray) -> np.ndarray:
     """Covariance of the patches as the network sees them."""
     moments = theory.patch_moments(images, KERNEL_SIZE, padding="SAME")
     return np.asarray(moments.covariance)

@@ -97,10 +97,7 @@ def resolve(given: Settings) -> Settings:
             "--other-widths must not hold --first-features ="
             f" {given.first_features}, which is trained anyway."
         )
-    if given.other_network == given.network:
-        raise ValueError(
-            f"--other-network must be another than --network = {given.network}."
-        )
+    trained.check_other_network(given)
     if not 0 < given.dropped < 1:
         raise ValueError(
             f"--dropped must be greater than 0 and less than 1, got {given.dropped}."

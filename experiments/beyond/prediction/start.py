@@ -1,8 +1,6 @@
 """What is measured of a network before its training, and the predictions that follow
 from it."""
 
-import hashlib
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -78,7 +76,6 @@ def _begin(run: trained.Run, data: trained.Data) -> dict[str, Any]:
     return {
         "network": asdict(run.network),
         "seed": run.seed,
-        "seeds": run.seeds,
         "checksum": data.checksum,  # of pixels; the rest is what was done to them
         "mean": np.asarray(data.mean).tolist(),
         "std": np.asarray(data.std).tolist(),
@@ -109,8 +106,7 @@ def _kept(
         "multiples": MULTIPLES.tolist(),
         "curvature_images": settings.curvature_images,
     }
-    text = json.dumps(content, sort_keys=True)
-    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    name = trained.identifier(content)
     assert settings.store is not None
     folder = disk.prepare_folder(settings.store / "starts", "--store")
     file = folder / f"{name}.npz"

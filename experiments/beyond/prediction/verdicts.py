@@ -73,7 +73,7 @@ def results(measured: Runs) -> list[dict[str, Any]]:
             "neighbours": run["neighbours"],
             "trace": run["trace"],
         }
-        last |= {form: run[f"{form}/correlation"][:, -1] for form in forms.FITTED}
+        last |= {form: last_correlation(run, form) for form in forms.FITTED}
         last |= {
             f"{form}, log ratio": run[f"{form}/log_ratio"][:, -1]
             for form in forms.FITTED
@@ -83,7 +83,11 @@ def results(measured: Runs) -> list[dict[str, Any]]:
             "blocks, log ratio": run["blocks_log_ratio"][:, -1],
         }
         others = (*forms.ABLATIONS, *forms.CONTROLS)
-        last |= {form: run[f"{form}/last"] for form in others if f"{form}/last" in run}
+        last |= {
+            form: last_correlation(run, form)
+            for form in others
+            if f"{form}/last" in run
+        }
         courses = {
             "predicted": own(run),
             "lambda": run[f"{forms.LAMBDA}/correlation"],
@@ -132,6 +136,13 @@ def best_multiples(run: trained.MeasuredRun) -> np.ndarray:
     return np.where(
         at_an_end, MULTIPLES[best], MULTIPLES[inside] * np.exp(shift * step)
     )
+
+
+def last_correlation(run: trained.MeasuredRun, form: str) -> np.ndarray:
+    """Of a form whose time is fitted, at the end of training, (S,)."""
+    if form in forms.FITTED:
+        return run[f"{form}/correlation"][:, -1]
+    return run[f"{form}/last"]
 
 
 def size(run: trained.MeasuredRun) -> np.ndarray:
@@ -263,7 +274,7 @@ def _fitted(measured: Runs) -> list[frame.Check]:
     words = titles(measured)
 
     def last(run: trained.MeasuredRun, form: str) -> float:
-        return float(run[f"{form}/correlation"][:, -1].mean())
+        return float(last_correlation(run, form).mean())
 
     found = [
         frame.check(
@@ -289,7 +300,7 @@ def _fitted(measured: Runs) -> list[frame.Check]:
             found.append(
                 frame.check(
                     f"patch moments of {control} under the formula, {words[name]}",
-                    float(run[f"{control}/last"].mean()) - last(run, forms.LAMBDA),
+                    last(run, control) - last(run, forms.LAMBDA),
                     below=0.0,
                     group="patch moments of images that should not do",
                 )
@@ -299,7 +310,7 @@ def _fitted(measured: Runs) -> list[frame.Check]:
             found.append(
                 frame.check(
                     f"{control} against the patch moments, {words[name]}",
-                    float(run[f"{control}/last"].mean()) - last(run, forms.MOMENTS),
+                    last(run, control) - last(run, forms.MOMENTS),
                     at_least=-0.01,
                     group="second moments are all that counts",
                     caveat=f"the formula: {formula:+.3f}",
