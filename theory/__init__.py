@@ -13,6 +13,10 @@ from theory.families import (
 )
 from theory.filter_curvature import filter_curvature
 from theory.fitting import ProfileFit, fit_profile, time_interval
+from theory.fourth_moments import (
+    MeanPatchFourthMoments,
+    mean_patch_fourth_moments,
+)
 from theory.geometric_sum import geometric_sum
 from theory.gradient_descent import gradient_descent, largest_stable_learning_rate
 from theory.gradient_noise import gradient_noise_profile
@@ -29,6 +33,11 @@ from theory.profiles import (
 from theory.quadratic_descent import quadratic_descent
 from theory.quadratic_dynamics import QuadraticDynamics
 from theory.quadratic_form import quadratic_form_quantile
+from theory.stochastic_descent import (
+    largest_stable_stochastic_rate,
+    stochastic_descent,
+)
+from theory.stochastic_dynamics import StochasticDynamics
 from theory.storage import load_moments, save_moments
 from theory.symmetric_curvature import (
     mean_filter_curvature,
@@ -45,12 +54,14 @@ __all__ = [
     "CrossMoments",
     "LabelCorrelation",
     "LinearDynamics",
+    "MeanPatchFourthMoments",
     "MeanPatchMoments",
     "PatchMoments",
     "PatchSpectrum",
     "ProfileFamily",
     "ProfileFit",
     "QuadraticDynamics",
+    "StochasticDynamics",
     "autocorrelation",
     "cross_moments",
     "curvature_family",
@@ -67,9 +78,11 @@ __all__ = [
     "label_correlation",
     "lag_moments",
     "largest_stable_learning_rate",
+    "largest_stable_stochastic_rate",
     "load_moments",
     "log_ratio_std",
     "mean_filter_curvature",
+    "mean_patch_fourth_moments",
     "mean_patch_moments",
     "noise_family",
     "patch_moments",
@@ -79,6 +92,7 @@ __all__ = [
     "quadratic_descent",
     "quadratic_form_quantile",
     "save_moments",
+    "stochastic_descent",
     "symmetric_filter_curvature",
     "theorem_family",
     "theorem_profile",

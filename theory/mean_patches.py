@@ -136,7 +136,7 @@ def mean_patch_moments(
     """
     if hasattr(images, "shape"):
         check_images(images)
-    one_output, y = _checked_targets(images, targets)
+    one_output, y = checked_targets(images, targets)
     total = mean_patch_covariances(images, y, (kernel_size, stride, padding))
     cross = total.cross + total.mean[:, None] * total.target_mean[None, :]
     target_mean, target_covariance = (
@@ -197,7 +197,7 @@ def mean_patch_covariances(
     )
 
 
-def _checked_targets(images: Any, targets: Any) -> tuple[bool, Any]:
+def checked_targets(images: Any, targets: Any) -> tuple[bool, Any]:
     """Whether there is one output without an axis of its own, and the targets as (N,
     M)."""
     shape = np.shape(targets)
