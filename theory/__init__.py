@@ -49,6 +49,8 @@ from theory.theorem import (
     theorem_profile,
     whitening_profile,
 )
+from theory.two_layer_flow import two_layer_flow
+from theory.two_layers import TwoLayerTrajectory, head_change, two_layer_descent
 
 __all__ = [
     "CrossMoments",
@@ -62,6 +64,7 @@ __all__ = [
     "ProfileFit",
     "QuadraticDynamics",
     "StochasticDynamics",
+    "TwoLayerTrajectory",
     "autocorrelation",
     "cross_moments",
     "curvature_family",
@@ -74,6 +77,7 @@ __all__ = [
     "geometric_sum",
     "gradient_descent",
     "gradient_noise_profile",
+    "head_change",
     "iteration_profile",
     "label_correlation",
     "lag_moments",
@@ -97,5 +101,7 @@ __all__ = [
     "theorem_family",
     "theorem_profile",
     "time_interval",
+    "two_layer_descent",
+    "two_layer_flow",
     "whitening_profile",
 ]

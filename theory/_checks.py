@@ -176,8 +176,9 @@ def check_kernel(kernel: Any, name: str = "kernel") -> None:
     check_finite(name, kernel)
 
 
-def check_head(head: Any) -> None:
-    """Raise unless a head is a finite (K,) or (K, M) array that is not all zeros."""
+def check_head(head: Any, *, or_zero: bool = False) -> None:
+    """Raise unless a head is a finite (K,) or (K, M) array that is not all zeros, or
+    may be."""
     shape = np.shape(head)
     if len(shape) not in (1, 2) or 0 in shape:
         raise ValueError(
@@ -186,7 +187,7 @@ def check_head(head: Any) -> None:
         )
     check_finite("head", head)
     values = concrete(head)
-    if values is not None and not values.any():
+    if values is not None and not (or_zero or values.any()):
         raise ValueError(
             "head is all zeros, so that no gradient reaches the filters; use for"
             " example ones."
@@ -238,15 +239,13 @@ def check_probabilities(name: str, value: Any) -> None:
         )
 
 
-def check_iterations(iterations: Any) -> None:
-    """Raise if a concrete number of iterations is negative or NaN; infinity is
-    allowed."""
-    check_real("iterations", iterations)
+def check_iterations(iterations: Any, name: str = "iterations") -> None:
+    """Raise if a concrete number of iterations, or a time, is negative or NaN; infinity
+    is allowed."""
+    check_real(name, iterations)
     values = concrete(iterations)
     if values is not None and not (values >= 0).all():
-        raise ValueError(
-            f"iterations must be >= 0 (infinity allowed), got {values.min()}."
-        )
+        raise ValueError(f"{name} must be >= 0 (infinity allowed), got {values.min()}.")
 
 
 def check_stable(name: str, learning_rate: Any, curvature: Any) -> None:

@@ -20,8 +20,8 @@ class Fixed(nnx.Variable):
 
 
 class LinearCNN(nnx.Module):
-    r"""Convolution without bias, global average pool, fixed head: the linear CNN of the
-    paper, section 4.
+    r"""Convolution without bias, global average pool, head: the linear CNN of the
+    paper, section 4, whose head is fixed.
 
     .. math:: f(x) = a^T \frac1J \sum_j W^T p_j(x)
 
@@ -31,14 +31,14 @@ class LinearCNN(nnx.Module):
 
     .. math:: f_m(x) = \sum_k \sum_j a_{kjm} w_k^T p_j(x)
 
-    Only the convolution is trained. All products run at the highest precision on every
-    backend.
+    Only the convolution is trained, unless `train_head` says that both layers are. All
+    products run at the highest precision on every backend.
 
     Attributes:
       conv1: the convolution, `flax.nnx.Conv`; its kernel is (kh, kw, in_features,
         features).
-      head: a, (features, M), not trained; of a dense read-out (features, J, M), with
-        the locations row by row.
+      head: a, (features, M), trained (`flax.nnx.Param`) or not; of a dense read-out
+        (features, J, M), with the locations row by row.
 
     Examples:
       >>> import jax
@@ -57,6 +57,9 @@ class LinearCNN(nnx.Module):
       ... )
       >>> dense.head.shape, dense(images).shape
       ((4, 36, 2), (2, 2))
+      >>> both = linear_cnn.LinearCNN(3, 4, train_head=True, rngs=nnx.Rngs(0))
+      >>> sorted(nnx.as_pure(nnx.state(both, nnx.Param)))
+      ['conv1', 'head']
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class LinearCNN(nnx.Module):
         read_out: str = "mean",
         image_size: int | Sequence[int] | None = None,
         outputs: int | None = None,
+        train_head: bool = False,
         init_std: float = 1e-3,
         dtype: DTypeLike = jnp.float32,
         conv_general_dilated: Convolution = patch_convolution,
@@ -99,16 +103,21 @@ class LinearCNN(nnx.Module):
           rngs: source of the initial filters and of a drawn head.
 
         Raises:
-          ValueError: a head of the wrong shape, of zeros, or not finite; a negative
-            init_std; malformed kernel_size or strides; an unknown read-out; image_size
-            and outputs where no head is drawn, or no image_size where one is.
+          ValueError: a head of the wrong shape, not finite, or of zeros that are not
+            trained; a negative init_std; malformed kernel_size or strides; an unknown
+            read-out; image_size and outputs where no head is drawn, or no image_size
+            where one is.
         """
         check_rngs(rngs)
         _check_read_out(read_out, head, image_size, outputs)
         drawn = read_out == "dense" and head is None
         if not drawn:
             a = _checked_head(
-                jnp.ones(features) if head is None else head, features, read_out, dtype
+                jnp.ones(features) if head is None else head,
+                features,
+                read_out,
+                dtype,
+                or_zero=train_head,
             )
         if not 0 <= init_std < np.inf:
             raise ValueError(f"init_std must be finite and >= 0, got {init_std}.")
@@ -130,7 +139,7 @@ class LinearCNN(nnx.Module):
             a = self._drawn_head(
                 image_size, 1 if outputs is None else outputs, dtype, rngs
             )
-        self.head = Fixed(a)
+        self.head = nnx.Param(a) if train_head else Fixed(a)
 
     def _drawn_head(
         self, image_size: Any, outputs: int, dtype: DTypeLike, rngs: nnx.Rngs
@@ -198,7 +207,7 @@ def _check_read_out(read_out: str, head: Any, image_size: Any, outputs: Any) -> 
 
 
 def _checked_head(
-    head: Any, features: int, read_out: str, dtype: DTypeLike
+    head: Any, features: int, read_out: str, dtype: DTypeLike, *, or_zero: bool
 ) -> jax.Array:
     """The head with an axis of outputs."""
     a = jnp.asarray(head, dtype)
@@ -212,11 +221,12 @@ def _checked_head(
             f"head must have shape {wanted}, one row a filter, got {a.shape}."
         )
     if not isinstance(head, jax.core.Tracer) and not (
-        np.isfinite(np.asarray(head)).all() and np.asarray(head).any()
+        np.isfinite(np.asarray(head)).all() and (or_zero or np.asarray(head).any())
     ):
-        raise ValueError(
-            "head must be finite and not all zeros, or no gradient reaches the filters."
+        zeros = (
+            "" if or_zero else " and not all zeros, or no gradient reaches the filters"
         )
+        raise ValueError(f"head must be finite{zeros}.")
     return a.reshape(*a.shape[:axes], -1)
 
 

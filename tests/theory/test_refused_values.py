@@ -69,6 +69,15 @@ CALLS = {
         MOMENTS, x(HEAD)
     ),
     ("kernel", "initial_kernel"): lambda x: DYNAMICS.kernel(3, x(KERNEL)),
+    ("two_layer_descent", "head"): lambda x: theory.two_layer_descent(
+        MOMENTS, x(HEAD), KERNEL, 0.01, [1]
+    ),
+    ("two_layer_descent", "initial_kernel"): lambda x: theory.two_layer_descent(
+        MOMENTS, HEAD, x(KERNEL), 0.01, [1]
+    ),
+    ("two_layer_flow", "drive"): lambda x: theory.two_layer_flow(
+        1.0, x(HEAD), HEAD, 0.1, 2.0
+    ),
     ("expected_profile", "components"): lambda x: DYNAMICS.expected_profile(
         3, init_std=0.1, components=x(COMPONENTS)
     ),
