@@ -163,6 +163,18 @@ CATALOGUE: dict[str, Experiment] = {
             ),
         },
     ),
+    "initialisation": Experiment(
+        "first layers made from the closed form, against drawn ones",
+        OURS,
+        _times("1 min", "45 min", UNKNOWN),
+        captions={
+            "initialisation": (
+                "Above: the weights of the components in the filters that a network"
+                " begins with, and the losses that follow. Below: each arm against the"
+                " same networks with He's first layer."
+            ),
+        },
+    ),
 }
 
 

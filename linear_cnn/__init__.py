@@ -29,6 +29,7 @@ from linear_cnn.networks import (
     LinearCNN,
     ResNet,
     SmallCNN,
+    closed_form_init,
     first_kernel,
     patch_convolution,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "backpropagated_signal",
     "cifar10",
     "cifar100",
+    "closed_form_init",
     "compress",
     "fashion_mnist",
     "first_kernel",

@@ -83,31 +83,42 @@ def iteration_profile(
     return einsum("i,...i->...i", rate * square_root(variance), sums)
 
 
-def whitening_profile(variance: ArrayLike) -> jax.Array:
-    r"""The limit of `iteration_profile` at t = infinity: 1 / lambda_i, a whitening
-    filter bank.
+def whitening_profile(variance: ArrayLike, epsilon: ArrayLike = 0.0) -> jax.Array:
+    r"""The limit of `iteration_profile` at t = infinity, a whitening filter bank, and
+    its regularised form.
 
-    Paper, Theorem 4.3.
+    .. math:: e_i = \frac{1}{\sqrt{\lambda_i^2 + \epsilon}}
+
+    Paper, Theorem 4.3, at epsilon = 0: 1 / lambda_i. A positive epsilon is the usual
+    remedy against the noise in components of little variance, not the paper's.
 
     Args:
       variance: lambda_i^2, (..., d).
+      epsilon: a scalar, at least 0, in units of the variance: components of more
+        variance are whitened, those of less all get the weight 1 / sqrt(epsilon).
 
     Returns:
-      profile, same shape; 0 where lambda^2 = 0, as nothing drives these components.
+      profile, the shape of `variance`; 0 where lambda^2 + epsilon = 0, as nothing
+      drives these components.
 
     Raises:
-      ValueError: negative variance.
+      ValueError: negative variance or epsilon. Not checked under tracing.
 
     Examples:
       >>> import numpy as np
       >>> import theory
-      >>> print(theory.whitening_profile(np.array([4.0, 1.0, 0.25, 0.0])))
+      >>> variance = np.array([4.0, 1.0, 0.25, 0.0])
+      >>> print(theory.whitening_profile(variance))
       [0.5 1.  2.  0. ]
+      >>> print(theory.whitening_profile(variance, epsilon=0.25).round(2))
+      [0.49 0.89 1.41 2.  ]
     """
     check_variance(variance)
-    (variance,) = as_floats(variance)
-    seen = variance > 0
-    return jnp.where(seen, 1 / jnp.sqrt(jnp.where(seen, variance, 1)), 0)
+    check_positive("epsilon", epsilon, or_zero=True)
+    variance, epsilon = as_floats(variance, epsilon)
+    raised = variance + epsilon
+    seen = raised > 0
+    return jnp.where(seen, 1 / jnp.sqrt(jnp.where(seen, raised, 1)), 0)
 
 
 def theorem_profile(

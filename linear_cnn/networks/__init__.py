@@ -1,5 +1,6 @@
 """Networks, and the convolution that they are made of."""
 
+from linear_cnn.networks._closed_form import closed_form_init
 from linear_cnn.networks._convolution import patch_convolution
 from linear_cnn.networks._linear import LinearCNN, first_kernel
 from linear_cnn.networks._resnet import ResNet
@@ -11,6 +12,7 @@ __all__ = [
     "LinearCNN",
     "ResNet",
     "SmallCNN",
+    "closed_form_init",
     "first_kernel",
     "patch_convolution",
 ]

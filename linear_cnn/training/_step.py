@@ -97,7 +97,7 @@ def _start(program: _Program, shape: jax.ShapeDtypeStruct, key: jax.Array) -> _S
 def _frozen_filter(
     network: nnx.Module, names: Sequence[str]
 ) -> Callable[[Any, Any], bool]:
-    """Which variables are parameters of the named layers."""
+    """Which variables are parameters of the named layers, or are named themselves."""
     paths = [
         ".".join(map(str, path))
         for path, _ in nnx.to_flat_state(nnx.state(network, nnx.Param))

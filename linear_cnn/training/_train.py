@@ -64,8 +64,8 @@ def train(
         "cross_entropy", the mean over images of the softmax cross-entropy in nats.
       validation: images (V, H, W, C) and targets, (V,) or (V, M), that are only
         evaluated.
-      frozen: names of layers that keep their initial parameters, as attribute paths:
-        ("conv1",).
+      frozen: names of layers, or of single parameters, that keep their initial values,
+        as attribute paths: ("conv1",), or ("conv1.kernel",), whose bias then learns.
       checkpoint_dir: folder for checkpoints (Orbax), of one process at a time. Killed
         at any moment and called again with the same arguments, the run continues from
         the last one and ends bit-identical to one that was never interrupted. SIGINT

@@ -10,7 +10,14 @@ import optax
 import pytest
 from flax import nnx
 
-from linear_cnn import LinearCNN, TrainingDiverged, Trajectory, train, train_seeds
+from linear_cnn import (
+    LinearCNN,
+    SmallCNN,
+    TrainingDiverged,
+    Trajectory,
+    train,
+    train_seeds,
+)
 from linear_cnn.training import _loop
 from tests.linear_cnn.twins import batch_indices, patches_by_loop, training_by_loop
 
@@ -354,6 +361,19 @@ def test_a_frozen_first_layer_stays_while_the_rest_learns(classified, name):
     )
     assert frozen.loss[-1] < 0.9 * frozen.loss[0]
     assert np.abs(frozen.loss[1:] - classified.loss[1:]).min() > 1e-3
+
+
+def test_a_kernel_is_frozen_without_its_bias():
+    def init(key):  # no batch norm, under which a bias would not matter
+        return SmallCNN(2, in_features=2, features=(3,), rngs=nnx.Rngs(key))
+
+    layer, kernel, both = (
+        train_linear(init, frozen=names, **CLASSIFY)
+        for names in (["conv1"], ["conv1.kernel"], ["conv1.kernel", "conv1.bias"])
+    )
+    np.testing.assert_array_equal(kernel.conv1, layer.conv1)
+    np.testing.assert_array_equal(both.loss, layer.loss)
+    assert np.abs(kernel.loss[1:] - layer.loss[1:]).min() > 1e-4
 
 
 def test_other_layers_can_be_frozen(classified):

@@ -69,6 +69,29 @@ def test_early_and_late_profiles():
 
 
 @pytest.mark.float32
+def test_regularised_whitening():
+    variance = np.array([4, 0.25, 1e-3, 0], np.float32)
+    for epsilon in (0.0, 1e-6, 0.1, 1e3):
+        expected = [
+            0 if v + epsilon == 0 else (float(v) + epsilon) ** -0.5 for v in variance
+        ]
+        found = whitening_profile(variance, epsilon)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    # Its derivatives, at no variance too.
+    slope = jax.jacrev(whitening_profile, argnums=(0, 1))(variance, 0.1)
+    exact = -0.5 * (variance.astype(float) + 0.1) ** -1.5
+    np.testing.assert_allclose(np.diag(slope[0]), exact, rtol=1e-5)
+    np.testing.assert_allclose(slope[1], exact, rtol=1e-5)
+    assert (np.asarray(jax.jacrev(whitening_profile)(variance))[3] == 0).all()
+    for bad in (-1e-9, np.nan, np.inf):
+        with pytest.raises(ValueError, match="epsilon must be finite and >= 0"):
+            whitening_profile(variance, bad)
+    with pytest.raises(ValueError, match=r"epsilon must be a scalar, got shape \(4,\)"):
+        whitening_profile(variance, variance)
+
+
+@pytest.mark.float32
 def test_ways_of_calling_iteration_profile():
     variance, steps = (
         np.array([2, 0.5, 0], np.float32),
