@@ -110,7 +110,7 @@ def whitening_profile(variance: ArrayLike, epsilon: ArrayLike = 0.0) -> jax.Arra
       >>> variance = np.array([4.0, 1.0, 0.25, 0.0])
       >>> print(theory.whitening_profile(variance))
       [0.5 1.  2.  0. ]
-      >>> print(theory.whitening_profile(variance, epsilon=0.25).round(2))
+      >>> print(np.asarray(theory.whitening_profile(variance, 0.25)).round(2))
       [0.49 0.89 1.41 2.  ]
     """
     check_variance(variance)
