@@ -93,8 +93,8 @@ def stochastic_descent(
 
     Ours (docs/derivations.md, section 21). The network is that of `gradient_descent`.
     Every step draws its batch anew, with replacement, and has no momentum. Epochs that
-    are permutations of the images, as in `linear_cnn.train`, have far less noise along
-    modes that need many epochs (docs/derivations.md, section 14).
+    are permutations of the images, as in `linear_cnn.train`, leave far less noise along
+    modes that need many epochs.
 
     Args:
       moments: of the training images and targets.
@@ -106,8 +106,8 @@ def stochastic_descent(
       the dynamics. Curvatures below rounding (d^2 * eps * the largest) are taken as
       zero. Outside a JAX transformation the decomposition is in float64 whatever JAX's
       flag; inside, in the dtype of the moments, and values are not checked. Its time is
-      that of the eigenvectors of a matrix of d (d + 1) / 2 rows: for 27 weights a tenth
-      of a second, for 48 seconds.
+      that of the eigenvectors of a matrix of d (d + 1) / 2 rows: about a second for 27
+      weights, ten for 48.
 
     Raises:
       TypeError: other moments. ValueError: moments that are not finite; a head of

@@ -39,6 +39,7 @@ def by_loops(images, targets, kernel_size, **geometry):
     )
 
 
+@pytest.mark.float32
 @pytest.mark.parametrize(
     ("kernel_size", "geometry"),
     [(2, {}), ((1, 3), {"stride": 2, "padding": "SAME"}), (1, {"padding": 1})],

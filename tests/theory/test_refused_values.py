@@ -17,6 +17,7 @@ KERNEL = RANDOM.normal(size=(2, 2, 1, 3))
 HEAD = RANDOM.normal(size=3)
 SPECTRUM = theory.patch_spectrum(IMAGES, 2)
 MOMENTS = theory.mean_patch_moments(IMAGES, TARGETS, 2)
+FOURTH = theory.mean_patch_fourth_moments(IMAGES, TARGETS, 2)
 CROSS = theory.cross_moments(IMAGES, 2, [0, 1, 2])
 DYNAMICS = theory.gradient_descent(MOMENTS, HEAD, 0.01)
 VARIANCE = np.asarray(SPECTRUM.variance)
@@ -107,6 +108,15 @@ CALLS = {
     ),
     ("mean_patch_moments", "targets"): lambda x: theory.mean_patch_moments(
         IMAGES, x(TARGETS), 2
+    ),
+    ("fourth_moments", "images"): lambda x: theory.mean_patch_fourth_moments(
+        x(IMAGES), TARGETS, 2
+    ),
+    ("fourth_moments", "targets"): lambda x: theory.mean_patch_fourth_moments(
+        IMAGES, x(TARGETS), 2
+    ),
+    ("stochastic_descent", "head"): lambda x: theory.stochastic_descent(
+        FOURTH, x(HEAD), 0.01, 2
     ),
     ("label_correlation", "images"): lambda x: theory.label_correlation(
         x(IMAGES), np.arange(8) % 2, SPECTRUM

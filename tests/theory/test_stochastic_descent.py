@@ -64,6 +64,7 @@ def problem(
     return Problem(images, targets, size, fraction)
 
 
+@pytest.mark.float32
 def test_all_sequences_of_batches_and_all_starts() -> None:
     """Three images, batches of two, three steps: 9^3 sequences; weights of plus or
     minus sigma: 2^4 starts. No sampling error is left."""
@@ -268,6 +269,47 @@ def test_sgd_that_was_run() -> None:
         assert (np.abs(found - without) > 10 * error).any()  # the noise matters
 
 
+@pytest.mark.parametrize("with_replacement", [True, False])
+def test_late_noise_of_epochs(with_replacement: bool) -> None:
+    """400 runs of 300 epochs from the solution. With replacement each direction is
+    within 15 %, four standard errors; without, slow ones keep little, but not
+    nothing."""
+    case = problem(N, channels=2, size=2, seed=17, fraction=0.2)
+    case = case._replace(images=case.images * np.array([1, 0.1]))
+    p, y, gain = case.patches, case.targets, 2 * case.rate * HEAD_SQUARED
+    best = np.linalg.solve(p.T @ p, p.T @ y)
+    random = np.random.default_rng(0)
+    v, order = np.tile(best, (400, 1)), np.tile(np.arange(N), (400, 1))
+    for _ in range(300):
+        order = random.permuted(order, axis=1)
+        drawn = random.integers(0, N, size=(400, N)) if with_replacement else order
+        for batch in np.split(drawn, N // 2, axis=1):
+            error = np.einsum("rbd,rd->rb", p[batch], v) - y[batch]
+            v = v - gain / 2 * np.einsum("rb,rbd->rd", error, p[batch])
+    e = np.asarray(case.dynamics.components)
+    late = np.asarray(case.dynamics.predictor_covariance(STEPS, STARTS)[-1, 0])
+    ratio = ((v - best) @ e).std(axis=0) / np.sqrt(np.diag(e.T @ late @ e))
+    if with_replacement:
+        np.testing.assert_allclose(ratio, 1, atol=0.15)
+    else:
+        assert 0.55 < ratio[0] < 0.8
+        assert ((ratio[2:] > 0.1) & (ratio[2:] < 0.35)).all()
+
+
+def test_late_profile_is_whitening_on_a_white_floor() -> None:
+    random = np.random.default_rng(18)
+    images = random.normal(size=(3000, 2, 4, 2)) * np.array([1, 0.2])
+    case = Problem(images, np.zeros(3000), size=2, fraction=1e-2)
+    gain, dynamics = 2 * case.rate * HEAD_SQUARED, case.dynamics
+    alpha = np.asarray(dynamics.mean_patch_variance)
+    found = dynamics.expected_profile(np.inf, init_std=0, target_std=1)
+    whitening, floor = 1 / (3000 * alpha), gain / (2 * case.size)
+    assert floor / whitening[0] > 5
+    assert floor / whitening[-1] < 0.5
+    expected = np.sqrt((whitening + floor) / (K * HEAD_SQUARED))
+    np.testing.assert_allclose(found, expected, rtol=0.01)
+
+
 @pytest.mark.parametrize("size", [1, 7])
 def test_border_of_stability_from_both_sides(size: int) -> None:
     """By the spectral radius of the step on second moments."""
@@ -324,6 +366,7 @@ def late_profile(rate, images, targets, head):
     return dynamics.expected_profile(STEPS, init_std=0.1, components=U)
 
 
+@pytest.mark.float32
 def test_inside_transformations_and_in_float32() -> None:
     """Float32 inside, float64 outside: 1,000 roundings apart."""
     case = problem(N, channels=2, seed=15)
