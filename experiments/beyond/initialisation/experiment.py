@@ -74,26 +74,11 @@ def _of_arm(
     network: str, name: str, arm: Arm, data: Data, settings: Settings
 ) -> Arrays:
     options = candidates(arm, settings)
-    tried = np.array(
-        [
-            [
-                trained_group(
-                    option,
-                    rate,
-                    data,
-                    settings,
-                    network=network,
-                    seed=settings.rate_seed,
-                    seeds=settings.rate_seeds,
-                    records=(),
-                )["loss"][:, -1]
-                for rate in settings.rates
-            ]
-            for option in options
-        ]
-    )
-    mean = tried.mean(axis=-1)
-    best, place = np.unravel_index(mean.argmin(), mean.shape)
+    tried = _tried(network, options, data, settings)
+    best, place = 0, 0
+    if tried.size:
+        mean = tried.mean(axis=-1)
+        best, place = np.unravel_index(mean.argmin(), mean.shape)
     chosen, rate = options[best], settings.rates[place]
     found = trained_group(
         chosen,
@@ -120,6 +105,30 @@ def _of_arm(
             np.full(d, np.nan) if drawn else profile(chosen, data.spectrum.variance)
         ),
     }
+
+
+def _tried(
+    network: str, options: list[Arm], data: Data, settings: Settings
+) -> np.ndarray:
+    """Final losses (options, rates, seeds) on other seeds than those that are compared;
+    of no seeds where there is nothing to choose."""
+    if len(options) == len(settings.rates) == 1:
+        return np.empty((1, 1, 0))
+    losses = [
+        trained_group(
+            option,
+            rate,
+            data,
+            settings,
+            network=network,
+            seed=settings.rate_seed,
+            seeds=settings.rate_seeds,
+            records=(),
+        )["loss"][:, -1]
+        for option in options
+        for rate in settings.rates
+    ]
+    return np.reshape(losses, (len(options), len(settings.rates), -1))
 
 
 def summary(arrays: Arrays) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """First layers made from the closed form: what an arm begins with and is trained by,
 and the verdicts on arrays written by hand."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -195,8 +196,45 @@ def test_rate_and_epsilon_are_those_of_the_lowest_loss(
         assert arrays[f"{network}/{REGULARISED}/tried"].shape == (2, 3, 2)
     roots = {(seed, seeds, records) for _, _, seed, seeds, records in asked}
     assert roots == {(settings.rate_seed, 2, ()), (settings.seed, 2, (3,))}
+    asked.clear()
+    experiment.compute(replace(settings, rates=(0.2,), epsilons=(0.1,)))
+    assert {root for _, _, root, *_ in asked} == {settings.seed}  # nothing to choose
     with pytest.raises(ValueError, match=r"diverge at the rate 0\.4 that was best"):
         experiment.compute(replace(settings, rates=(0.4,)))
+
+
+@pytest.mark.slow
+def test_the_smoke_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(SMOKE, out=tmp_path)
+    initialisation.main(settings)
+    folder = tmp_path / "initialisation" / "photographs"
+    names = {file.name for file in folder.iterdir()}
+    assert names == {
+        "config.json",
+        "arrays.npz",
+        "summary.json",
+        "initialisation.png",
+        "initialisation.pdf",
+    }
+    summary = json.loads(
+        (folder / "summary.json").read_text(),
+        parse_constant=lambda text: pytest.fail(text),
+    )
+    assert len(summary["results"]) == 18
+    assert {row["caveat"] for row in summary["checks"]} == {"smoke run: means nothing"}
+    arrays = np.load(folder / "arrays.npz")
+    for network in NETWORKS:
+        for frozen in ("He, frozen", "whitening, frozen"):
+            assert (arrays[f"{network}/{frozen}/moved"] == 0).all()
+            assert (arrays[f"{network}/{frozen}/loss"][:, -1] != 0).all()
+        moved = {
+            name: arrays[f"{network}/whitening{name}/moved"].mean()
+            for name in ("", ", slowed")
+        }
+        assert 0 < moved[", slowed"] < 0.5 * moved[""]
+    # A second time it reads what was trained.
+    monkeypatch.setattr(linear_cnn, "train_seeds", lambda *a, **k: pytest.fail("again"))
+    initialisation.main(settings)
 
 
 # --- the verdicts ---
