@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import theory
-from linear_cnn import LinearCNN, compress, mean_patch_images, train
+from linear_cnn import LinearCNN, compress, mean_patch_images, photographs, train
 
 RANDOM = np.random.default_rng(31)
 IMAGES = RANDOM.normal(size=(30, 6, 6, 2)).cumsum(axis=1) / 3
@@ -88,6 +88,44 @@ def test_training_is_the_recursion_of_both_layers():
     closed = theory.gradient_descent(MOMENTS, HEAD, RATE).kernel(STEPS, kernels[0])
     np.testing.assert_allclose(closed, fixed, rtol=0, atol=1e-9)
     assert np.abs(fixed - kernels).max() > 0.05
+
+
+def test_where_a_fixed_head_describes_the_filters_of_photographs():
+    """Where the head changes little, and the filters start small against it."""
+    images, labels, _ = photographs()
+    moments = theory.mean_patch_moments(images, 2.0 * (labels == 2) - 1, 3)
+    components = theory.patch_spectrum(images, 3).components
+    start, steps = RANDOM.normal(size=(3, 3, 3, 16)), [1, 100, 10_000]
+
+    def profile(change):
+        return np.asarray(theory.energy_profile(change, components))
+
+    found = []
+    for init_std in (1e-3, 0.1, 0.3):
+        kernel = init_std * start
+        for square in (1.0, 16.0, 256.0, 4096.0):
+            head = np.full(16, np.sqrt(square / 16))
+            rate = 0.5 * float(theory.largest_stable_learning_rate(moments, head))
+            fixed = np.asarray(
+                theory.gradient_descent(moments, head, rate).kernel(steps, kernel)
+            )
+            both = theory.two_layer_descent(moments, head, kernel, rate, steps)
+            of_fixed, of_both = (
+                profile(fixed - kernel),
+                profile(np.asarray(both.kernel) - kernel),
+            )
+            gap = np.linalg.norm(of_fixed - of_both, axis=1)
+            change = np.asarray(theory.head_change(head, kernel, fixed))
+            ratio = (kernel**2).sum() / square
+            found += zip(
+                np.maximum(change, ratio),
+                gap / np.linalg.norm(of_both, axis=1),
+                strict=True,
+            )
+    measure, error = np.array(found).T
+    assert (measure < 0.1).sum() > 10
+    assert error[measure < 0.1].max() < 0.05
+    assert error[measure > 1].max() > 0.2
 
 
 def test_a_dense_read_out_learns_too():

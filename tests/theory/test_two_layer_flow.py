@@ -64,6 +64,29 @@ def test_it_solves_the_differential_equation(start):
     )
 
 
+def by_modes(alpha, b, w, a, times, sign=1, factor=2):
+    """The formula of the derivations as it stands, by the modes of the whole matrix."""
+    lean = sign * factor * alpha * (a**2 - np.dot(w, w)) / 2
+    matrix = np.diag([-lean] * len(b) + [lean])
+    matrix[-1, :-1] = matrix[:-1, -1] = factor * np.array(b)
+    rates, modes = np.linalg.eigh(matrix)
+    along, found = modes.T @ [*w, a], []
+    for t in times:
+        grown = np.exp(rates * t) * along
+        sums = np.sum(np.expm1(2 * rates * t) / (2 * rates) * along**2)
+        found.append(modes @ grown / np.sqrt(1 + factor * alpha * sums))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("name", ["across", "across, head larger", "filter at zero"])
+def test_wrong_formulas_are_far_away(name):
+    times = [0, 0.5, 1, 2]
+    found = closed(*STARTS[name], times)
+    np.testing.assert_allclose(by_modes(*STARTS[name], times), found, atol=1e-13)
+    for wrong in ({"sign": -1}, {"factor": 1}):
+        assert np.abs(by_modes(*STARTS[name], times, **wrong) - found).max() > 0.02
+
+
 def test_balanced_it_is_the_logistic_curve():
     """Saxe, McClelland and Ganguli (2014), here with the factor 2 of this loss."""
     alpha, beta, w = 0.7, 0.4, 0.05
@@ -161,14 +184,22 @@ JACOBIAN = jax.jit(
 )
 
 
-def test_small_steps_approach_it_by_their_first_order():
-    """K filters that start aligned, on mean patches that are white."""
-    alpha, b, w, a = 0.8, np.array([0.3, -0.4]), np.array([0.2, 0.3]), 0.6
+@pytest.mark.parametrize(
+    ("second", "w"),
+    [
+        ([[0.8, 0.0], [0.0, 0.8]], [0.2, 0.3]),  # white
+        # b an eigenvector, of 0.8, and w along it; the other eigenvalue is 5.
+        ([[3.488, 2.016], [2.016, 2.312]], [0.18, -0.24]),
+    ],
+)
+def test_small_steps_approach_it_by_their_first_order(second, w):
+    """K filters that start aligned."""
+    alpha, b, w, a = 0.8, np.array([0.3, -0.4]), np.array(w), 0.6
     c = np.array([0.6, -0.8])
     filter_, head = two_layer_flow(alpha, b, w, a, 3.0)
     moments = dataclasses.replace(
         mean_patch_moments(np.ones((2, 2, 2, 1)), np.ones(2), (1, 2)),
-        second=alpha * np.eye(2),
+        second=np.array(second),
         cross=b,
     )
     rates, errors = 0.05 * 0.5 ** np.arange(7), []
