@@ -1,12 +1,12 @@
 """First layers made from a closed form."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.typing import ArrayLike
 
 from linear_cnn._checks import check_finite
@@ -20,7 +20,7 @@ def closed_form_init(
     *,
     signs: bool = True,
     scale: Literal["he", "unit"] | float = "he",
-) -> nnx.Initializer:
+) -> Callable[..., jax.Array]:
     r"""An initialiser that makes a kernel's filters from a closed form: each component
     with the weight that a profile gives it.
 
