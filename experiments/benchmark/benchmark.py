@@ -8,7 +8,8 @@ everything, and only then starts the clock: the first call (with JAX's compilati
 which no cache is used), the second call, and the peak of the resident memory during the
 first call above its level before. Peer and ours take turns. Peers that are not
 installed are left out, with a word on how to install them. Writes
-<out>/benchmark/summary.json, or with --only a file of its own beside it.
+<out>/benchmark/summary.json, or with --only a file of its own beside it; with --publish
+docs also docs/results/benchmark.json, and from it the page docs/benchmark.md.
 """
 
 import re
@@ -22,14 +23,28 @@ import numpy as np
 from tqdm import tqdm
 
 import linear_cnn
-from experiments.benchmark.comparison import compare, table
-from experiments.benchmark.measurement import Measurement, installed, machine, measure
+from experiments.benchmark.comparison import compare
+from experiments.benchmark.measurement import (
+    Measurement,
+    installed,
+    machine,
+    measure,
+    profile,
+)
 from experiments.benchmark.methods import METHODS
+from experiments.benchmark.publication import listings, publish
 from experiments.benchmark.rows import LARGEST_KERNEL, MANY, Row, Task, chosen, rows
 from experiments.frame import disk
 from experiments.frame.disk import version
 
 NAME = "benchmark"
+PROFILED = (
+    "linear_cnn.train, VGG11-BN, 16 filters",
+    "linear_cnn.train_seeds, VGG11-BN, 16 filters, 4 seeds",
+    "XLA's convolution, VGG11-BN, 16 filters",
+    "linear_cnn.train, SmallCNN",
+    "linear_cnn.train_seeds, SmallCNN, 4 seeds",
+)
 
 
 @dataclass(frozen=True)
@@ -47,8 +62,11 @@ class Settings:
     repeats: int = 3
     """Fresh processes for each number; medians are compared."""
     only: str | None = None
-    """Only the rows in which this text occurs, e.g. theory.patch_spectrum or
-    PyTorch."""
+    """Only the rows in which this text occurs, e.g. theory.patch_spectrum, PyTorch or
+    Training."""
+    publish: Path | None = None
+    """Folder of the documentation, whose page on speed is then written from all that
+    has been measured."""
 
 
 def main(settings: Settings) -> None:
@@ -61,6 +79,11 @@ def main(settings: Settings) -> None:
         files = save_images(images, table_rows, Path(temporary))
         del images  # the measured processes need the memory
         results = run(table_rows, files, settings.repeats)
+        profiles = [
+            {"method": task.method, "version": "this version"}
+            | profile(task.method, files[task.images])
+            for task in profiled(table_rows)
+        ]
     environment = disk.environment()
     summary = {
         "settings": asdict(settings),
@@ -74,7 +97,8 @@ def main(settings: Settings) -> None:
                 if method.package
             },
         },
-        "rows": results,
+        "rows": [row | {"load": host["load"]} for row in results],
+        "programs": profiles,
     }
     # Rows that were chosen must not take the place of all.
     part = (
@@ -83,13 +107,16 @@ def main(settings: Settings) -> None:
         else "_" + re.sub("[^A-Za-z0-9]+", "_", settings.only).strip("_")
     )
     disk.write_json(folder / f"summary{part}.json", summary)
-    print(table(results))
+    print(listings(summary))
     if host["load"] > host["cores"] / 4:
         print(
             f"The machine was busy (load {host['load']:.1f} on {host['cores']} cores):"
-            " the times are too long."
+            " the times may be too long."
         )
     print(f"written to {folder}")
+    if settings.publish is not None:
+        for file in publish(settings.out, settings.publish):
+            print(f"published: {file}")
 
 
 def load(settings: Settings) -> np.ndarray:
@@ -133,6 +160,18 @@ def save_images(
     return files
 
 
+def profiled(table_rows: list[Row]) -> list[Task]:
+    """Of the rows on first calls, and what is held against them, the tasks of which
+    every program is looked at."""
+    tasks = [
+        task
+        for row in table_rows
+        for task in (row.ours, row.peer)
+        if task and task.method in PROFILED and not task.cached
+    ]
+    return list(dict.fromkeys(tasks))
+
+
 def run(
     table_rows: list[Row], files: Mapping[int, Path], repeats: int
 ) -> list[dict[str, Any]]:
@@ -142,13 +181,23 @@ def run(
         [task for task in (row.peer, row.ours) if task and installed(task)]
         for row in table_rows
     ]
+    folder = next(iter(files.values())).parent
     with tqdm(total=repeats * sum(map(len, plans)), unit="process") as bar:
         for row, tasks in zip(table_rows, plans, strict=True):
             measured: dict[Task, list[Measurement]] = {task: [] for task in tasks}
+            caches = {
+                task: folder / f"compiled {number}"
+                for number, task in enumerate(tasks)
+                if task.cached
+            }
+            for task, cache in caches.items():
+                measure(task.method, files[task.images], cache)
             for _ in range(repeats):
                 for task in tasks:
                     bar.set_description(f"{task.method}, {task.images:,} images")
-                    measured[task].append(measure(task.method, files[task.images]))
+                    measured[task].append(
+                        measure(task.method, files[task.images], caches.get(task))
+                    )
                     bar.update()
             results.append(
                 compare(

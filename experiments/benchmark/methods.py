@@ -8,10 +8,14 @@ import numpy as np
 
 import linear_cnn
 import theory
+from experiments.benchmark.growth import SERIES, squared_profiles
 from experiments.benchmark.training import (
+    PRESET,
+    SEEDS,
+    VGGRun,
     default_convolution_mapped,
     one_seed_after_another,
-    our_seeds,
+    our_small,
     our_vgg,
     torch_vgg,
 )
@@ -144,6 +148,13 @@ class Method(NamedTuple):
     package: str | None = None
 
 
+VGG_RUNS = {
+    "64 filters": VGGRun(width=1.0),
+    "16 filters": VGGRun(width=0.25),
+    "16 filters, 4 seeds": VGGRun(width=0.25, seeds=4),
+    "cpu preset": PRESET,
+    "cpu preset, 4 seeds": PRESET._replace(seeds=4),
+}
 METHODS = {
     "theory.patch_spectrum": Method(our_spectrum),
     "theory.patch_spectrum, 7x7": Method(partial(our_spectrum, kernel_size=7)),
@@ -155,22 +166,31 @@ METHODS = {
         partial(our_fit, count=PROFILES)
     ),
     "scan of 19,961 times": Method(scan_of_times),
+    "LinearDynamics.kernel, 1,024 kernels": Method(
+        partial(squared_profiles, size=1024)
+    ),
     **{
-        f"{name}, {filters} filters": Method(
-            partial(prepare, width=filters / 64), package
+        f"linear_cnn.train{'_seeds' if run.seeds > 1 else ''}, VGG11-BN, {name}": (
+            Method(partial(our_vgg, run=run))
         )
-        for filters in (64, 16)
-        for name, prepare, package in (
-            ("linear_cnn.train, VGG11-BN", our_vgg, None),
-            ("PyTorch, VGG11-BN", torch_vgg, "torch"),
-            (
-                "XLA's convolution, VGG11-BN",
-                partial(our_vgg, default_convolution=True),
-                None,
-            ),
-        )
+        for name, run in VGG_RUNS.items()
     },
-    "linear_cnn.train_seeds, SmallCNN": Method(our_seeds),
+    **{
+        f"PyTorch, VGG11-BN, {name}": Method(partial(torch_vgg, run=run), "torch")
+        for name, run in VGG_RUNS.items()
+        if name != "16 filters, 4 seeds"  # held against one seed
+    },
+    "XLA's convolution, VGG11-BN, 16 filters": Method(
+        partial(our_vgg, run=VGG_RUNS["16 filters"], default_convolution=True)
+    ),
+    "linear_cnn.train, SmallCNN": Method(our_small),
+    "linear_cnn.train_seeds, SmallCNN, 4 seeds": Method(partial(our_small, seeds=4)),
+    "linear_cnn.train_seeds, SmallCNN": Method(partial(our_small, seeds=SEEDS)),
     "linear_cnn.train, SmallCNN, one after another": Method(one_seed_after_another),
     "XLA's convolution, SmallCNN, lax.map": Method(default_convolution_mapped),
+    **{
+        series.method(size): Method(series.at(size))
+        for series in SERIES
+        for size in series.sizes
+    },
 }

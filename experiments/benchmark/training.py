@@ -9,7 +9,7 @@ parameters, on which all must agree.
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,16 +21,36 @@ import linear_cnn
 
 Compute = Callable[[], np.ndarray]
 CLASSES = 10
-VGG_BATCH, VGG_STEPS = 128, 6
 SEEDS, SEEDS_BATCH, SEEDS_STEPS = 16, 64, 16
 LEARNING_RATE = 0.01
 XLAS_CONVOLUTION: dict[str, Any] = {"conv_general_dilated": lax.conv_general_dilated}
 
 
+class VGGRun(NamedTuple):
+    """A training of VGG11 with batch norm.
+
+    Attributes:
+      width: multiplies the numbers of filters.
+      first_features: of the first layer alone.
+      seeds: networks that are trained.
+    """
+
+    width: float
+    batch_size: int = 128
+    steps: int = 6
+    first_features: int | None = None
+    seeds: int = 1
+
+
+# As the presets of the experiments for a CPU train.
+PRESET = VGGRun(width=0.25, batch_size=16, steps=64, first_features=64)
+
+
 def our_vgg(
-    images: np.ndarray, width: float, default_convolution: bool = False
+    images: np.ndarray, run: VGGRun, default_convolution: bool = False
 ) -> Compute:
-    """`linear_cnn.train` of VGG11-BN; or the same with XLA's own convolution."""
+    """`linear_cnn.train`, or `train_seeds` of several; or the same with XLA's own
+    convolution."""
     convolution: dict[str, Any] = XLAS_CONVOLUTION if default_convolution else {}
 
     def init(key: jax.Array) -> nnx.Module:
@@ -38,22 +58,18 @@ def our_vgg(
             11,
             CLASSES,
             in_features=images.shape[-1],
-            width=width,
+            width=run.width,
+            first_features=run.first_features,
             rngs=nnx.Rngs(key),
             **convolution,
         )
 
-    train = _training(init, images, VGG_BATCH, VGG_STEPS)
-
-    def compute() -> np.ndarray:
-        np.asarray(linear_cnn.train(key=jax.random.key(0), **train).loss)
-        return _parameters(init)
-
-    return compute
+    return _trained(_training(init, images, run.batch_size, run.steps), run.seeds)
 
 
-def torch_vgg(images: np.ndarray, width: float) -> Compute:
-    """VGG11-BN in PyTorch, channels last, which is its fastest layout on a CPU."""
+def torch_vgg(images: np.ndarray, run: VGGRun) -> Compute:
+    """VGG11-BN in PyTorch, channels last, which is its fastest layout on a CPU; seeds
+    one after the other."""
     import torch
     from torch import nn
 
@@ -71,7 +87,8 @@ def torch_vgg(images: np.ndarray, width: float) -> Compute:
         channels = images.shape[-1]
         for stage in stages:
             for full_width in stage:
-                features = round(full_width * width)
+                first = run.first_features if not layers else None
+                features = first or round(full_width * run.width)
                 layers += [
                     nn.Conv2d(channels, features, 3, padding=1),
                     nn.BatchNorm2d(features),
@@ -79,7 +96,7 @@ def torch_vgg(images: np.ndarray, width: float) -> Compute:
                 ]
                 channels = features
             layers.append(nn.MaxPool2d(2))
-        hidden = round(512 * width)
+        hidden = round(512 * run.width)
         classifier = [nn.Dropout(0.5), nn.Linear(channels, hidden), nn.ReLU()]
         classifier += [
             nn.Dropout(0.5),
@@ -94,24 +111,26 @@ def torch_vgg(images: np.ndarray, width: float) -> Compute:
     def evaluate(model: Any) -> None:
         model.eval()
         with torch.no_grad():
-            for batch in range(0, len(x), VGG_BATCH):
-                outputs = model(x[batch : batch + VGG_BATCH])
-                nn.functional.cross_entropy(
-                    outputs, y[batch : batch + VGG_BATCH]
-                ).item()
-                (outputs.argmax(1) == y[batch : batch + VGG_BATCH]).sum().item()
+            for start in range(0, len(x), 128):
+                outputs, targets = model(x[start : start + 128]), y[start : start + 128]
+                nn.functional.cross_entropy(outputs, targets).item()
+                (outputs.argmax(1) == targets).sum().item()
 
-    def compute() -> np.ndarray:
+    def train() -> Any:
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE)
         evaluate(model)
         model.train()
-        for _ in range(VGG_STEPS):
-            batch = torch.randperm(len(x))[:VGG_BATCH]
+        for _ in range(run.steps):
+            batch = torch.randperm(len(x))[: run.batch_size]
             optimizer.zero_grad(set_to_none=True)
             nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
             optimizer.step()
         evaluate(model)
+        return model
+
+    def compute() -> np.ndarray:
+        model = [train() for _ in range(run.seeds)][-1]
         return np.array(
             [float(sum(parameter.numel() for parameter in model.parameters()))]
         )
@@ -119,21 +138,15 @@ def torch_vgg(images: np.ndarray, width: float) -> Compute:
     return compute
 
 
-def our_seeds(images: np.ndarray) -> Compute:
-    """`linear_cnn.train_seeds` of the small network, many seeds at once."""
-    train = _small_training(images)
-    keys = jax.random.split(jax.random.key(0), SEEDS)
-
-    def compute() -> np.ndarray:
-        np.asarray(linear_cnn.train_seeds(keys=keys, **train).loss)
-        return _parameters(train["init"])
-
-    return compute
+def our_small(images: np.ndarray, seeds: int = 1) -> Compute:
+    """`linear_cnn.train` of the small network, or `train_seeds` of many at once."""
+    return _trained(_small_training(images), seeds)
 
 
 def one_seed_after_another(images: np.ndarray) -> Compute:
     """`linear_cnn.train` of the small network, called for each of the seeds."""
     train = _small_training(images)
+    _device_for_each_core()
     keys = jax.random.split(jax.random.key(0), SEEDS)
 
     def compute() -> np.ndarray:
@@ -147,6 +160,7 @@ def one_seed_after_another(images: np.ndarray) -> Compute:
 def default_convolution_mapped(images: np.ndarray) -> Compute:
     """The small network with XLA's own convolution, its seeds through `jax.lax.map`."""
     train = _small_training(images, **XLAS_CONVOLUTION)
+    _device_for_each_core()
     keys = jax.random.split(jax.random.key(0), SEEDS)
     run = jax.jit(partial(lax.map, lambda key: linear_cnn.train(key=key, **train).loss))
 
@@ -158,9 +172,6 @@ def default_convolution_mapped(images: np.ndarray) -> Compute:
 
 
 def _small_training(images: np.ndarray, **convolution: Any) -> dict[str, Any]:
-    # As the experiments do.
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-
     def init(key: jax.Array) -> nnx.Module:
         return linear_cnn.SmallCNN(
             CLASSES,
@@ -171,6 +182,29 @@ def _small_training(images: np.ndarray, **convolution: Any) -> dict[str, Any]:
         )
 
     return _training(init, images, SEEDS_BATCH, SEEDS_STEPS)
+
+
+def _device_for_each_core() -> None:
+    # As the experiments do.
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+
+
+def _trained(train: dict[str, Any], seeds: int) -> Compute:
+    """One seed by `train`, several by `train_seeds`."""
+    if seeds > 1:
+        _device_for_each_core()
+
+    def compute() -> np.ndarray:
+        key = jax.random.key(0)
+        trajectory = (
+            linear_cnn.train(key=key, **train)
+            if seeds == 1
+            else linear_cnn.train_seeds(keys=jax.random.split(key, seeds), **train)
+        )
+        np.asarray(trajectory.loss)
+        return _parameters(train["init"])
+
+    return compute
 
 
 def _training(

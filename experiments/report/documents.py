@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from experiments import catalogue
+from experiments.benchmark import publication
 from experiments.catalogue import CATALOGUE
 from experiments.download import standard
 from experiments.frame import WHEREABOUTS, Table, disk
+from experiments.frame.marks import between_marks
 from experiments.report.reading import Result, Row, read, verdict_of, with_summary
 from linear_cnn._text import escaped
 
 # What others can have under the same name.
 COMMON = ("photographs", *standard.RECIPES)
-BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 
 def publish(out: Path, docs: Path) -> list[Path]:
@@ -37,7 +38,7 @@ def publish(out: Path, docs: Path) -> list[Path]:
       the files that were written.
     """
     folder = disk.prepare_folder(docs / "results", "--publish")
-    written = []
+    written = publication.publish(out, docs)
     for result in read(out):
         if result.problem or result.preset == "smoke":
             continue
@@ -92,14 +93,8 @@ def pages(docs: Path) -> dict[Path, str]:
     made |= {result.folder.with_suffix(".md"): page(result) for result in results}
     if readme.exists():
         text = readme.read_text(encoding="utf-8")
-        made[readme] = _with_table(text, short_table(results))
-    return made
-
-
-def _with_table(text: str, table: str) -> str:
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    return f"{before}{begin}\n{table}{end}{after}" if begin and end else text
+        made[readme] = between_marks(text, short_table(results))
+    return made | publication.pages(docs)
 
 
 def short_table(results: Sequence[Result]) -> str:

@@ -10,6 +10,7 @@ FIT, FITS, SCAN = (
     "theory.fit_profile, 256 profiles",
     "scan of 19,961 times",
 )
+KERNELS = "LinearDynamics.kernel, 1,024 kernels"
 PEERS = {"torch": "2.0", "scikit-learn": "1.0"}
 
 
@@ -23,4 +24,6 @@ def measurement(
     seconds=1.0, again=0.5, megabytes=100.0, values=(4.0, 2.0, 0.0), lower_bound=False
 ):
     numbers = {"seconds": seconds, "seconds_again": again, "megabytes": megabytes}
-    return numbers | {"lower_bound": lower_bound, "values": list(values)}
+    numbers |= {"cpu": 2 * seconds, "cpu_again": 2 * again}
+    known = {"lower_bound": lower_bound, "others": 0.0}
+    return numbers | known | {"values": list(values)}

@@ -12,10 +12,12 @@ from experiments import benchmark
 from experiments.benchmark import Settings
 from experiments.benchmark import benchmark as whole
 from experiments.benchmark import measurement as one
-from experiments.benchmark.rows import rows
+from experiments.benchmark.growth import SERIES
+from experiments.benchmark.rows import Row, Task, rows
 from tests.experiments.benchmark.fakes import (
     FIT,
     FITS,
+    KERNELS,
     NUMPY,
     OURS,
     PEERS,
@@ -38,7 +40,7 @@ def measured(monkeypatch):
     100 times as long as ours."""
     taken, torch_seconds = [], itertools.cycle((100.0, 50.0, 60.0))
 
-    def measure(method, file):
+    def measure(method, file, cache=None):
         taken.append((method, len(np.load(file))))
         if method == TORCH:
             return measurement(
@@ -67,7 +69,7 @@ def test_peer_and_ours_take_turns_and_ratios_say_how_much_better_ours_is(
     assert measured[:6] == [(TORCH, 20), (OURS, 20)] * 3
     assert measured[18:24] == [(OURS, 4), (OURS, 20)] * 3
     assert measured[27:33] == [(SCAN, 20), (FIT, 20)] * 3
-    assert len(measured) == 3 * 13
+    assert len(measured) == 3 * (14 + sum(len(series.sizes) for series in SERIES))
 
     first = summary["rows"][0]
     assert (first["faster"], first["faster_again"], first["less_memory"]) == (
@@ -79,13 +81,15 @@ def test_peer_and_ours_take_turns_and_ratios_say_how_much_better_ours_is(
     assert first["peer"]["seconds"] == [100.0, 50.0, 60.0]
     assert first["targets"] == [
         {"number": "difference", "relation": "at most", "bound": 1e-6, "met": True}
+        | {"value": first["difference"], "range": None}
     ]
     assert summary["rows"][3]["difference"] is None  # other images, other numbers
     given = {"dataset": "photographs", "images": 20, "repeats": 3, "only": None}
-    assert summary["settings"] == {"out": str(tmp_path)} | given
+    assert summary["settings"] == {"out": str(tmp_path), "publish": None} | given
+    assert summary["programs"] == []
 
     shown = capsys.readouterr().out.splitlines()
-    assert shown[1].split() == [
+    assert shown[2].split() == [
         "ok",
         "60",
         "x",
@@ -99,12 +103,13 @@ def test_peer_and_ours_take_turns_and_ratios_say_how_much_better_ours_is(
         "spectrum",
     ]
     assert (
-        shown[2].strip()
-        == f"peer: 60 s (50 to 100), 2nd call 20 s; 3000 MB; {TORCH}, 20 images"
+        shown[3].strip()
+        == "peer: 60 s (50 to 100), 2nd call 20 s (CPU 120, 40 s); 3000 MB;"
+        f" {TORCH}, 20 images"
     )
     assert (
-        shown[3].strip()
-        == f"ours: 1 s (1 to 1), 2nd call 0.5 s; 100 MB; {OURS}, 20 images"
+        shown[4].strip()
+        == f"ours: 1 s (1 to 1), 2nd call 0.5 s (CPU 2, 1 s); 100 MB; {OURS}, 20 images"
     )
     assert shown[-1] == f"written to {tmp_path / 'benchmark'}"
 
@@ -125,6 +130,44 @@ def test_only_some_rows(tmp_path, measured, monkeypatch):
     ):
         run(tmp_path, images=20, only="fit_profil?")
     assert not measured
+
+
+def test_a_process_finds_what_an_earlier_one_has_compiled(tmp_path, monkeypatch):
+    taken = []
+
+    def measure(method, file, cache=None):
+        taken.append((method, cache))
+        return measurement()
+
+    monkeypatch.setattr(whole, "measure", measure)
+    row = Row("section", "title", Task(OURS, 5, cached=True), Task(OURS, 5))
+    (result,) = whole.run([row], {5: tmp_path / "5.npy"}, repeats=2)
+    (cache,) = {cache for _, cache in taken} - {None}
+    assert cache.parent == tmp_path
+    # The first one fills it, and does not count.
+    assert taken == [(OURS, cache)] + [(OURS, None), (OURS, cache)] * 2
+    assert len(result["ours"]["seconds"]) == 2
+
+
+def test_programs_are_profiled_once_for_the_chosen_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(whole, "measure", lambda *_: measurement())
+    profiled = []
+
+    def profile(method, file):
+        profiled.append(method)
+        return {"seconds": 1.0, "programs": []}
+
+    monkeypatch.setattr(whole, "profile", profile)
+    benchmark.main(Settings(out=tmp_path, only="SmallCNN", images=256, repeats=1))
+    assert profiled == [
+        "linear_cnn.train, SmallCNN",
+        "linear_cnn.train_seeds, SmallCNN, 4 seeds",
+    ]
+    (file,) = (tmp_path / "benchmark").iterdir()
+    assert [p["method"] for p in json.loads(file.read_text())["programs"]] == profiled
+    assert set(whole.PROFILED) <= {
+        task.method for task in whole.profiled(rows((50_000, 32, 32, 3)))
+    }
 
 
 def test_the_summary_names_machine_and_versions(tmp_path, measured, monkeypatch):
@@ -154,18 +197,20 @@ def test_without_peers_ours_is_still_measured_and_the_remedy_named(
 ):
     install(monkeypatch, lambda package: None)
     rows = run(tmp_path, images=5, repeats=2)["rows"]
-    assert {method for method, _ in measured} == {
+    in_series = {series.method(size) for series in SERIES for size in series.sizes}
+    assert {method for method, _ in measured} - in_series == {
         OURS,
         f"{OURS}, 7x7",
         NUMPY,
         FIT,
         FITS,
         SCAN,
+        KERNELS,
     }
-    assert [row["not_installed"] for row in rows] == [
+    assert [row["not_installed"] for row in rows if row["peer"]] == [
         "torch",
         "scikit-learn",
-        *[None] * 5,
+        *[None] * 4,
     ]
     assert rows[0]["seconds"] == 1.0
     assert rows[0]["faster"] is None
@@ -216,7 +261,7 @@ def test_a_full_disk_names_the_remedy(tmp_path, monkeypatch):
 
 
 def test_a_failed_measurement_writes_no_summary(tmp_path, monkeypatch):
-    def fail(method, file):
+    def fail(method, file, cache=None):
         raise ChildProcessError(f"{method} failed")
 
     monkeypatch.setattr(whole, "measure", fail)

@@ -47,6 +47,7 @@ def test_report_measures_the_calls_and_not_the_preparation(
     assert measurement["seconds"] == pytest.approx(0.2)
     assert measurement["seconds_again"] == pytest.approx(0.1)
     assert 155 < measurement["megabytes"] < 175
+    assert measurement["cpu"] > 0 < measurement["cpu_again"]
     assert measurement["lower_bound"] is False
     assert measurement["values"] == [2.0, 2.0]
 
@@ -75,6 +76,15 @@ def test_a_fresh_process_compiles_whatever_the_cache_holds(tmp_path, monkeypatch
     assert measurement["seconds"] > 2 * measurement["seconds_again"] > 0
     assert len(measurement["values"]) == 27
     assert not any(cache.iterdir())
+
+
+def test_a_fresh_process_keeps_compiled_programs_where_it_is_told(tmp_path):
+    np.save(tmp_path / "images.npy", some_images())
+    cache = tmp_path / "cache"
+    first, second = (one.measure(OURS, tmp_path / "images.npy", cache) for _ in "12")
+    assert first["values"] == second["values"]
+    assert cache.exists()
+    assert first["others"] is None or 0 <= first["others"] < 1e4
 
 
 def test_a_failing_process_says_why(tmp_path):

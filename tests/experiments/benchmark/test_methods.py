@@ -6,17 +6,21 @@ import pytest
 
 from experiments.benchmark import methods, training
 from experiments.benchmark.methods import METHODS
+from experiments.benchmark.training import VGGRun
 from experiments.frame.disk import version
-from tests.experiments.benchmark.fakes import FIT, FITS, SCAN, some_images
+from tests.experiments.benchmark.fakes import (
+    FIT,
+    FITS,
+    NUMPY,
+    OURS,
+    SCAN,
+    TORCH,
+    some_images,
+)
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        name
-        for name in METHODS
-        if name not in (FIT, FITS, SCAN) and "CNN" not in name and "VGG" not in name
-    ],
+    "name", [OURS, f"{OURS}, 7x7", TORCH, "scikit-learn PCA of all patches", NUMPY]
 )
 def test_every_method_has_the_eigenvalues_of_the_centred_patches(name, monkeypatch):
     package = METHODS[name].package
@@ -63,27 +67,22 @@ def test_all_ways_of_training_train_the_same_small_network(monkeypatch):
     for constant, value in (("SEEDS", 2), ("SEEDS_BATCH", 4), ("SEEDS_STEPS", 1)):
         monkeypatch.setattr(training, constant, value)
     names = [name for name in METHODS if "SmallCNN" in name]
-    assert len(names) == 3
+    assert len(names) == 5
     for name in names:
         np.testing.assert_array_equal(METHODS[name].prepare(some_images())(), [6362])
     assert asked == {"XLA's convolution, SmallCNN, lax.map"}
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("who", ["linear_cnn", "torch"])
 @pytest.mark.parametrize(
-    "name",
-    [
-        name
-        for name in METHODS
-        if "VGG" in name and "16 filters" in name and "XLA" not in name
-    ],
+    ("first_features", "parameters"), [(None, 612_810), (64, 641_658)]
 )
-def test_all_ways_of_training_train_the_same_vgg(name, monkeypatch):
-    package = METHODS[name].package
-    if package and version(package) is None:
-        pytest.skip(f"{package} is not installed")
-    for constant, value in (("VGG_BATCH", 4), ("VGG_STEPS", 1)):
-        monkeypatch.setattr(training, constant, value)
+def test_all_ways_of_training_train_the_same_vgg(who, first_features, parameters):
+    if who == "torch" and version(who) is None:
+        pytest.skip(f"{who} is not installed")
+    train = training.torch_vgg if who == "torch" else training.our_vgg
+    run = VGGRun(0.25, batch_size=4, steps=1, first_features=first_features)
     np.testing.assert_array_equal(
-        METHODS[name].prepare(some_images(size=32))(), [612_810]
+        train(some_images(size=32), run)(), [float(parameters)]
     )

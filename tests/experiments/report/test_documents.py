@@ -13,9 +13,9 @@ from experiments import frame, report
 from experiments.catalogue import CATALOGUE
 from experiments.frame import disk
 from experiments.frame.checks import as_rows
+from experiments.frame.marks import BEGIN, END
 from experiments.paper import iterations, pretrained, random_labels
 from experiments.report import documents
-from experiments.report.documents import BEGIN, END
 from tests.experiments.report_results import (
     ITERATIONS,
     RANDOM_LABELS,
