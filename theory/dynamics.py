@@ -2,7 +2,8 @@
 initialisation and targets."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,6 @@ from jax.typing import ArrayLike
 
 from theory._checks import (
     check_components,
-    check_iterations,
     check_kernel,
     check_positive,
     check_probabilities,
@@ -26,39 +26,44 @@ from theory._precision import (
     matmul,
     square_root,
 )
-from theory.geometric_sum import decay
-from theory.modes import mode_sums
-from theory.quadratic_form import quadratic_form_quantile
-
-# The "mse" loss is the mean over images of the squared error summed over outputs; its
-# gradient has a factor 2.
-GRADIENT_FACTOR = 2
-
-Targets = Literal["drawn", "shuffled"]
+from theory.linear_law import (
+    GaussianEnergy,
+    Targets,
+    expectation,
+    law_of_drive,
+    quantiles,
+)
+from theory.optimizer import Optimizer, Response, check_times, last_rate, responses
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LinearDynamics:
-    r"""Full-batch gradient descent on a linear CNN, decomposed into independent modes.
+    r"""Full-batch training of a linear CNN, decomposed into independent modes.
 
     With A = E diag(alpha) E^T (mean patches) and a^T a = Q diag(h) Q^T (head), mode (i,
-    j) decays by 1 - x_ij in each step, x_ij = 2 eta alpha_i h_j. Made by
-    `gradient_descent`; a pytree.
+    j) has the curvature g alpha_i h_j. In plain gradient descent it decays by 1 - x_ij
+    in each step, x_ij = g eta alpha_i h_j. Made by `gradient_descent`; a pytree.
 
     Attributes:
-      learning_rate: eta.
-      head: a, (K, M).
+      learning_rate: eta, (); or (S,), of every step or between the optimizer's
+        boundaries.
+      optimizer: momentum, weight decay, and where the learning rate changes.
+      head: a, (K, M); centred over outputs for cross-entropy.
       mean_patch_variance: alpha, (d,), descending; 0 where it is zero up to rounding.
       components: E, (d, d), as columns.
       head_variance: h, (M,); 0 where it is zero up to rounding.
       head_components: Q, (M, M), as columns.
-      drive: E^T B Q, (d, M).
+      drive: E^T B Q, (d, M). (`QuadraticDynamics.drive` is the gradient: it has the
+        other sign.)
       mean: E^T m, (d,), the mean over images of the mean patch.
       target_mean: Q^T y, (M,).
       target_covariance: Q^T C Q, (M, M).
       count: N, the number of images.
       kernel_shape: (kh, kw, C).
+      gradient_factor: g: 2 for the mean squared error; 1 / M for cross-entropy, whose
+        targets are M times the one-hot ones less their mean.
+      continuous: gradient flow instead of steps.
 
     Examples:
       >>> import numpy as np
@@ -83,6 +88,7 @@ class LinearDynamics:
     """
 
     learning_rate: Array
+    optimizer: Optimizer
     head: Array
     mean_patch_variance: Array
     components: Array
@@ -94,13 +100,15 @@ class LinearDynamics:
     target_covariance: Array
     count: int = field(metadata={"static": True})
     kernel_shape: tuple[int, int, int] = field(metadata={"static": True})
+    gradient_factor: float = field(default=2.0, metadata={"static": True})
+    continuous: bool = field(default=False, metadata={"static": True})
 
     @property
     def rates(self) -> jax.Array:
-        """x_ij = 2 eta alpha_i h_j, (d, M), without unit; all in [0, 2)."""
-        return _rates(
-            *as_floats(self.learning_rate, self.mean_patch_variance, self.head_variance)
-        )
+        """x_ij = g eta alpha_i h_j, (d, M), without unit, at the last learning rate;
+        in [0, 2) for plain gradient descent."""
+        eta, _ = as_floats(last_rate(self.learning_rate), self.head)
+        return eta * _curvature(self)
 
     def kernel(self, t: ArrayLike, initial_kernel: ArrayLike) -> Array:
         r"""The filters after t steps, exactly, for any data, targets, head and
@@ -109,33 +117,60 @@ class LinearDynamics:
         .. math::
 
            W(t) = W(0)
-             + 2 \eta E [\varphi_t(x_{ij}) \circ (E^T (B - A W(0) a) Q)] Q^T a^T
+             + g \eta E [\varphi_t(x_{ij}) \circ (E^T (B - A W(0) a) Q)] Q^T a^T
 
-        Ours (docs/derivations.md, section 3).
+        for plain gradient descent: ours (docs/derivations.md, section 3; section 19
+        has momentum, weight decay and schedules).
 
         Args:
           t: steps, scalar or any shape, from 0 to infinity; integers, given as integers
-            or in floating point and then rounded.
+            or in floating point and then rounded. In continuous time real: learning
+            rate times t is the time.
           initial_kernel: W(0) in Flax order, (..., kh, kw, C, K), leading batch axes
             allowed.
 
         Returns:
           kernel, t.shape + initial_kernel.shape. Directions that no image's mean patch
-          has keep their initial value.
+          has keep their initial value, but for weight decay.
 
         Raises:
           ValueError: the kernel's shape is not that of the moments and head, or t is
-            negative.
+            negative or beyond the schedule.
         """
-        expected = (*self.kernel_shape, self.head.shape[0])
-        check_kernel(initial_kernel, "initial_kernel")
-        if np.shape(initial_kernel)[-4:] != expected:
-            raise ValueError(
-                f"initial_kernel must end in the axes (kh, kw, C, K) = {expected}, got"
-                f" {np.shape(initial_kernel)}."
-            )
-        check_iterations(t)
+        self._check_start(t, initial_kernel)
         return _kernel(self, as_float_like(self.learning_rate, t), initial_kernel)
+
+    def profile(
+        self,
+        t: ArrayLike,
+        initial_kernel: ArrayLike,
+        *,
+        change: bool = False,
+        components: ArrayLike | None = None,
+    ) -> Array:
+        r"""Energy profile of the filters after t steps, exactly, without the filters.
+
+        It is `energy_profile` of `kernel`, at the cost of one number for each of d x M
+        modes in the place of d x K weights: for many initial kernels at many times.
+        Ours (docs/derivations.md, section 19).
+
+        Args:
+          t, initial_kernel: as in `kernel`.
+          change: the profile of W(t) - W(0) instead of W(t).
+          components: orthonormal directions as columns, (d, p), e.g.
+            `PatchSpectrum.components`; E if None.
+
+        Returns:
+          e, t.shape + the kernel's batch axes + (p,), in units of the filters.
+
+        Raises:
+          ValueError: as `kernel`, or components that are not orthonormal.
+        """
+        self._check_start(t, initial_kernel)
+        if components is not None:
+            check_components(components, self.components.shape[0])
+        t = as_float_like(self.learning_rate, t)
+        return _profile(self, t, initial_kernel, components, change)
 
     def expected_profile(
         self,
@@ -148,20 +183,23 @@ class LinearDynamics:
     ) -> Array:
         r"""Root mean square energy profile over random initialisation and targets.
 
-        For one output, in the eigenbasis of A, with :math:`\rho_i = (1 - x_i)^t`:
+        For one output and plain gradient descent, in the eigenbasis of A, with
+        :math:`\rho_i = (1 - x_i)^t`:
 
         .. math:: E[e_i(t)^2] = \sigma^2 \left[1 - \frac{1 - \rho_i^2}{K}\right]
-           + \frac{4 h \eta^2}{K} \varphi_t(x_i)^2 \frac{\tau^2 \alpha_i}{N}
+           + \frac{g^2 h \eta^2}{K} \varphi_t(x_i)^2 \frac{\tau^2 \alpha_i}{N}
 
-        Ours (docs/derivations.md, section 4, with several outputs and any basis).
+        Ours (docs/derivations.md, section 4, with several outputs and any basis, and
+        section 19 for other optimisers).
 
         Args:
           t: steps, as in `kernel`.
           init_std: sigma, standard deviation of the independent Gaussian weights of
             W(0); may be 0.
           targets: "drawn": independent of the images and of one another, of mean 0 and
-            of the moments' `target_covariance`. "shuffled": the moments' own targets,
-            randomly permuted over the images.
+            of the moments' `target_covariance`. "redrawn": the same, of the moments'
+            own `target_mean` too, e.g. one-hot classes of these frequencies.
+            "shuffled": the moments' own targets, randomly permuted over the images.
           change: the profile of W(t) - W(0) instead of W(t).
           components: orthonormal directions as columns, (d, p), e.g.
             `PatchSpectrum.components`; E if None.
@@ -170,17 +208,18 @@ class LinearDynamics:
           sqrt(E[e^2]), t.shape + (p,), in units of the filters.
 
         Raises:
-          ValueError: `targets` is neither word, a shape is wrong, init_std or t is
-            negative, init_std squared is too large or small for a float, components are
-            not orthonormal.
+          ValueError: `targets` is none of these, a shape is wrong, init_std or t is
+            negative, t is beyond the schedule, init_std squared is too large or small
+            for a float, components are not orthonormal.
         """
         self._check_law(t, init_std, targets, components)
-        return _expected_profile(
+        return _profile_law(
             self,
+            None,
             as_float_like(self.learning_rate, t),
             init_std,
             components,
-            targets == "shuffled",
+            targets,
             change,
         )
 
@@ -214,15 +253,25 @@ class LinearDynamics:
         """
         self._check_law(t, init_std, targets, components)
         check_probabilities("q", q)
-        return _profile_quantiles(
+        return _profile_law(
             self,
             q,
             as_float_like(self.learning_rate, t),
             init_std,
             components,
-            targets == "shuffled",
+            targets,
             change,
         )
+
+    def _check_start(self, t: ArrayLike, initial_kernel: ArrayLike) -> None:
+        check_kernel(initial_kernel, "initial_kernel")
+        expected = (*self.kernel_shape, self.head.shape[0])
+        if np.shape(initial_kernel)[-4:] != expected:
+            raise ValueError(
+                f"initial_kernel must end in the axes (kh, kw, C, K) = {expected}, got"
+                f" {np.shape(initial_kernel)}."
+            )
+        check_times(self.learning_rate, self.optimizer, t)
 
     def _check_law(
         self,
@@ -231,25 +280,58 @@ class LinearDynamics:
         targets: str,
         components: ArrayLike | None,
     ) -> None:
-        check_iterations(t)
-        if targets not in ("drawn", "shuffled"):
-            raise ValueError(f"targets must be 'drawn' or 'shuffled', got {targets!r}.")
+        check_times(self.learning_rate, self.optimizer, t)
+        if targets not in get_args(Targets):
+            raise ValueError(
+                f"targets must be one of {', '.join(map(repr, get_args(Targets)))}, got"
+                f" {targets!r}."
+            )
         check_positive("init_std", init_std, or_zero=True)
         check_squares("init_std", as_float_like(self.learning_rate, init_std))
         if components is not None:
             check_components(components, self.components.shape[0])
 
 
-def _rates(
-    learning_rate: jax.Array, mean_patch_variance: jax.Array, head_variance: jax.Array
-) -> jax.Array:
-    """x_ij = 2 eta alpha_i h_j, (d, M)."""
-    return (
-        GRADIENT_FACTOR
-        * learning_rate
-        * mean_patch_variance[:, None]
-        * head_variance[None]
+def _curvature(dynamics: LinearDynamics) -> jax.Array:
+    """g alpha_i h_j, (d, M)."""
+    alpha, h = as_floats(dynamics.mean_patch_variance, dynamics.head_variance)
+    return dynamics.gradient_factor * alpha[:, None] * h[None]
+
+
+def _responses(
+    dynamics: LinearDynamics, curvature: jax.Array, t: jax.Array
+) -> Response:
+    return responses(
+        dynamics.learning_rate,
+        dynamics.optimizer,
+        curvature,
+        t,
+        continuous=dynamics.continuous,
     )
+
+
+def _modes(dynamics: LinearDynamics, t: jax.Array) -> tuple[Response, Response]:
+    """What t steps make of the modes, t.shape + (d, M), and of the filter directions
+    that the head does not read, t.shape."""
+    curvature = _curvature(dynamics)
+    unread = jnp.zeros((), curvature.dtype)
+    return _responses(dynamics, curvature, t), _responses(dynamics, unread, t)
+
+
+def _read(dynamics: LinearDynamics) -> tuple[jax.Array, jax.Array]:
+    """The filter directions that the head reads, unit columns (K, M), and their length
+    in it, sqrt(h), (M,); both 0 for outputs that read nothing."""
+    a, h, q = as_floats(dynamics.head, dynamics.head_variance, dynamics.head_components)
+    length = square_root(h)
+    seen = (h > 0)[None]
+    units = jnp.where(seen, matmul(a, q) / jnp.where(seen, length[None], 1), 0)
+    return units, length
+
+
+def _gained(dynamics: LinearDynamics, modes: Response, length: jax.Array) -> jax.Array:
+    """What the modes, in units of the filters, have gained for each unit of E^T B Q,
+    t.shape + (d, M)."""
+    return dynamics.gradient_factor * einsum("j,...ij->...ij", length, modes.gained)
 
 
 @float64_outside_traces
@@ -257,130 +339,106 @@ def _rates(
 def _kernel(
     dynamics: LinearDynamics, t: ArrayLike, initial_kernel: ArrayLike
 ) -> jax.Array:
-    kernel, t, eta, a, alpha, e, h, q, drive = as_floats(
-        initial_kernel,
-        t,
-        dynamics.learning_rate,
-        dynamics.head,
-        dynamics.mean_patch_variance,
-        dynamics.components,
-        dynamics.head_variance,
-        dynamics.head_components,
-        dynamics.drive,
+    kernel, t, e, drive = as_floats(
+        initial_kernel, t, dynamics.components, dynamics.drive
     )
-    w = kernel.reshape(-1, e.shape[0], a.shape[0])  # every batch axis in one
-    # No rounding from outputs that the head does not read.
-    aq = jnp.where(h[None] > 0, matmul(a, q), 0)
-    residual = drive[None] - einsum("i,di,bdk,kj->bij", alpha, e, w, aq)
-    sums = mode_sums(_rates(eta, alpha, h), t.reshape(-1, 1, 1))
-    change = (
-        GRADIENT_FACTOR * eta * einsum("di,tij,bij,kj->tbdk", e, sums, residual, aq)
-    )
+    units, length = _read(dynamics)
+    modes, unread = _modes(dynamics, t.reshape(-1))
+    w = kernel.reshape(-1, e.shape[0], units.shape[0])  # every batch axis in one
+    initial = einsum("di,bdk,kj->bij", e, w, units)
+    moved = modes.moved - unread.moved[:, None, None]
+    gained = _gained(dynamics, modes, length)
+    change = moved[:, None] * initial[None] + (gained * drive[None])[:, None]
+    change = einsum("di,tbij,kj->tbdk", e, change, units)
+    if dynamics.optimizer.weight_decay is not None:
+        change = change + unread.moved[:, None, None, None] * w[None]
     change = change.reshape(*t.shape, *kernel.shape)
     return jnp.broadcast_to(kernel, change.shape) + change
 
 
-@jax.jit
-def _gaussian_law(
+@float64_outside_traces
+@partial(jax.jit, static_argnums=4)
+def _profile(
+    dynamics: LinearDynamics,
+    t: ArrayLike,
+    initial_kernel: ArrayLike,
+    components: ArrayLike | None,
+    change: bool,
+) -> jax.Array:
+    kernel, t, e, drive = as_floats(
+        initial_kernel, t, dynamics.components, dynamics.drive
+    )
+    units, length = _read(dynamics)
+    modes, unread = _modes(dynamics, t.reshape(-1))
+    w = kernel.reshape(-1, e.shape[0], units.shape[0])
+    u = e if components is None else as_floats(components, e)[0]
+    along = einsum("dp,bdk->bpk", u, w)
+    rest = along - einsum("bpk,kj,lj->bpl", along, units, units)
+    initial = einsum("di,bdk,kj->bij", e, w, units)
+    kept = (modes.moved if change else modes.kept)[:, None]
+    gained = _gained(dynamics, modes, length) * drive[None]
+    read = kept * initial[None] + gained[:, None]
+    if components is not None:
+        read = einsum("ip,tbij->tbpj", matmul(e.T, u), read)
+    kept = unread.moved if change else unread.kept
+    energy = (read**2).sum(axis=-1) + (
+        kept[:, None, None] ** 2 * (rest**2).sum(axis=-1)[None]
+    )
+    profile = square_root(energy / units.shape[0])
+    return profile.reshape(*t.shape, *kernel.shape[:-4], -1)
+
+
+def _law(
     dynamics: LinearDynamics,
     t: jax.Array,
     init_std: jax.Array,
     components: ArrayLike | None,
-    shuffled: ArrayLike,
-    change: ArrayLike,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """K e_u^2 as sigma^2 chi2 with some degrees of freedom plus |z|^2, z Gaussian
-    (docs/derivations.md, section 4).
-
-    Returns:
-      sigma^2 (); degrees of freedom (), the filter directions that the head does not
-      read, 0 for the change; mean of z, t.shape + (p, M); covariance of z, t.shape +
-      (p, M, M).
-    """
-    sigma, t, eta, alpha, e, h, m, q_mean, q_covariance = as_floats(
-        init_std,
-        t,
-        dynamics.learning_rate,
-        dynamics.mean_patch_variance,
-        dynamics.components,
-        dynamics.head_variance,
-        dynamics.mean,
-        dynamics.target_mean,
-        dynamics.target_covariance,
+    targets: Targets,
+    change: bool,
+) -> GaussianEnergy:
+    (e,) = as_floats(dynamics.components)
+    _, length = _read(dynamics)
+    modes, unread = _modes(dynamics, t)
+    kept, kept_unread = (
+        (modes.moved, unread.moved) if change else (modes.kept, unread.kept)
     )
-    u = e if components is None else jnp.asarray(components, e.dtype)
-    v = matmul(e.T, u)  # (d, p): the directions in the eigenbasis of A
-    read = (h > 0).astype(h.dtype)  # 1 for the filter directions that the head reads
-    x = _rates(eta, alpha, h)
-    sums = mode_sums(x, t[..., None, None])
-    # What the initialisation contributes, up to its sign: 1 - (1-x)^t = x phi_t(x) to
-    # the change.
-    kept = jnp.where(
-        change, einsum("ij,...ij->...ij", x, sums), decay(x, t[..., None, None])
-    )
-    initial = sigma**2 * einsum("ip,...ij,j->...pj", v**2, kept**2, read)
-    gain = GRADIENT_FACTOR * eta * square_root(h)
-    # The mean of the drive along u; drawn targets have mean 0.
-    projected = jnp.where(shuffled, einsum("ip,...ij,i->...pj", v, sums, m), 0)
-    spread = einsum("ip,...ij,...il,i->...pjl", v**2, sums, sums, alpha)
-    spread = spread - projected[..., :, None] * projected[..., None, :]
-    mean = einsum("j,...pj->...pj", gain * q_mean, projected)
-    driven = einsum(
-        "j,l,jl,...pjl->...pjl", gain, gain, q_covariance / dynamics.count, spread
-    )
-    j = jnp.arange(h.shape[0])
-    covariance = driven.at[..., j, j].add(initial)
-    freedom = jnp.where(change, 0, dynamics.head.shape[0] - read.sum())
-    return sigma**2, freedom, mean, covariance
-
-
-@float64_outside_traces
-@jax.jit
-def _expected_profile(
-    dynamics: LinearDynamics,
-    t: ArrayLike,
-    init_std: ArrayLike,
-    components: ArrayLike | None,
-    shuffled: ArrayLike,
-    change: ArrayLike,
-) -> jax.Array:
-    t, init_std, _ = as_floats(t, init_std, dynamics.learning_rate)
-    variance, freedom, mean, covariance = _gaussian_law(
-        dynamics, t, init_std, components, shuffled, change
-    )
-    energy = (
-        variance * freedom
-        + jnp.trace(covariance, axis1=-2, axis2=-1)
-        + jnp.sum(mean**2, axis=-1)
-    )
-    return square_root(energy / dynamics.head.shape[0])
-
-
-@float64_outside_traces
-@jax.jit
-def _profile_quantiles(
-    dynamics: LinearDynamics,
-    q: ArrayLike,
-    t: ArrayLike,
-    init_std: ArrayLike,
-    components: ArrayLike | None,
-    shuffled: ArrayLike,
-    change: ArrayLike,
-) -> jax.Array:
-    q, t, init_std, _ = as_floats(q, t, init_std, dynamics.learning_rate)
-    variance, freedom, mean, covariance = _gaussian_law(
-        dynamics, t, init_std, components, shuffled, change
-    )
-    weights, axes = jnp.linalg.eigh(covariance)
-    means = einsum("...jl,...j->...l", axes, mean)
-    # The first term stands for the filter directions that the head does not read.
-    unread = jnp.ones((*weights.shape[:-1], 1), weights.dtype)
-    energy = quadratic_form_quantile(
-        q.reshape(*q.shape, *(1,) * (weights.ndim - 1)),
-        variances=jnp.concatenate(
-            [variance * unread, jnp.maximum(weights, 0)], axis=-1
+    read = (length > 0).astype(e.dtype)  # 1 for the filter directions that it reads
+    # The directions in the eigenbasis of A.
+    v = matmul(e.T, e if components is None else jnp.asarray(components, e.dtype))
+    initial = init_std**2 * einsum("ip,...ij,j->...pj", v**2, kept**2, read)
+    mean, driven = law_of_drive(
+        v,
+        _gained(dynamics, modes, length),
+        targets,
+        *as_floats(
+            dynamics.mean_patch_variance,
+            dynamics.mean,
+            dynamics.target_mean,
+            dynamics.target_covariance / dynamics.count,
         ),
-        means=jnp.concatenate([0 * unread, means], axis=-1),
-        degrees=jnp.concatenate([freedom * unread, jnp.ones_like(weights)], axis=-1),
     )
+    j = jnp.arange(length.shape[0])
+    return GaussianEnergy(
+        (init_std * kept_unread[..., None]) ** 2,
+        dynamics.head.shape[0] - read.sum(),
+        mean,
+        driven.at[..., j, j].add(initial),
+    )
+
+
+@float64_outside_traces
+@partial(jax.jit, static_argnums=(5, 6))
+def _profile_law(
+    dynamics: LinearDynamics,
+    q: ArrayLike | None,
+    t: ArrayLike,
+    init_std: ArrayLike,
+    components: ArrayLike | None,
+    targets: Targets,
+    change: bool,
+) -> jax.Array:
+    """The quantiles of e, or its root mean square if q is None."""
+    t, init_std, _ = as_floats(t, init_std, dynamics.head)
+    law = _law(dynamics, t, init_std, components, targets, change)
+    energy = expectation(law) if q is None else quantiles(law, as_floats(q, t)[0])
     return square_root(energy / dynamics.head.shape[0])

@@ -1,4 +1,8 @@
-"""Full-batch gradient descent on a linear CNN, decomposed into independent modes."""
+"""Full-batch training of a linear CNN, decomposed into independent modes."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +13,6 @@ from theory._checks import (
     check_finite,
     check_head,
     check_kind,
-    check_positive,
     check_squares,
     check_stable,
 )
@@ -22,30 +25,51 @@ from theory._precision import (
     matmul,
     without_rounding,
 )
-from theory.dynamics import GRADIENT_FACTOR, LinearDynamics
+from theory.dynamics import LinearDynamics
+from theory.linear_law import GRADIENT_FACTOR
 from theory.mean_patches import MeanPatchMoments
 from theory.modes import eigenmodes, is_noise
+from theory.optimizer import Optimizer, given_optimizer, largest_constant_rate
+
+Loss = Literal["mse", "cross_entropy"]
 
 
 @float64_outside_traces
-def largest_stable_learning_rate(moments: MeanPatchMoments, head: ArrayLike) -> Array:
-    r"""The border of stability, :math:`2 / (2 \max_i \alpha_i \max_j h_j)`: below it
-    every mode decays.
+def largest_stable_learning_rate(
+    moments: MeanPatchMoments,
+    head: ArrayLike,
+    *,
+    momentum: ArrayLike = 0.0,
+    nesterov: bool = False,
+    weight_decay: ArrayLike = 0.0,
+    decoupled: bool = False,
+    loss: Loss = "mse",
+) -> Array:
+    r"""The border of stability: below it every mode decays.
 
-    Ours (docs/derivations.md, section 3).
+    With the largest curvature :math:`c = g \max_i \alpha_i \max_j h_j`, momentum
+    :math:`\beta` and weight decay :math:`\mu`,
+
+    .. math:: \eta = \frac{2}{s (c + \mu)}, \qquad s = \frac{1}{1 + \beta}
+       \quad\text{or, for Nesterov's,}\quad \frac{1 + 2 \beta}{1 + \beta}
+
+    with :math:`s c + \mu` in the denominator where the decay is decoupled. Ours
+    (docs/derivations.md, sections 3 and 19).
 
     Args:
       moments: of the training images; their targets, however many, do not matter.
       head: a, (K,) or (K, M).
+      momentum, nesterov, weight_decay, decoupled, loss: as in `gradient_descent`.
 
     Returns:
-      eta, scalar; infinite if all images are zero. In float64 under the same rule as
-      `gradient_descent`.
+      eta, scalar; infinite if all images are zero and nothing decays. In float64 under
+      the same rule as `gradient_descent`.
 
     Raises:
       TypeError: other moments.
       ValueError: moments that are not finite; a head of zeros or of the wrong rank, or
-        a head or images so small or large that the border is no floating-point number.
+        a head or images so small or large that the border is no floating-point number;
+        momentum or weight decay as in `gradient_descent`.
 
     Examples:
       >>> import numpy as np
@@ -58,16 +82,26 @@ def largest_stable_learning_rate(moments: MeanPatchMoments, head: ArrayLike) -> 
       >>> dynamics = theory.gradient_descent(moments, head, 0.99 * border)
       >>> print(round(float(dynamics.rates.max()), 4))  # it reaches 2 at the border
       1.98
+
+      Momentum allows larger ones:
+
+      >>> further = theory.largest_stable_learning_rate(moments, head, momentum=0.9)
+      >>> print(round(float(further / border), 4))
+      1.9
     """
     _check(moments, head)
+    _, optimizer = given_optimizer(
+        1.0, momentum, nesterov, weight_decay, decoupled, False
+    )
+    head, factor = _of_loss(head, loss)
     second, a = as_floats(moments.second, head)
     # The largest singular value of the head squares to the largest eigenvalue of a^T a.
     curvature = (
-        GRADIENT_FACTOR
+        factor
         * jnp.linalg.eigvalsh(second)[-1]
         * jnp.linalg.norm(a.reshape(a.shape[0], -1), ord=2) ** 2
     )
-    border = 2 / curvature
+    border = 2 / optimizer.effective_curvature(curvature)
     value, largest = concrete(border), concrete(second)
     seen = largest is not None and largest.any()
     if seen and value is not None and not 0 < value < np.inf:
@@ -80,20 +114,50 @@ def largest_stable_learning_rate(moments: MeanPatchMoments, head: ArrayLike) -> 
 
 @float64_outside_traces
 def gradient_descent(
-    moments: MeanPatchMoments, head: ArrayLike, learning_rate: ArrayLike
+    moments: MeanPatchMoments,
+    head: ArrayLike,
+    learning_rate: ArrayLike | tuple[ArrayLike, ArrayLike],
+    *,
+    momentum: ArrayLike = 0.0,
+    nesterov: bool = False,
+    weight_decay: ArrayLike = 0.0,
+    decoupled: bool = False,
+    continuous: bool = False,
+    loss: Loss = "mse",
 ) -> LinearDynamics:
-    """Closed form of full-batch gradient descent on the "mse" loss of a linear CNN:
-    decompose once, query at any t.
+    r"""Closed form of full-batch training of a linear CNN: decompose once, query at any
+    t.
 
-    Ours (docs/derivations.md, section 3). The network is conv (no bias), global average
-    pool and a fixed head; the loss is the mean over images of the squared error summed
-    over outputs.
+    The network is conv (no bias), global average pool and a fixed head. Plain gradient
+    descent on the "mse" loss, the mean over images of the squared error summed over
+    outputs, unless told otherwise. Ours (docs/derivations.md, section 3, and section 19
+    for all options).
+
+    The options for other optimisers of optax:
+
+    * ``sgd(eta, momentum=b, nesterov=True)``: ``momentum=b, nesterov=True``
+    * ``chain(add_decayed_weights(m), sgd(eta, b))``: ``momentum=b, weight_decay=m``
+    * ``chain(trace(b), add_decayed_weights(m), scale_by_learning_rate(eta))``: the
+      same, and ``decoupled=True``
+    * ``sgd(piecewise_constant_schedule(...), b)``: ``learning_rate=(boundaries,
+      rates)``
+    * ``sgd(any_schedule, b)``: the rates of all steps as ``learning_rate``
 
     Args:
-      moments: of the training images and targets.
+      moments: of the training images and targets; for cross-entropy of one-hot targets
+        (N, M).
       head: a, (K,) or (K, M), of any rank; its number of outputs must be that of the
         targets.
-      learning_rate: eta > 0, as `optax.sgd` means it; scalar.
+      learning_rate: eta > 0, as `optax.sgd` means it: a number; a pair (boundaries,
+        rates), (S - 1,) and (S,), the rate changing in the step of each boundary, the
+        first step being 0; or the rates of all steps, (T,), for t up to T.
+      momentum: beta in [0, 1), as `optax.trace` has it, with no momentum at the start.
+      nesterov: Nesterov's momentum.
+      weight_decay: mu >= 0, of the filters.
+      decoupled: weight decay beside the momentum instead of in the gradient.
+      continuous: gradient flow, the limit of small steps at the same eta t.
+      loss: "mse", or "cross_entropy": the softmax cross-entropy linearised about equal
+        probabilities, which holds early, while the logits are small.
 
     Returns:
       the dynamics. Curvatures below rounding (d * eps * the largest) are taken as zero.
@@ -104,9 +168,12 @@ def gradient_descent(
 
     Raises:
       TypeError: other moments. ValueError: moments that are not finite; a head of
-        zeros, or whose squares are too small or large for a float; outputs that do not
-        match; or a step size that is not positive or at or beyond the border of
-        stability; the message names the largest stable one.
+        zeros (for cross-entropy, of equal outputs), or whose squares are too small or
+        large for a float; outputs that do not match; targets of cross-entropy that do
+        not add up to 1; a momentum outside [0, 1), Nesterov's without one, a negative
+        decay, or a decoupled one of 0; a malformed schedule; or a constant step size
+        that is not positive or at or beyond the border of stability; the message names
+        the largest stable one.
 
     Examples:
       >>> import numpy as np
@@ -128,16 +195,77 @@ def gradient_descent(
       True
       >>> np.allclose(moments.second @ kernels[2].reshape(4, 3) @ head, moments.cross)
       True
+
+      With weight decay it whitens only above the noise: the profile of the limit is
+      sqrt(alpha) / (alpha + mu / 2h), with its peak where both are equal.
+
+      >>> decayed = theory.gradient_descent(moments, head, rate, weight_decay=0.1)
+      >>> limit = decayed.expected_profile(np.inf, init_std=1.0)
+      >>> alpha = decayed.mean_patch_variance
+      >>> print((limit * (alpha + 0.1 / 6) / np.sqrt(alpha)).round(4))
+      [0.0662 0.0662 0.0662 0.0662]
     """
     _check(moments, head)
     _check_outputs(moments, head)
-    check_positive("learning_rate", learning_rate)
-    dynamics = _decompose(moments, head, learning_rate)
-    curvature = (
-        GRADIENT_FACTOR * dynamics.mean_patch_variance[:1] * dynamics.head_variance[:1]
+    rates, optimizer = given_optimizer(
+        learning_rate, momentum, nesterov, weight_decay, decoupled, continuous
     )
-    check_stable("learning_rate", learning_rate, curvature)
+    head, factor = _of_loss(head, loss)
+    if loss == "cross_entropy":
+        _check_one_hot(moments)
+        moments = _centered_classes(moments)
+    dynamics = _decompose(moments, head, rates, optimizer, factor, continuous)
+    constant = largest_constant_rate(rates, optimizer)
+    if not continuous and constant is not None:
+        largest = dynamics.mean_patch_variance[:1] * dynamics.head_variance[:1]
+        effective = dynamics.optimizer.effective_curvature(factor * largest)
+        check_stable("learning_rate", constant, effective)
     return dynamics
+
+
+def _of_loss(head: ArrayLike, loss: str) -> tuple[Any, float]:
+    """The head as the loss sees it, and the factor of its gradient."""
+    if loss not in get_args(Loss):
+        raise ValueError(f"loss must be 'mse' or 'cross_entropy', got {loss!r}.")
+    if loss == "mse":
+        return head, GRADIENT_FACTOR
+    outputs = 1 if np.ndim(head) == 1 else np.shape(head)[1]
+    if outputs < 2:
+        raise ValueError(
+            "loss='cross_entropy' needs a head of two or more outputs, (K, M), got"
+            f" shape {np.shape(head)}."
+        )
+    (a,) = as_floats(head)
+    centered = a - a.mean(axis=1, keepdims=True)
+    known, size = concrete(centered), concrete(a)
+    if known is not None and size is not None:
+        eps = jnp.finfo(known.dtype).eps
+        if not np.abs(known).max() > 4 * outputs * eps * np.abs(size).max():
+            raise ValueError(
+                "head gives all outputs alike, which the softmax does not see; use one"
+                " whose columns differ."
+            )
+    return centered, 1 / outputs
+
+
+def _check_one_hot(moments: MeanPatchMoments) -> None:
+    total = concrete(moments.target_mean)
+    if total is not None and abs(total.sum() - 1) > 1e-3:
+        raise ValueError(
+            "loss='cross_entropy' needs moments of one-hot targets (N, M), which add up"
+            f" to 1, got {total.sum():g} on average; numpy.eye(M)[labels] makes them."
+        )
+
+
+def _centered_classes(moments: MeanPatchMoments) -> MeanPatchMoments:
+    """With the targets M y - 1: what the linearised softmax is driven by, times M."""
+    outputs = moments.cross.shape[1]
+    return replace(
+        moments,
+        cross=outputs * moments.cross - moments.mean[:, None],
+        target_mean=outputs * moments.target_mean - 1,
+        target_covariance=outputs**2 * moments.target_covariance,
+    )
 
 
 def _check(moments: MeanPatchMoments, head: ArrayLike) -> None:
@@ -158,9 +286,14 @@ def _check_outputs(moments: MeanPatchMoments, head: ArrayLike) -> None:
         )
 
 
-@jax.jit
+@partial(jax.jit, static_argnums=(4, 5))
 def _decompose(
-    moments: MeanPatchMoments, head: ArrayLike, learning_rate: ArrayLike
+    moments: MeanPatchMoments,
+    head: ArrayLike,
+    learning_rate: ArrayLike,
+    optimizer: Optimizer,
+    factor: float,
+    continuous: bool,
 ) -> LinearDynamics:
     second, cross, mean, target_mean, covariance, a, eta = as_floats(
         moments.second,
@@ -186,6 +319,7 @@ def _decompose(
     noise = is_noise(drive, alpha[:, None], of_axes + of_sums, eps)
     return LinearDynamics(
         learning_rate=eta,
+        optimizer=jax.tree.map(lambda leaf: jnp.asarray(leaf, eta.dtype), optimizer),
         head=a,
         mean_patch_variance=alpha,
         components=e,
@@ -197,4 +331,6 @@ def _decompose(
         target_covariance=covariance,
         count=moments.count,
         kernel_shape=moments.kernel_shape,
+        gradient_factor=factor,
+        continuous=continuous,
     )

@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -70,10 +71,10 @@ def gradient_noise_profile(
       n^2) where a covariance is given.
 
     Raises:
-      TypeError: other dynamics. ValueError: t is negative, components are not
-        orthonormal or of another length, a batch size that is not positive, fewer
-        images than a batch has, a covariance of another shape, not finite, not
-        symmetric or with a negative diagonal.
+      TypeError: other dynamics. ValueError: momentum, weight decay or a schedule; t is
+        negative, components are not orthonormal or of another length, a batch size that
+        is not positive, fewer images than a batch has, a covariance of another shape,
+        not finite, not symmetric or with a negative diagonal.
 
     Examples:
       >>> import numpy as np
@@ -89,6 +90,11 @@ def gradient_noise_profile(
     """
     check_kind("dynamics", dynamics, QuadraticDynamics, "quadratic_descent")
     check_positive("batch_size", batch_size)
+    if not dynamics.optimizer.is_plain or np.ndim(dynamics.learning_rate):
+        raise ValueError(
+            "dynamics must be of plain gradient descent at one learning rate; with"
+            " momentum, weight decay or a schedule the noise has another law."
+        )
     if count is not None and not count >= batch_size >= 1:
         raise ValueError(
             f"count must be at least the batch size {batch_size}, of one image or more,"

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from theory._checks import (
     check_finite,
-    check_positive,
+    check_shape,
     check_stable,
     check_symmetric,
 )
@@ -20,28 +20,36 @@ from theory._precision import (
     Array,
     as_floats,
     concrete,
+    einsum,
     float64_outside_traces,
     without_rounding,
 )
 from theory.modes import eigenmodes
+from theory.optimizer import Optimizer, given_optimizer, largest_constant_rate
 from theory.quadratic_dynamics import Modes, QuadraticDynamics, as_blocks
 
 
 def quadratic_descent(
     curvature: ArrayLike,
     drive: ArrayLike,
-    learning_rate: ArrayLike,
+    learning_rate: ArrayLike | tuple[ArrayLike, ArrayLike],
     *,
+    momentum: ArrayLike = 0.0,
+    nesterov: bool = False,
+    weight_decay: ArrayLike = 0.0,
+    decoupled: bool = False,
+    weights: ArrayLike | None = None,
     continuous: bool = False,
 ) -> QuadraticDynamics:
-    r"""Closed form of full-batch gradient descent on a quadratic loss: decompose once,
-    query at any t.
+    r"""Closed form of full-batch training on a quadratic loss: decompose once, query at
+    any t. Plain gradient descent, unless told otherwise.
 
     .. math:: L(\Delta) = L(0) + b^T \Delta + \tfrac12 \Delta^T H \Delta
 
-    Ours (docs/derivations.md, section 13). A network whose outputs are linearised in
-    some of its weights has such a loss: exactly with a squared error, to second order
-    with cross-entropy; H is then the Gauss-Newton matrix and b the gradient.
+    Ours (docs/derivations.md, sections 13 and 19). A network whose outputs are
+    linearised in some of its weights has such a loss: exactly with a squared error, to
+    second order with cross-entropy; H is then the Gauss-Newton matrix and b the
+    gradient.
 
     Args:
       curvature: H, symmetric and positive semidefinite: of shape drive.shape +
@@ -49,7 +57,11 @@ def quadratic_descent(
         filters that do not act on one another.
       drive: b, (n,) or (K, d): the GRADIENT of the loss at the start. Steps go against
         it, the first one is -eta b.
-      learning_rate: eta > 0, as `optax.sgd` means it; scalar.
+      learning_rate: eta > 0, as `optax.sgd` means it; a number, or a schedule, as in
+        `gradient_descent`.
+      momentum, nesterov, weight_decay, decoupled: as in `gradient_descent`.
+      weights: w, in the shape of b: the weights at the start, which weight decay pulls
+        to 0; needed with it alone.
       continuous: gradient flow, the limit of small steps at the same eta t, which has
         no border of stability.
 
@@ -63,9 +75,10 @@ def quadratic_descent(
 
     Raises:
       ValueError: shapes that do not match, entries that are not finite, a curvature
-        that is not symmetric or has an eigenvalue clearly below 0; a learning rate that
-        is not positive or, in steps, at or beyond the border of stability 2 / max h;
-        the message names it.
+        that is not symmetric or has an eigenvalue clearly below 0; momentum, decay or
+        schedule as in `gradient_descent`; weight decay without weights; a constant
+        learning rate that is not positive or, in steps, at or beyond the border of
+        stability, 2 / max h without momentum; the message names it.
 
     Examples:
       >>> import numpy as np
@@ -93,7 +106,17 @@ def quadratic_descent(
             f" d), not empty; got curvature {given} and drive {shape}."
         )
     check_finite("drive", drive)
-    check_positive("learning_rate", learning_rate)
+    rates, optimizer = given_optimizer(
+        learning_rate, momentum, nesterov, weight_decay, decoupled, continuous
+    )
+    if (weights is None) != (optimizer.weight_decay is None):
+        raise ValueError(
+            "give weights, those at the start, with weight_decay, which pulls them to"
+            " 0, and only with it."
+        )
+    if weights is not None:
+        check_shape("weights", weights, shape)
+        check_finite("weights", weights)
     check_finite("curvature", curvature)
     # A vector's two shapes are one.
     of_values = shape if given == shape + shape[-1:] else (math.prod(shape),)
@@ -101,11 +124,20 @@ def quadratic_descent(
     check_symmetric("curvature", blocks)
     eps = _eps(curvature), _eps(drive)
     dynamics, lowest = _decompose(
-        blocks, drive, learning_rate, eps, shape=of_values, continuous=continuous
+        blocks,
+        drive,
+        rates,
+        optimizer,
+        weights,
+        eps,
+        shape=of_values,
+        continuous=continuous,
     )
     _check_semidefinite(dynamics.curvature, lowest, eps[0])
-    if not continuous:
-        check_stable("learning_rate", learning_rate, dynamics.curvature)
+    constant = largest_constant_rate(rates, optimizer)
+    if not continuous and constant is not None:
+        effective = dynamics.optimizer.effective_curvature(dynamics.curvature)
+        check_stable("learning_rate", constant, effective)
     return dynamics
 
 
@@ -115,6 +147,8 @@ def _decompose(
     blocks: jax.Array,
     drive: ArrayLike,
     learning_rate: ArrayLike,
+    optimizer: Optimizer,
+    weights: ArrayLike | None,
     eps: tuple[float, float],
     *,
     shape: tuple[int, ...],
@@ -132,13 +166,20 @@ def _decompose(
     of_curvature, of_drive = (jnp.maximum(jnp.asarray(e, b.dtype), own) for e in eps)
     values, vectors = eigenmodes(matrix)
     h = without_rounding(values, of_curvature)
-    modes = Modes(eta, h, vectors, continuous)
+    modes = Modes(eta, optimizer, h, vectors, None, continuous)
     along = modes.along(b.reshape(h.shape), jnp.maximum(of_curvature, of_drive))
+    start = None
+    if weights is not None:
+        (w,) = as_floats(weights)
+        start = einsum("gnm,gn->gm", vectors, w.astype(b.dtype).reshape(h.shape))
+        start = start.reshape(shape)
     dynamics = QuadraticDynamics(
         learning_rate=eta,
+        optimizer=jax.tree.map(lambda leaf: jnp.asarray(leaf, eta.dtype), optimizer),
         curvature=h.reshape(shape),
         modes=vectors.reshape(*shape, -1),
         drive=along.reshape(shape),
+        start=start,
         shape=b.shape,
         continuous=continuous,
     )

@@ -13,7 +13,6 @@ from jax.typing import ArrayLike
 from theory._checks import (
     check_components,
     check_finite,
-    check_iterations,
     check_positive,
     check_probabilities,
     check_shape,
@@ -29,7 +28,8 @@ from theory._precision import (
     is_traced,
     square_root,
 )
-from theory.modes import is_noise, mode_sums
+from theory.modes import is_noise
+from theory.optimizer import Optimizer, Response, check_times, last_rate, responses
 from theory.quadratic_form import quadratic_form_quantile
 
 
@@ -40,17 +40,22 @@ class QuadraticDynamics:
     modes.
 
     With :math:`H = V \operatorname{diag}(h) V^T`, mode m decays by :math:`1 - \eta h_m`
-    in each step, and in continuous time by :math:`e^{-\eta h_m}`. The last axis of the
+    in each step of plain gradient descent, and in continuous time by :math:`e^{-\eta
+    h_m}`. The last axis of the
     weights, of length d, is that of one filter; the axes before it count the K filters.
     Made by `quadratic_descent`; a pytree.
 
     Attributes:
-      learning_rate: eta.
+      learning_rate: eta, (); or (S,), of every step or between the optimizer's
+        boundaries.
+      optimizer: momentum, weight decay, and where the learning rate changes.
       curvature: h, eigenvalues of H, descending; 0 where they are zero up to rounding.
         (n,), or (K, d) for independent filters.
       modes: V, as columns, (n, n) or (K, d, d).
       drive: V^T b, in the shape of `curvature`, with b the GRADIENT at the start: the
         first step is -eta b. (`LinearDynamics.drive` has the other sign.)
+      start: V^T w, in the shape of `curvature`, with w the weights at the start; None
+        without weight decay, which alone depends on them.
       shape: of b, and of the weights.
       continuous: gradient flow instead of steps. `dataclasses.replace(dynamics,
         continuous=True)` needs no new decomposition.
@@ -76,17 +81,19 @@ class QuadraticDynamics:
     """
 
     learning_rate: Array
+    optimizer: Optimizer
     curvature: Array
     modes: Array
     drive: Array
+    start: Array | None
     shape: tuple[int, ...] = field(metadata={"static": True})
     continuous: bool = field(metadata={"static": True})
 
     @property
     def rates(self) -> jax.Array:
-        """eta h, in the shape of `curvature`, without unit; below 2 unless time is
-        continuous."""
-        eta, h = as_floats(self.learning_rate, self.curvature)
+        """eta h, in the shape of `curvature`, without unit, at the last learning rate;
+        below 2 in steps of plain gradient descent."""
+        eta, h = as_floats(last_rate(self.learning_rate), self.curvature)
         return eta * h
 
     def change(self, t: ArrayLike) -> Array:
@@ -95,7 +102,8 @@ class QuadraticDynamics:
         .. math:: \Delta(t) = -\eta \varphi_t(\eta H) b, \qquad \text{in continuous
            time} \quad -H^{-1} (1 - e^{-\eta t H}) b
 
-        Ours (docs/derivations.md, section 13).
+        for plain gradient descent: ours (docs/derivations.md, section 13; section 19
+        has momentum, weight decay and schedules).
 
         Args:
           t: steps, scalar or any shape, from 0 to infinity; integers, given as integers
@@ -106,9 +114,9 @@ class QuadraticDynamics:
           change, t.shape + shape, in units of the weights.
 
         Raises:
-          ValueError: t is negative.
+          ValueError: t is negative or beyond the schedule.
         """
-        check_iterations(t)
+        check_times(self.learning_rate, self.optimizer, t)
         return _change(self, as_float_like(self.learning_rate, t))
 
     def expected_profile(
@@ -129,7 +137,7 @@ class QuadraticDynamics:
 
         Ours (docs/derivations.md, section 13). Either `count` or `covariance` says how
         the drive is distributed; this object's own `drive` has no part in it. The
-        change is linear in b, so the law is that of b alone.
+        change is linear in b, so the law is that of b alone. Weight decay adds a mean.
 
         Args:
           t: steps, as in `change`.
@@ -205,7 +213,7 @@ class Law(NamedTuple):
 
 def check_law(dynamics: QuadraticDynamics, t: ArrayLike, law: Law) -> None:
     """Raise unless times, directions and the law of the drive suit the dynamics."""
-    check_iterations(t)
+    check_times(dynamics.learning_rate, dynamics.optimizer, t)
     check_components(law.components, dynamics.shape[-1])
     if (law.images is None) == (law.covariance is None):
         given = "neither" if law.images is None else "both"
@@ -250,18 +258,40 @@ def as_blocks(matrix: Any, n: int) -> Any:
 
 class Modes(NamedTuple):
     """Of groups of f filters, n = f d weights: curvature (groups, n), modes (groups, n,
-    n)."""
+    n), and the weights at the start along them, (groups, n)."""
 
     learning_rate: jax.Array
+    optimizer: Optimizer
     curvature: jax.Array
     modes: jax.Array
+    start: jax.Array | None
     continuous: bool
 
-    def sums(self, t: jax.Array) -> jax.Array:
-        """eta phi_t(eta h), (..., groups, n)."""
-        x = self.learning_rate * self.curvature
-        sums = mode_sums(x, t[..., None, None], continuous=self.continuous)
-        return self.learning_rate * sums
+    def responses(self, t: jax.Array) -> Response:
+        """What t steps make of the modes, t.shape + (groups, n)."""
+        return responses(
+            self.learning_rate,
+            self.optimizer,
+            self.curvature,
+            t,
+            continuous=self.continuous,
+        )
+
+    def moved(self, t: jax.Array, drive: jax.Array | None) -> jax.Array | None:
+        """The change along the modes by a drive (groups, n) or none, and by the decay
+        of the weights, t.shape + (groups, n); None if there is neither."""
+        response = self.responses(t)
+        change = None
+        if drive is not None:
+            change = -einsum("...gn,gn->...gn", response.gained, drive)
+        if self.start is not None:
+            # The loss alone holds the weights where they are, but for its drive.
+            pull = response.moved + einsum(
+                "gn,...gn->...gn", self.curvature, response.gained
+            )
+            decayed = einsum("...gn,gn->...gn", pull, self.start)
+            change = decayed if change is None else change + decayed
+        return change
 
     def along(self, drive: jax.Array, eps: ArrayLike = 0.0) -> jax.Array:
         """A drive (groups, n) along each mode, zero where it is rounding, by `eps` or
@@ -277,8 +307,15 @@ def modes_of(dynamics: QuadraticDynamics) -> Modes:
     eta, h, vectors = as_floats(
         dynamics.learning_rate, dynamics.curvature, dynamics.modes
     )
-    n = h.shape[-1]
-    return Modes(eta, h.reshape(-1, n), vectors.reshape(-1, n, n), dynamics.continuous)
+    n, start = h.shape[-1], dynamics.start
+    return Modes(
+        eta,
+        dynamics.optimizer,
+        h.reshape(-1, n),
+        vectors.reshape(-1, n, n),
+        None if start is None else as_floats(start, h)[0].reshape(-1, n),
+        dynamics.continuous,
+    )
 
 
 @float64_outside_traces
@@ -286,9 +323,8 @@ def modes_of(dynamics: QuadraticDynamics) -> Modes:
 def _change(dynamics: QuadraticDynamics, t: ArrayLike) -> jax.Array:
     modes = modes_of(dynamics)
     t, drive, _ = as_floats(t, dynamics.drive, modes.learning_rate)
-    sums = modes.sums(t.reshape(-1))
-    moved = sums * drive.reshape(1, *modes.curvature.shape)
-    change = -einsum("gnm,tgm->tgn", modes.modes, moved)
+    moved = modes.moved(t.reshape(-1), drive.reshape(modes.curvature.shape))
+    change = einsum("gnm,tgm->tgn", modes.modes, moved)
     return change.reshape(*t.shape, *dynamics.shape)
 
 
@@ -347,7 +383,8 @@ def mode_shares(
 def _expected_profile(dynamics: QuadraticDynamics, t: ArrayLike, law: Law) -> jax.Array:
     modes = modes_of(dynamics)
     t, _ = as_floats(t, modes.learning_rate)
-    sums = modes.sums(t.reshape(-1))  # (times, groups, n)
+    times = t.reshape(-1)
+    sums = modes.responses(times).gained  # (times, groups, n)
     directions = directions_of(dynamics, modes, law.components)
     if law.covariance is None:
         weights = (directions**2).sum(axis=2)
@@ -361,9 +398,9 @@ def _expected_profile(dynamics: QuadraticDynamics, t: ArrayLike, law: Law) -> ja
             return (einsum("tgm,gml->tgl", sums, form) * sums).sum(axis=(-2, -1))
 
         energy = lax.map(of_component, directions.swapaxes(0, 1)).T
-    mean = _mean(law, modes)
+    mean = modes.moved(times, _mean(law, modes))
     if mean is not None:
-        moved = einsum("gpfm,tgm->tpgf", directions, sums * mean[None])
+        moved = einsum("gpfm,tgm->tpgf", directions, mean)
         energy = energy + (moved**2).sum(axis=(-2, -1))
     filters = math.prod(dynamics.shape[:-1])
     return square_root(energy / filters).reshape(*t.shape, -1)
@@ -380,11 +417,11 @@ def _profile_quantiles(
     covariance = (
         _drawn(law, modes) if law.covariance is None else given_covariance(law, modes)
     )
-    mean = _mean(law, modes)
+    mean_drive = _mean(law, modes)
 
     def at_time(t: jax.Array) -> jax.Array:
         """q.shape + (p,)."""
-        sums = modes.sums(t)  # (groups, n)
+        sums = modes.responses(t).gained  # (groups, n)
         moved = directions * sums[:, None, None]
         driven = (
             moved * covariance[:, None, None]
@@ -394,8 +431,9 @@ def _profile_quantiles(
         of_filters = einsum("gpfm,gpem->pgfe", driven, moved)
         variances, axes = jnp.linalg.eigh(of_filters)
         means = jnp.zeros_like(variances)
+        mean = modes.moved(t, mean_drive)
         if mean is not None:
-            means = einsum("pgfe,gpfm,gm->pge", axes, moved, mean)
+            means = einsum("pgfe,gpfm,gm->pge", axes, directions, mean)
         flat = (variances.shape[0], -1)
         variances = jnp.maximum(variances, 0).reshape(flat)
         return quadratic_form_quantile(

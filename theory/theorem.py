@@ -26,8 +26,8 @@ from theory._precision import (
     square_root,
     without_rounding,
 )
-from theory.dynamics import GRADIENT_FACTOR
 from theory.geometric_sum import geometric_sum
+from theory.linear_law import GRADIENT_FACTOR
 from theory.mean_patches import MeanPatchMoments
 from theory.moments import PatchSpectrum
 

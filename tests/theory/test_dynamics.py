@@ -406,11 +406,11 @@ MOMENTS = PROBLEMS["one output"].moments
         ("learning_rate must be finite and > 0, got nan", np.ones(K), np.nan),
         (
             (
-                r"learning_rate must be a scalar, got shape \(1,\); map over several"
-                r" with jax.vmap"
+                r"learning_rate must be a number, the rates of all steps \(T,\), or a"
+                r" pair \(boundaries, rates\); got shape \(1, 1\)"
             ),
             np.ones(K),
-            [0.1],
+            [[0.1]],
         ),
     ],
 )

@@ -262,7 +262,7 @@ def test_shapes_and_dtypes():
     ("message", "changed"),
     [
         (
-            "targets must be 'drawn' or 'shuffled', got 'permuted'",
+            "targets must be one of 'drawn', 'redrawn', 'shuffled', got 'permuted'",
             {"targets": "permuted"},
         ),
         ("init_std must be finite and >= 0, got -0.1", {"init_std": -0.1}),

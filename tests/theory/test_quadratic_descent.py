@@ -443,7 +443,7 @@ GOOD = semidefinite(4, 4)
             r"positive semidefinite, but has an eigenvalue of -0.09.*Gauss-Newton",
         ),
         ((GOOD, np.ones(4), -0.1), r"learning_rate must be finite and > 0"),
-        ((GOOD, np.ones(4), np.ones(2)), r"learning_rate must be a scalar"),
+        ((GOOD, np.ones(4), np.ones((2, 2))), r"learning_rate must be a number"),
         (
             (GOOD, np.ones(4), 2.0),
             r"learning_rate = 2.0 .* stable one is below 2.0|1.99",
