@@ -76,16 +76,18 @@ def piecewise(
     Returns:
       the map, entries of the shape t.shape + modes.
     """
+    if rates.shape[0] == 1:
+        return _power(step(rates[0]), t)
     starts = jnp.concatenate([jnp.zeros(1, t.dtype), boundaries])
-    total = None
-    for i in range(rates.shape[0]):
-        count = jnp.maximum(t - starts[i], 0)
-        if i + 1 < rates.shape[0]:
-            count = jnp.minimum(count, starts[i + 1] - starts[i])
-        piece = _power(step(rates[i]), count)
-        total = piece if total is None else compose(piece, total)
-    assert total is not None
-    return total
+    ends = jnp.concatenate([boundaries, jnp.full(1, jnp.inf, t.dtype)])
+    counts = jax.vmap(lambda start, end: jnp.clip(t, start, end) - start)(starts, ends)
+    pieces = jax.vmap(lambda rate, count: _power(step(rate), count))(rates, counts)
+
+    def follow(before: Affine, piece: Affine) -> tuple[Affine, None]:
+        return compose(piece, before), None
+
+    start = _identity(pieces.shift[0].shape[1:], rates.dtype)
+    return lax.scan(follow, start, pieces)[0]
 
 
 def each(step: Step, rates: jax.Array, t: jax.Array) -> Affine:

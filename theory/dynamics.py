@@ -357,13 +357,13 @@ def _kernel(
 
 
 @float64_outside_traces
-@partial(jax.jit, static_argnums=4)
+@jax.jit
 def _profile(
     dynamics: LinearDynamics,
     t: ArrayLike,
     initial_kernel: ArrayLike,
     components: ArrayLike | None,
-    change: bool,
+    change: ArrayLike,
 ) -> jax.Array:
     kernel, t, e, drive = as_floats(
         initial_kernel, t, dynamics.components, dynamics.drive
@@ -375,12 +375,12 @@ def _profile(
     along = einsum("dp,bdk->bpk", u, w)
     rest = along - einsum("bpk,kj,lj->bpl", along, units, units)
     initial = einsum("di,bdk,kj->bij", e, w, units)
-    kept = (modes.moved if change else modes.kept)[:, None]
+    kept = jnp.where(change, modes.moved, modes.kept)[:, None]
     gained = _gained(dynamics, modes, length) * drive[None]
     read = kept * initial[None] + gained[:, None]
     if components is not None:
         read = einsum("ip,tbij->tbpj", matmul(e.T, u), read)
-    kept = unread.moved if change else unread.kept
+    kept = jnp.where(change, unread.moved, unread.kept)
     energy = (read**2).sum(axis=-1) + (
         kept[:, None, None] ** 2 * (rest**2).sum(axis=-1)[None]
     )
@@ -394,14 +394,13 @@ def _law(
     init_std: jax.Array,
     components: ArrayLike | None,
     targets: Targets,
-    change: bool,
+    change: ArrayLike,
 ) -> GaussianEnergy:
     (e,) = as_floats(dynamics.components)
     _, length = _read(dynamics)
     modes, unread = _modes(dynamics, t)
-    kept, kept_unread = (
-        (modes.moved, unread.moved) if change else (modes.kept, unread.kept)
-    )
+    kept = jnp.where(change, modes.moved, modes.kept)
+    kept_unread = jnp.where(change, unread.moved, unread.kept)
     read = (length > 0).astype(e.dtype)  # 1 for the filter directions that it reads
     # The directions in the eigenbasis of A.
     v = matmul(e.T, e if components is None else jnp.asarray(components, e.dtype))
@@ -427,7 +426,7 @@ def _law(
 
 
 @float64_outside_traces
-@partial(jax.jit, static_argnums=(5, 6))
+@partial(jax.jit, static_argnums=5)
 def _profile_law(
     dynamics: LinearDynamics,
     q: ArrayLike | None,
@@ -435,7 +434,7 @@ def _profile_law(
     init_std: ArrayLike,
     components: ArrayLike | None,
     targets: Targets,
-    change: bool,
+    change: ArrayLike,
 ) -> jax.Array:
     """The quantiles of e, or its root mean square if q is None."""
     t, init_std, _ = as_floats(t, init_std, dynamics.head)
