@@ -48,6 +48,7 @@ from theory.theorem import (
     iteration_profile,
     theorem_profile,
     whitening_profile,
+    whitening_schedule,
 )
 from theory.two_layer_flow import two_layer_flow
 from theory.two_layers import TwoLayerTrajectory, head_change, two_layer_descent
@@ -104,4 +105,5 @@ __all__ = [
     "two_layer_descent",
     "two_layer_flow",
     "whitening_profile",
+    "whitening_schedule",
 ]

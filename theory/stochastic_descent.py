@@ -26,8 +26,8 @@ from theory._precision import (
     matmul,
     without_rounding,
 )
-from theory.dynamics import GRADIENT_FACTOR
 from theory.fourth_moments import MeanPatchFourthMoments
+from theory.linear_law import GRADIENT_FACTOR
 from theory.modes import eigenmodes
 from theory.stochastic_dynamics import StochasticDynamics
 from theory.symmetric_products import pack, pair_products, pairs, unpack

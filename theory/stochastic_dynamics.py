@@ -25,8 +25,8 @@ from theory._precision import (
     matmul,
     square_root,
 )
-from theory.dynamics import GRADIENT_FACTOR
 from theory.geometric_sum import decay, geometric_sum
+from theory.linear_law import GRADIENT_FACTOR
 from theory.modes import mode_sums
 from theory.symmetric_products import pack, pair_products, pairs, unpack
 

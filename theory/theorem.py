@@ -3,6 +3,7 @@ assumption holds."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from theory._checks import (
@@ -12,6 +13,7 @@ from theory._checks import (
     check_kind,
     check_orthonormal,
     check_positive,
+    check_probabilities,
     check_squares,
     check_stable,
     check_variance,
@@ -20,6 +22,7 @@ from theory._precision import (
     Array,
     as_floats,
     as_steps,
+    concrete,
     einsum,
     float64_outside_traces,
     matmul,
@@ -205,6 +208,77 @@ def theorem_profile(
     return einsum(
         "i,...i->...i", scale, square_root(einsum("j,...ij->...i", h, sums**2))
     )
+
+
+def whitening_schedule(
+    variance: ArrayLike,
+    count: int,
+    tolerance: float,
+    *,
+    effective_learning_rate: ArrayLike | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    r"""The learning rate and the number of iterations after which the first components
+    of Theorem 4.2 are whitened.
+
+    Component i is within a share :math:`\epsilon` of :math:`1 / \lambda_i` once
+    :math:`|1 - \eta' \lambda_i^2|^t \le \epsilon`. The fewest steps are at the rate
+    at which the first and the last of them decay alike,
+
+    .. math:: \eta' = \frac{2}{\lambda_1^2 + \lambda_m^2}, \qquad
+       t = \left\lceil \frac{\log \epsilon}{\log(1 - \eta' \lambda_m^2)} \right\rceil
+
+    Ours, from the paper's equation 3. It inverts `iteration_profile`; the time of a
+    given profile is that of `fit_profile`.
+
+    Args:
+      variance: lambda_i^2, (d,), e.g. `PatchSpectrum.variance`.
+      count: m, how many of the components of the largest variance to whiten.
+      tolerance: epsilon, in (0, 1).
+      effective_learning_rate: eta', if another rate is wanted than the fastest.
+
+    Returns:
+      eta', in units of 1 / variance, and t, a whole number.
+
+    Raises:
+      ValueError: variances that are negative, count below 1 or beyond the components
+        that have any variance, which no time whitens; a tolerance outside (0, 1); a
+        rate at or beyond the border of stability.
+
+    Examples:
+      >>> import numpy as np
+      >>> import theory
+      >>> variance = np.array([4.0, 1.0, 0.25, 0.0])
+      >>> rate, steps = theory.whitening_schedule(variance, 3, 0.01)
+      >>> profile = theory.iteration_profile(variance, steps, rate)
+      >>> print(int(steps), np.asarray(profile * np.sqrt(variance)).round(2))
+      37 [0.99 1.   0.99 0.  ]
+    """
+    check_variance(variance, one_axis=True)
+    check_probabilities("tolerance", tolerance)
+    (values,) = as_floats(variance)
+    known = concrete(values)
+    if not (isinstance(count, int | np.integer) and 1 <= count <= values.shape[0]):
+        raise ValueError(
+            f"count must be a whole number from 1 to {values.shape[0]}, the number of"
+            f" components, got {count!r}."
+        )
+    ordered = jnp.sort(values)[::-1]
+    if known is not None and not np.sort(known)[::-1][count - 1] > 0:
+        raise ValueError(
+            f"count = {count} is beyond the {int((known > 0).sum())} components that"
+            " have any variance; no number of steps whitens the others."
+        )
+    largest, smallest = ordered[0], ordered[count - 1]
+    if effective_learning_rate is None:
+        rate = 2 / (largest + smallest)
+    else:
+        check_positive("effective_learning_rate", effective_learning_rate)
+        rate, _ = as_floats(effective_learning_rate, values)
+        check_stable("effective_learning_rate", rate, largest)
+    # What is left in each step of the slowest; of equal ones at the fastest rate, none.
+    slowest = jnp.minimum(rate * smallest, 2 - rate * largest)
+    steps = jnp.ceil(jnp.log(tolerance) / jnp.log1p(-jnp.minimum(slowest, 1)))
+    return rate, jnp.maximum(steps, 1)
 
 
 @float64_outside_traces

@@ -20,8 +20,8 @@ from theory._precision import (
     matmul,
     square_root,
 )
-from theory.dynamics import GRADIENT_FACTOR
 from theory.geometric_sum import geometric_integral
+from theory.linear_law import GRADIENT_FACTOR
 
 
 def two_layer_flow(

@@ -26,7 +26,7 @@ from theory._precision import (
     float64_outside_traces,
     matmul,
 )
-from theory.dynamics import GRADIENT_FACTOR
+from theory.linear_law import GRADIENT_FACTOR
 from theory.mean_patches import MeanPatchMoments
 
 

@@ -20,6 +20,7 @@ from theory import (
     patch_spectrum,
     theorem_profile,
     whitening_profile,
+    whitening_schedule,
 )
 
 RANDOM = np.random.default_rng(4)
@@ -426,3 +427,42 @@ def test_what_is_of_the_wrong_kind(message, call):
 
 
 GREY = RANDOM.normal(size=(3, 4, 4, 1))
+
+
+@pytest.mark.parametrize("rate", [None, 0.05, 0.45])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_whitening_schedule_is_the_first_step_within_the_tolerance(count, rate):
+    variance, tolerance = np.array([0.3, 4.0, 1.0, 0.0]), 0.02
+    found, steps = whitening_schedule(
+        variance, count, tolerance, effective_learning_rate=rate
+    )
+    first = np.argsort(-variance)[:count]
+
+    def missing(steps, rate):
+        profile = np.asarray(iteration_profile(variance, steps, rate))
+        return np.abs(profile[first] * np.sqrt(variance[first]) - 1).max()
+
+    assert missing(steps, found) <= tolerance * (1 + 1e-9)
+    if steps > 1:
+        assert missing(steps - 1, found) > tolerance
+    if rate is None:  # no other rate is faster
+        for other in np.linspace(0.01, 0.499, 50):
+            assert (
+                whitening_schedule(
+                    variance, count, tolerance, effective_learning_rate=other
+                )[1]
+                >= steps
+            )
+
+
+def test_whitening_schedule_refuses_what_no_time_reaches():
+    for arguments, message in (
+        (([1.0, 0.0], 2, 0.1), "beyond the 1 components that have any variance"),
+        (([1.0, 0.5], 3, 0.1), "count must be a whole number from 1 to 2"),
+        (([1.0, 0.5], 1, 1.0), "tolerance must lie strictly between 0 and 1"),
+        (([1.0, 0.5], 1, 0.0), "tolerance must lie strictly between 0 and 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            whitening_schedule(*arguments)
+    with pytest.raises(ValueError, match="beyond the border of stability"):
+        whitening_schedule([1.0], 1, 0.1, effective_learning_rate=2.0)
