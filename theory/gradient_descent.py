@@ -203,7 +203,7 @@ def gradient_descent(
       >>> limit = decayed.expected_profile(np.inf, init_std=1.0)
       >>> alpha = decayed.mean_patch_variance
       >>> print((limit * (alpha + 0.1 / 6) / np.sqrt(alpha)).round(4))
-      [0.0662 0.0662 0.0662 0.0662]
+      [0.0672 0.0672 0.0672 0.0672]
     """
     _check(moments, head)
     _check_outputs(moments, head)

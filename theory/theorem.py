@@ -251,7 +251,7 @@ def whitening_schedule(
       >>> rate, steps = theory.whitening_schedule(variance, 3, 0.01)
       >>> profile = theory.iteration_profile(variance, steps, rate)
       >>> print(int(steps), np.asarray(profile * np.sqrt(variance)).round(2))
-      37 [0.99 1.   0.99 0.  ]
+      37 [1.01 1.   0.99 0.  ]
     """
     check_variance(variance, one_axis=True)
     check_probabilities("tolerance", tolerance)
