@@ -260,6 +260,7 @@ def _slope(value: float | None) -> str:
 def draw(found: Sequence[Course], folder: Path) -> None:
     """Seconds and memory against what grows: a panel for each, with the fitted
     lines."""
+    peaks = [value for course in found for value in course.megabytes if value > 0]
     panels = list(dict.fromkeys(course.series.along for course in found))
     with plt.rc_context(figures.STYLE):
         figure, axes = plt.subplots(
@@ -287,7 +288,8 @@ def draw(found: Sequence[Course], folder: Path) -> None:
                     linewidth=0.8,
                 )
             axis.set(xscale="log", yscale="log", xlabel=along)
-            memory.set(yscale="log")
+            # The same in all panels, lest a flat course look steep.
+            memory.set(yscale="log", ylim=(min(peaks) / 2, max(peaks) * 2))
             memory.grid(False)
             memory.spines["right"].set_visible(True)
             if along == "kernel size":

@@ -53,14 +53,14 @@ def merged(summaries: list[dict[str, Any]]) -> dict[str, Any]:
     newer ones, with as many digits as mean something."""
     found = {_key(row): row for s in summaries for row in s.get("rows", ())}
     profiles = {
-        (p["version"], p["method"]): p for s in summaries for p in s.get("programs", ())
+        (p["method"], p["version"]): p for s in summaries for p in s.get("programs", ())
     }
     return _short(
         {
             "command": "python -m experiments benchmark --dataset cifar10",
             "environment": summaries[-1]["environment"],
             "rows": [found[key] for key in _asked() if key in found],
-            "programs": list(profiles.values()),
+            "programs": [profiles[key] for key in sorted(profiles)],
         }
     )
 
