@@ -175,6 +175,25 @@ CATALOGUE: dict[str, Experiment] = {
             ),
         },
     ),
+    "beyond_the_paper": Experiment(
+        "momentum, decay, minibatches, cross-entropy and trained heads: simulation over"
+        " theory",
+        OURS,
+        _times("1 min", "5 min", UNKNOWN),
+        captions={
+            "beyond_the_paper": (
+                "Points are trained networks, lines closed forms: profiles of"
+                " optimisers; what the form without momentum, decay and schedule gets"
+                " wrong; the limit of weight decay, with its peak where alpha is c; the"
+                " standard error over networks."
+            ),
+            "beyond_the_paper_limits": (
+                "Where the closed forms end: minibatches against full batches; their"
+                " noise against rate over batch; the error of linearised cross-entropy"
+                " against the logits; and of a fixed head, where the head learns too."
+            ),
+        },
+    ),
 }
 
 
