@@ -1,5 +1,6 @@
 """The pages say what the saved results say, and their examples run."""
 
+import json
 import os
 import re
 import subprocess
@@ -84,6 +85,41 @@ def test_a_page_has_all_that_a_result_says() -> None:
         "Python 3.11. Computed in 5 s, without the training that had been done before.",
     ):
         assert line in text.split("\n"), line
+
+
+FACTORS = {
+    "momentum 0.9": ("heavy_ball", "{plain}"),
+    "Nesterov's momentum 0.9": ("nesterov", "{plain}"),
+    "weight decay, in the gradient": ("decay", "{plain}"),
+    "weight decay beside the momentum (decoupled)": ("decoupled", "{plain}"),
+    "cosine schedule with momentum, any rates": ("cosine", "{plain}"),
+    "piecewise constant rate with momentum": ("piecewise", "{plain}"),
+    "Adam, all images": ("adam", "{fitted}; at worst {worst}"),
+    "minibatches of 16 drawn with replacement": ("16,0.2", "{plain}"),
+    "the same in epochs": ("16,0.2 in epochs", "{plain}"),
+    "softmax cross-entropy": ("true", "at step {until}"),
+}
+
+
+@pytest.mark.parametrize("training", FACTORS)
+def test_the_guide_has_the_factors_of_the_saved_results(training: str) -> None:
+    name, text = FACTORS[training]
+    rows = []
+    for data_set in ("photographs", "cifar10"):
+        file = ROOT / "docs" / "results" / f"beyond_the_paper-{data_set}.json"
+        results = json.loads(file.read_text(encoding="utf-8"))["summary"]["results"]
+        rows += [row for row in results if row["name"] == name]
+    assert len(rows) == 2
+
+    def both(key: str) -> str:
+        return " and ".join(f"{row[key]:.3g}" for row in rows if row[key] is not None)
+
+    keys = ("plain", "fitted", "worst", "until")
+    page = (ROOT / "docs" / "guide" / "your_training.md").read_text(encoding="utf-8")
+    (line,) = (line for line in page.split("\n") if line.startswith(f"| {training}"))
+    *_, last = line.removesuffix(" |").split(" | ")
+    expected = text.format(**{key: both(key) for key in keys})
+    assert last.endswith(expected)
 
 
 def test_saved_results_are_small_and_name_no_folder_of_this_machine() -> None:

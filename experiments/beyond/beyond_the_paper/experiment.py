@@ -26,8 +26,9 @@ from experiments.beyond.beyond_the_paper import (
     problem,
 )
 from experiments.beyond.beyond_the_paper.figures import draw
+from experiments.beyond.beyond_the_paper.results import results
 from experiments.beyond.beyond_the_paper.settings import NAME, Settings, resolve
-from experiments.beyond.beyond_the_paper.verdicts import checks, results
+from experiments.beyond.beyond_the_paper.verdicts import checks
 from experiments.frame import Arrays
 
 STAGES = {
@@ -72,6 +73,7 @@ def table(summary: dict[str, Any]) -> frame.Table:
         "its error": cells("error", 2),
         "plain form": cells("plain", 3),
         "time fitted": cells("fitted", 3),
+        "worst step": cells("worst", 3),
         "correlation": cells("correlation", 4),
         "holds until": cells("until", 3),
     }
@@ -81,8 +83,9 @@ def table(summary: dict[str, Any]) -> frame.Table:
         " first step; plain form: the factor, rms over components, between the trained"
         " profile at the end and the form without these options, full batches at the"
         " same learning rate times steps; time fitted: the same with time and size of"
-        " the plain form fitted; correlation: of the profile at the end with the plain"
-        " form (of Adam's with the fitted one), the linearised one, or that of a fixed"
-        " head; holds until: the step at which the latter two are 10 % off"
+        " the plain form fitted, and at the step where that is worst; correlation: of"
+        " the profile at the end with the plain form (of Adam's with the fitted one),"
+        " the linearised one, or that of a fixed head; holds until: the step at which"
+        " the latter two are 10 % off"
     )
     return frame.Table(columns, note)

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.beyond.beyond_the_paper import verdicts
+from experiments.beyond.beyond_the_paper import measures
 from experiments.beyond.beyond_the_paper.settings import (
     CLASSES,
     CLOSED,
@@ -47,12 +47,12 @@ def _profiles(axis: Any, arrays: Arrays) -> None:
             axis.plot(alpha, arrays[f"{key}/expected"][record], color=colour)
             axis.plot(
                 alpha,
-                verdicts.rms(arrays[f"{key}/profile"][:, record]),
+                measures.rms(arrays[f"{key}/profile"][:, record]),
                 color=colour,
                 **POINTS,
             )
         axis.plot([], [], color=colour, **POINTS, label=KINDS[name].title)
-    adam = verdicts.rms(arrays["optimizers/adam/profile"][:, -1])
+    adam = measures.rms(arrays["optimizers/adam/profile"][:, -1])
     axis.plot(alpha, adam, "x", color="black", markersize=4, label="Adam")
     axis.plot([], [], color="grey", label="closed forms")
     axis.set(
@@ -70,15 +70,15 @@ def _plain(axis: Any, arrays: Arrays) -> None:
     for name, colour in zip(CLOSED, itertools.cycle((*figures.COLOURS, "#999999"))):
         key = f"optimizers/{name}"
         plain = arrays[f"{key}/plain"][1:]
-        trained = verdicts.rms(arrays[f"{key}/profile"][:, 1:])
+        trained = measures.rms(arrays[f"{key}/profile"][:, 1:])
         axis.plot(
             steps,
-            verdicts.factor(arrays[f"{key}/expected"][1:], plain),
+            measures.factor(arrays[f"{key}/expected"][1:], plain),
             color=colour,
         )
         axis.plot(
             steps,
-            verdicts.factor(trained, plain),
+            measures.factor(trained, plain),
             color=colour,
             **POINTS,
             label=KINDS[name].title,
@@ -100,10 +100,10 @@ def _decay(axis: Any, arrays: Arrays) -> None:
         float(arrays["optimizers/filters"]) * np.sqrt(arrays["optimizers/count"])
     )
     for name, colour in zip(LIMITS, figures.COLOURS, strict=False):
-        _, c = verdicts.limit_of_decay(arrays, name)
+        _, c = measures.limit_of_decay(arrays, name)
         axis.plot(fine, size * np.sqrt(fine) / (fine + c), color=colour)
         axis.axvline(c, color=colour, linestyle=":", linewidth=1)
-        trained = verdicts.rms(arrays[f"optimizers/{name}/profile"][:, -1])
+        trained = measures.rms(arrays[f"optimizers/{name}/profile"][:, -1])
         axis.plot(alpha, trained, color=colour, **POINTS, label=KINDS[name].title)
     axis.plot(fine, size / np.sqrt(fine), "--", color="black", label="whitening")
     axis.plot([], [], ":", color="grey", label=r"$\alpha = c$")
@@ -114,12 +114,14 @@ def _decay(axis: Any, arrays: Arrays) -> None:
         xlabel=ALPHA,
         ylabel="rms energy profile (units of the weights)",
     )
-    axis.legend(fontsize=8)
+    axis.legend(
+        fontsize=7, loc="upper right", frameon=True, framealpha=1, edgecolor="none"
+    )
 
 
 def _seeds(axis: Any, arrays: Arrays) -> None:
     for name, colour in zip(CLOSED, itertools.cycle((*figures.COLOURS, "#999999"))):
-        counts, errors = verdicts.errors_of_seeds(arrays, name)
+        counts, errors = measures.errors_of_seeds(arrays, name)
         axis.plot(counts, errors, color=colour, **POINTS)
     axis.plot(counts, np.sqrt(2 / counts), color="black", label=r"$\sqrt{2/S}$")
     axis.set(
@@ -134,7 +136,7 @@ def _seeds(axis: Any, arrays: Arrays) -> None:
 
 def _batches(axis: Any, arrays: Arrays) -> None:
     alpha = arrays["optimizers/alpha"]
-    for name, colour in zip(verdicts.batches(arrays), itertools.cycle(figures.COLOURS)):
+    for name, colour in zip(measures.batches(arrays), itertools.cycle(figures.COLOURS)):
         key = f"batches/{name}"
         for record, style in ((-2, "-"), (-1, ":")):
             ratio = arrays[f"{key}/expected"][record]
@@ -145,17 +147,17 @@ def _batches(axis: Any, arrays: Arrays) -> None:
                 color=colour,
                 linewidth=1,
             )
-        full = verdicts.rms(arrays[f"{key}/full"][:, -1])
+        full = measures.rms(arrays[f"{key}/full"][:, -1])
         axis.plot(
             alpha,
-            verdicts.rms(arrays[f"{key}/profile"][:, -1]) / full,
+            measures.rms(arrays[f"{key}/profile"][:, -1]) / full,
             color=colour,
             **POINTS,
-            label=verdicts.in_words(name),
+            label=measures.in_words(name),
         )
-        if f"{key}/{verdicts.EPOCHS}" in arrays:
-            epochs = verdicts.rms(arrays[f"{key}/epochs_profile"][:, -1])
-            words = f"{verdicts.in_words(name)}, in epochs"
+        if f"{key}/{measures.EPOCHS}" in arrays:
+            epochs = measures.rms(arrays[f"{key}/epochs_profile"][:, -1])
+            words = f"{measures.in_words(name)}, in epochs"
             axis.plot(alpha, epochs / full, "x", color="black", label=words)
     axis.plot([], [], "-", color="grey", label="theory")
     axis.plot([], [], ":", color="grey", label=r"theory, $t = \infty$")
@@ -170,16 +172,16 @@ def _batches(axis: Any, arrays: Arrays) -> None:
 
 
 def _noise(axis: Any, arrays: Arrays) -> None:
-    x, trained, predicted = verdicts.noises(arrays)
+    x, trained, predicted = measures.noises(arrays)
     order = np.argsort(x, kind="stable")
     blue, orange = figures.COLOURS[:2]
     axis.plot(x[order], predicted[order], color=blue, label="theory")
     axis.plot(x, trained, color=blue, **POINTS, label="drawn with replacement")
-    for place, name in enumerate(verdicts.batches(arrays)):
+    for place, name in enumerate(measures.batches(arrays)):
         key = f"batches/{name}"
-        if f"{key}/{verdicts.EPOCHS}" in arrays:
-            full = verdicts.full_square(arrays, name)
-            epochs = verdicts.variance(arrays[f"{key}/{verdicts.EPOCHS}"])[-1].sum()
+        if f"{key}/{measures.EPOCHS}" in arrays:
+            full = measures.full_square(arrays, name)
+            epochs = measures.variance(arrays[f"{key}/{measures.EPOCHS}"])[-1].sum()
             first = arrays[f"{key}/epochs_variance"][-1].sum()
             axis.plot(x[place], epochs / full, "x", color=orange, label="in epochs")
             axis.plot(
@@ -220,7 +222,7 @@ def _classes(axis: Any, arrays: Arrays) -> None:
             linewidth=0.7,
             label=kind.title,
         )
-    axis.axhline(verdicts.OFF, color="black", linewidth=0.8)
+    axis.axhline(measures.OFF, color="black", linewidth=0.8)
     axis.set(
         xscale="log",
         yscale="log",
