@@ -26,6 +26,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tests.hostile_pickles import (
+    classes,
+    colliding,
+    copied,
+    deep,
+    empty_containers,
+    long_key,
+    memoised,
+    objects,
+    shared_state,
+)
+
 MEGABYTE = 2**20
 BUDGET = 256  # MB above the honest result's size, of any file of up to 64 MB
 
@@ -158,40 +170,6 @@ def in_torch(make: Callable[[int], bytes], legacy: bool = False) -> Callable:
     return write
 
 
-def long_key(count: int) -> bytes:
-    """{"a" * 990: [None] * count}"""
-    key = b"X" + struct.pack("<I", 990) + b"a" * 990
-    return b"\x80\x02}" + key + b"](" + b"N" * count + b"es."
-
-
-def empty_containers(letter: bytes) -> Callable[[int], bytes]:
-    return lambda count: b"\x80\x02](" + letter * count + b"e."
-
-
-def memoised(count: int) -> bytes:
-    return b"\x80\x04](" + b"}\x94" * (count // 2) + b"e."
-
-
-def copied(count: int) -> bytes:
-    """A list of pairs, made into a dictionary again and again."""
-    pairs = b"](" + b"K\x01K\x02\x86" * (count // 10) + b"eq\x00"
-    calls = b"h\x01h\x00\x85R" * (count // 10)
-    return b"\x80\x02](ccollections\nOrderedDict\nq\x01" + pairs + calls + b"e."
-
-
-def colliding(count: int) -> bytes:
-    """Keys that are all of one hash."""
-    keys = [
-        b"\x8a\x0b" + (n * (2**61 - 1)).to_bytes(11, "little") + b"N"
-        for n in range(1, count)
-    ]
-    return b"\x80\x02}(" + b"".join(keys) + b"u."
-
-
-def deep(count: int) -> bytes:
-    return b"\x80\x02" + b"]" * count + b"a" * (count - 1) + b"."
-
-
 def empty_nodes(path: Path, count: int) -> None:
     path.write_bytes(b"\x0a\x00" * count)
 
@@ -315,6 +293,27 @@ ATTACKS = {
     ),
     "PyTorch, a list copied": Attack(in_torch(copied), "weights", MILLION),
     "PyTorch, keys of one hash": Attack(in_torch(colliding), "weights", 3 * 10**5),
+    "PyTorch, objects": Attack(in_torch(objects(b"h\x00)R")), "weights", 13 * 10**5),
+    "PyTorch, objects with attributes": Attack(
+        in_torch(objects(b"h\x00)\x81}b")), "weights", 12 * 10**5
+    ),
+    "PyTorch, objects with entries": Attack(
+        in_torch(objects(b"(h\x00oNNs")), "weights", 12 * 10**5
+    ),
+    "PyTorch, objects of Python 1": Attack(
+        in_torch(objects(b"(ia\nB\n")), "weights", 3 * 10**6
+    ),
+    "PyTorch, objects as keys": Attack(
+        in_torch(
+            lambda n: b"\x80\x02cno\nOne\nq\x00}(" + b"h\x00)RN" * (n // 5) + b"u\x86."
+        ),
+        "weights",
+        13 * 10**5,
+    ),
+    "PyTorch, a million classes": Attack(in_torch(classes), "weights", MILLION),
+    "PyTorch, attributes that are shared": Attack(
+        in_torch(shared_state), "weights", MILLION
+    ),
     "PyTorch, lists in lists": Attack(in_torch(deep), "weights", MILLION // 2),
     "PyTorch, lists of a number": Attack(
         in_torch(lambda n: b"\x80\x02](" + b"]Na" * (n // 3) + b"e."),

@@ -65,12 +65,13 @@ def load_first_layer(
     """The first layer's filters from a file of weights, of whatever format, without the
     framework that wrote it.
 
-    Formats: safetensors, .npz, PyTorch (state dictionaries, also nested in others, the
-    names then joined by dots), ONNX, TensorFlow GraphDef with its variables frozen,
-    TensorFlow.js (model.json beside its shards; weights of 8 or 16 bits with scale and
-    minimum are converted back, and so are those of ONNX that DequantizeLinear or
-    QLinearConv take). Unless it is named, the first layer is the one kernel of 3 input
-    channels and more than 1x1 pixels; of ONNX, that a Conv takes.
+    Formats: safetensors, .npz, PyTorch (state dictionaries, also nested in others or in
+    objects, the names then joined by dots; whole networks, by their parameters), ONNX,
+    TensorFlow GraphDef with its variables frozen, TensorFlow.js (model.json beside its
+    shards; weights of 8 or 16 bits with scale and minimum are converted back, and so
+    are those of ONNX that DequantizeLinear or QLinearConv take). Unless it is named,
+    the first layer is the one kernel of 3 input channels and more than 1x1 pixels; of
+    ONNX, that a Conv takes.
 
     Where the network computes the filter from the tensors in the file, that filter is
     returned, under the name that the network gives it: weight norm, g v / |v| from
@@ -93,13 +94,13 @@ def load_first_layer(
     Raises:
       FileNotFoundError: no such file.
       ValueError: a file that is truncated, damaged, of an unknown format, or far larger
-        in its description than any network, or a pickle with anything but tensors in
-        plain containers; several candidates, or none, as for grey or 4-channel input;
-        one that may be the last layer of a generator; an ambiguous layout; a filter
-        that is computed in a way which the file does not say, as by standardised
-        weights; integer weights without a scale; weights that are not finite. A
-        protobuf file that was cut between two of its messages is a smaller file without
-        fault, and is read.
+        in its description than any network; a tensor of PyTorch that a function would
+        make which is not called here; several candidates, or none, as for grey or
+        4-channel input; one that may be the last layer of a generator; an ambiguous
+        layout; a filter that is computed in a way which the file does not say, as by
+        standardised weights; integer weights without a scale; weights that are not
+        finite. A protobuf file that was cut between two of its messages is a smaller
+        file without fault, and is read.
 
     Examples:
       The weights of a network with two convolutions, in PyTorch's order of the axes:

@@ -10,8 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from linear_cnn._npz import open_archive, read_member
-from linear_cnn._text import shown
-from linear_cnn.weight_files._contents import _Contents, _named, _Refused, _Tensor
+from linear_cnn._text import quoted, shown
+from linear_cnn.weight_files._contents import (
+    _Contents,
+    _named,
+    _Refused,
+    _refusing,
+    _Tensor,
+)
 from linear_cnn.weight_files._pickle import _Storage, _unpickled, _View, _views
 
 # Bytes; that of a network with ten thousand tensors has two million.
@@ -26,8 +32,12 @@ _BIG_ENDIAN = (
 
 def _zip_torch(path: Path, archive: zipfile.ZipFile, pickle: str) -> _Contents:
     prefix = pickle.removesuffix("data.pkl")
-    # A small file may hold much.
-    if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+    # A small file may hold much. TorchScript compresses its code, which is not read.
+    if any(
+        member.compress_type != zipfile.ZIP_STORED
+        for member in archive.infolist()
+        if not member.filename.startswith(f"{prefix}code/")
+    ):
         raise _Refused(
             "its zip archive is compressed, as torch.save never does; write it anew"
             " with torch.save."
@@ -112,5 +122,13 @@ def _torch_tensors(
         )
 
     return {
-        name: _Tensor(view.shape, partial(read, view)) for name, view in views.items()
+        name: _refusing(
+            view.shape,
+            f"{quoted(name)} is not stored as the network uses it:"
+            f" {shown(view.made_by.replace(' ', '.'))} would make it, and is not"
+            " called. Save the weights as plain tensors of floats.",
+        )
+        if view.made_by
+        else _Tensor(view.shape, partial(read, view))
+        for name, view in views.items()
     }

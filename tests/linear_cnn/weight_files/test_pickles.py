@@ -39,9 +39,8 @@ from tests.linear_cnn.weight_files.writers import (
 def test_tuples_in_tuples_are_neither_hashed_nor_printed(tmp_path, content):
     """Either would take 2^60 steps."""
     file = write_torch_zip(tmp_path / "net.pth", content, {"0": OIHW.ravel()})
-    with pytest.raises(
-        ValueError, match=r"net\.pth is truncated or damaged \(a pickle (uses|refers)"
-    ):
+    refused = r" is truncated or damaged \(a pickle refers|: no tensor of this PyTorch"
+    with pytest.raises(ValueError, match=rf"net\.pth({refused})"):
         linear_cnn.load_first_layer(file)
 
 
@@ -89,6 +88,9 @@ MALICIOUS = {
 }
 
 
+NO_TENSORS = ("in a tensor", "a storage")
+
+
 def malicious(kind, ran):
     return MALICIOUS[kind](ran)
 
@@ -96,15 +98,16 @@ def malicious(kind, ran):
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("kind", MALICIOUS)
 @pytest.mark.parametrize("legacy", [False, True])
-def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, ran, legacy, kind, protocol):
+def test_code_in_a_pickle_is_not_run(tmp_path, ran, legacy, kind, protocol):
     content, storages = described({NAME: OIHW}, legacy)
     content["epoch"] = malicious(kind, ran)
     write = write_legacy_stream if legacy else write_torch_zip
     file = write(tmp_path / "net.pth", pickled(content, protocol), storages)
-    with pytest.raises(
-        ValueError, match=r"net.pth: its pickle refers to .*nothing of it was run"
-    ):
-        linear_cnn.load_first_layer(file)
+    if kind in NO_TENSORS:
+        with pytest.raises(ValueError, match=r"cannot be|storage of an unknown type"):
+            linear_cnn.load_first_layer(file)
+    else:
+        np.testing.assert_array_equal(linear_cnn.load_first_layer(file).kernel, HWIO)
     assert not ran.path.exists()
 
 
@@ -118,16 +121,8 @@ def test_instructions_that_tensors_do_not_need(tmp_path, ran):
         "its pickle uses STRING": (
             b"(S'" + ran.code.encode().replace(b"'", b'"') + b"'\nibuiltins\neval\n."
         ),
-        "its pickle uses INST": b"(ibuiltins\neval\n.",
-        "refers to builtins.eval": b"(cbuiltins\neval\nX\x01\x00\x00\x001o.",
-        "its pickle uses OBJ": b"(ccollections\nOrderedDict\no.",
-        "refers to types.SimpleNamespace": pickle.dumps(types.SimpleNamespace(), 2),
-        "its pickle uses NEWOBJ": b"\x80\x02ccollections\nOrderedDict\n)\x81.",
+        "what is no class": b"\x80\x02X\x01\x00\x00\x001)\x81.",
         "its pickle uses EXT1": b"\x80\x02\x82\x01.",
-        "refers to __main__.WithState": (
-            b"\x80\x02}X\x01\x00\x00\x00ac__main__\nWithState\n)\x81X\x01\x00\x00\x00bbs."
-        ),
-        "a pickle calls torch FloatStorage": b"\x80\x02ctorch\nFloatStorage\n)R.",
         "calls what is no function": b"\x80\x02X\x04\x00\x00\x00eval)R.",
         "a pickle calls what is no function": b"\x80\x02ccollections\nOrderedDict\n]R.",
         "a pickle fills a _Global as if it were a dict": (
@@ -147,6 +142,18 @@ def test_instructions_that_tensors_do_not_need(tmp_path, ran):
         ):
             with pytest.raises(ValueError, match=f"{file.name}.*{message}"):
                 linear_cnn.load_first_layer(file)
+    for content in (
+        b"(ibuiltins\neval\n.",
+        b"(cbuiltins\neval\nX\x01\x00\x00\x001o.",
+        b"(ccollections\nOrderedDict\no.",
+        pickle.dumps(types.SimpleNamespace(), 2),
+        b"\x80\x02ccollections\nOrderedDict\n)\x81.",
+        b"\x80\x02}X\x01\x00\x00\x00ac__main__\nA\n)\x81X\x01\x00\x00\x00bbs.",
+        b"\x80\x02ctorch\nFloatStorage\n)R.",
+    ):
+        file = write_torch_zip(tmp_path / "net.pth", content)
+        with pytest.raises(ValueError, match="holds no tensor with 4 axes"):
+            linear_cnn.load_first_layer(file)
     assert not ran.path.exists()
 
 
