@@ -40,7 +40,7 @@ from linear_cnn.tangent import (
     tangent_moments,
 )
 from linear_cnn.training import TrainingDiverged, Trajectory, train, train_seeds
-from linear_cnn.weight_files import FirstLayer, load_first_layer
+from linear_cnn.weight_files import FirstLayer, first_layer, load_first_layer
 
 __all__ = [
     "VGG",
@@ -61,6 +61,7 @@ __all__ = [
     "compress",
     "fashion_mnist",
     "first_kernel",
+    "first_layer",
     "gaussian_images",
     "image_batches",
     "image_folder",

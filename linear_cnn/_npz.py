@@ -143,7 +143,7 @@ def read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Header:
         fewer numbers than the member holds.
     """
     with archive.open(member) as file:
-        header, start = _header(file, member.filename)
+        header, start = array_header(file, member.filename)
     held = member.file_size - start
     if not header.dtype.hasobject and header.size != held:
         word = "more" if held > header.size else "fewer"
@@ -158,7 +158,7 @@ def read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Header:
     return header
 
 
-def _header(file: IO[bytes], name: str) -> tuple[Header, int]:
+def array_header(file: IO[bytes], name: str) -> tuple[Header, int]:
     """The header, and where the numbers begin."""
     start = file.read(8)
     if start[:6] != b"\x93NUMPY":
@@ -198,7 +198,7 @@ def read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     values = np.empty(header.size, np.uint8)
     place = 0
     with archive.open(member) as file:
-        _header(file, member.filename)
+        array_header(file, member.filename)
         while piece := file.read(_piece(member)):
             values[place : place + len(piece)] = np.frombuffer(piece, np.uint8)
             place += len(piece)

@@ -221,6 +221,17 @@ def many_tensors(path: Path, size: int) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header)
 
 
+def msgpack(value: bytes) -> Callable[[Path, int], None]:
+    """A dictionary of a list with as many of one value as go in."""
+
+    def write(path: Path, size: int) -> None:
+        count = size // len(value)
+        head = b"\x81\xda\x03\x80" + b"a" * 896 + b"\xdd" + struct.pack(">I", count)
+        path.write_bytes(head + value * count)
+
+    return write
+
+
 def sparse(start: bytes) -> Callable[[Path, int], None]:
     """A file of so many bytes that takes none on the disk."""
 
@@ -349,6 +360,19 @@ ATTACKS = {
     ),
     "safetensors, a million tensors": Attack(many_tensors, "weights", 64 * MEGABYTE),
     "safetensors, 8 MB of tensors": Attack(many_tensors, "weights", 8 * MEGABYTE),
+    "msgpack, 64 MB of numbers": Attack(msgpack(b"\xc0"), "weights", 64 * MEGABYTE),
+    "msgpack, arrays of long names": Attack(
+        msgpack(b"\xc7\x0d\x01\x93\x94\x00\x03\x03\x03\xa4int8\xc4\x00"),
+        "weights",
+        16 * 2**15,
+    ),
+    "msgpack, lists in lists": Attack(msgpack(b"\x91"), "weights", 64 * MEGABYTE),
+    "a sparse msgpack of 3 GB": Attack(
+        sparse(b"\x81\xa1a\xc6\xc0\x00\x00\x00"), "weights", 3 * 2**30
+    ),
+    "a sparse npy of 3 GB": Attack(
+        sparse(npy((2**20, 3, 16, 16), "<f4")), "weights", 3 * 2**30
+    ),
     "a sparse file of 3 GB": Attack(sparse(b""), "weights", 3 * 2**30),
     "a sparse ONNX of 2 GB": Attack(
         sparse(b"\x08\x08\x3a\xf5\xff\xff\xff\x07"), "weights", 2**31 - 3

@@ -78,7 +78,7 @@ def _check_own(
         if by_shapes in _layouts(shape, None):
             either = [fit for fit in _fitting(shape) if fit in (own, by_shapes)]
             raise _Refused(
-                f"the kernels of this {contents.format} file are square in the layout"
+                f"the kernels of this {contents.what} are square in the layout"
                 f" {by_shapes}, not in its own, {own}; for {quoted(name)}"
                 f" {shape}, layout={_either(either)} decides."
             )
@@ -105,12 +105,12 @@ def _recognised(
     if len(candidates) > 1:
         several = _listed({key: kernels[key] for key in candidates})
         raise _Refused(
-            f"several tensors of this {contents.format} file could be the first layer,"
+            f"several tensors of this {contents.what} could be the first layer,"
             f" name= decides: {several}."
         )
     if not candidates:
         raise _Refused(
-            f"no tensor of this {contents.format} file is a convolution with {_COLOURS}"
+            f"no tensor of this {contents.what} is a convolution with {_COLOURS}"
             " input channels (grey, 4-channel and 1x1 first layers are not"
             f" recognised){_hint(contents, kernels, known, by_shapes)}; it holds"
             f" {_listed(kernels)}."
@@ -169,7 +169,7 @@ def _layouts_of(
     """The layouts in which the tensor of this name is a kernel of 3 input channels."""
     if name not in contents.tensors:
         raise _Refused(
-            f"no tensor of this {contents.format} file is named {quoted(name)}; it"
+            f"no tensor of this {contents.what} is named {quoted(name)}; it"
             f" holds {_listed(kernels)}."
         )
     shape = contents.tensors[name].shape

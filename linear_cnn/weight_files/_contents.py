@@ -45,6 +45,7 @@ class _Contents(NamedTuple):
       kernels: those that it gives to one; both empty where there is no graph.
       likely: the layout where the shapes leave it open, by who wrote the file.
       in_order: whether the tensors come in the order of the layers.
+      is_file: not a folder, or what is in memory.
     """
 
     format: str
@@ -54,6 +55,12 @@ class _Contents(NamedTuple):
     kernels: frozenset[str] = frozenset()
     likely: Layout | None = None
     in_order: bool = True
+    is_file: bool = True
+
+    @property
+    def what(self) -> str:
+        """What errors call it."""
+        return f"{self.format} file" if self.is_file else self.format
 
 
 def _named(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -101,7 +108,7 @@ def _refusing(shape: tuple[int, ...], reason: str) -> _Tensor:
 
 def _unknown(what: str) -> _Refused:
     return _Refused(
-        f"{shown(what, MOST_QUOTED)} is none of the formats safetensors, .npz, PyTorch,"
-        " ONNX, TensorFlow GraphDef and TensorFlow.js (model.json), or truncated; save"
-        " the weights as one of these."
+        f"{shown(what, MOST_QUOTED)} is none of the formats safetensors, .npz, .npy,"
+        " PyTorch, Flax msgpack, ONNX, TensorFlow GraphDef and TensorFlow.js"
+        " (model.json), or truncated; save the weights as one of these."
     )

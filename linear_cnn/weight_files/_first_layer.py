@@ -1,9 +1,9 @@
-"""The first layer of a trained network, from a file of its weights. Nothing that a file
-holds is ever run."""
+"""The first layer of a trained network, from its weights in a file, a folder or memory.
+Nothing that a file holds is ever run."""
 
 import warnings
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -19,6 +19,7 @@ from linear_cnn.weight_files._contents import (
     _Tensor,
 )
 from linear_cnn.weight_files._formats import _contents
+from linear_cnn.weight_files._in_memory import _held
 from linear_cnn.weight_files._layouts import _TO_HWIO
 from linear_cnn.weight_files._reparametrised import _computed
 
@@ -62,10 +63,11 @@ def load_first_layer(
     layout: Layout | None = None,
     channel_order: Literal["RGB", "BGR"] = "RGB",
 ) -> FirstLayer:
-    """The first layer's filters from a file of weights, of whatever format, without the
-    framework that wrote it.
+    """The first layer's filters from a file or folder of weights, of whatever format,
+    without the framework that wrote it.
 
-    Formats: safetensors, .npz, PyTorch (state dictionaries, also nested in others or in
+    Formats: safetensors, .npz, .npy, Orbax's folders (of a manager, the latest step),
+    Flax's msgpack, PyTorch (state dictionaries, also nested in others or in
     objects, the names then joined by dots; whole networks, by their parameters), ONNX,
     TensorFlow GraphDef with its variables frozen, TensorFlow.js (model.json beside its
     shards; weights of 8 or 16 bits with scale and minimum are converted back, and so
@@ -80,7 +82,7 @@ def load_first_layer(
     times weight_mask.
 
     Args:
-      path: the file; its content says which format it is.
+      path: the file or folder; its content says which format it is.
       name: of the tensor, where there are several candidates or none is recognised.
       layout: order of the kernel's axes, (filters, channels, height, width), (height,
         width, channels, filters) or (filters, height, width, channels), as of MLX. By
@@ -92,7 +94,7 @@ def load_first_layer(
         are reversed.
 
     Raises:
-      FileNotFoundError: no such file.
+      FileNotFoundError: nothing is there.
       ValueError: a file that is truncated, damaged, of an unknown format, or far larger
         in its description than any network; a tensor of PyTorch that a function would
         make which is not called here; several candidates, or none, as for grey or
@@ -117,29 +119,19 @@ def load_first_layer(
       ('conv1.weight', 'npz', (5, 5, 3, 8))
     """
     path = Path(path).expanduser()
-    if layout not in (None, *_TO_HWIO):
-        raise ValueError(
-            f"layout must be 'OIHW', 'HWIO', 'OHWI' or None, got {layout!r}."
-        )
-    if channel_order not in ("RGB", "BGR"):
-        raise ValueError(
-            f"channel_order must be 'RGB' or 'BGR', got {channel_order!r}."
-        )
+    _check_options(layout, channel_order)
     if not path.exists():
         raise FileNotFoundError(
             f"{shown_path(path)} does not exist; give the path of a file of weights."
         )
-    if not path.is_file():
+    if not path.is_file() and not path.is_dir():
         raise ValueError(
-            f"{shown_path(path)} is no file; give a file of weights (of TensorFlow.js:"
-            " model.json)."
+            f"{shown_path(path)} is neither a file nor a folder; give one of weights."
         )
     try:
         # What is wrong with the content is for the errors below to say.
         with warnings.catch_warnings(action="ignore"):
-            contents = _with_filters(_contents(path), name)
-            chosen, found = _chosen(contents, name, layout)
-            kernel = _kernel(contents.tensors[chosen], chosen, found)
+            return _taken(_contents(path), name, layout, channel_order)
     except _Refused as error:
         raise ValueError(f"{shown_path(path)}: {error}") from error
     except PermissionError:  # not a fault of the content, and it names the file
@@ -150,6 +142,65 @@ def load_first_layer(
             f"{shown_path(path)} is truncated or damaged ({shown(reason, 160)}); get"
             " the file anew."
         ) from error
+
+
+def first_layer(
+    weights: Any,
+    name: str | None = None,
+    *,
+    layout: Layout | None = None,
+    channel_order: Literal["RGB", "BGR"] = "RGB",
+) -> FirstLayer:
+    """The first layer's filters of weights that are in memory.
+
+    They are chosen, and computed from their parts, as `load_first_layer` does it.
+
+    Args:
+      weights: a Flax module or its state; any other tree of arrays, such as the
+        parameters of a Linen module or a dictionary of NumPy's arrays; or one array,
+        which is named "array". What is no array is left aside.
+      name: of the kernel, keys joined by dots ("conv1.kernel").
+      layout: order of the kernel's axes. By default that of Flax for its modules and
+        states; others have none, and there it is recognised by square kernels, of all
+        layers alike, and else by the name `kernel`, as in `load_first_layer`.
+      channel_order: of the network's input.
+
+    Raises:
+      ValueError: several candidates, or none; an ambiguous layout; weights that are
+        integers, abstract or not finite.
+
+    Examples:
+      >>> import linear_cnn
+      >>> from flax import nnx
+      >>> network = linear_cnn.SmallCNN(classes=10, rngs=nnx.Rngs(0))
+      >>> layer = linear_cnn.first_layer(network)
+      >>> layer.name, layer.kernel.shape
+      ('conv1.kernel', (3, 3, 3, 8))
+    """
+    _check_options(layout, channel_order)
+    try:
+        return _taken(_held(weights), name, layout, channel_order)
+    except _Refused as error:
+        raise ValueError(f"weights: {error}") from error
+
+
+def _check_options(layout: str | None, channel_order: str) -> None:
+    if layout not in (None, *_TO_HWIO):
+        raise ValueError(
+            f"layout must be 'OIHW', 'HWIO', 'OHWI' or None, got {layout!r}."
+        )
+    if channel_order not in ("RGB", "BGR"):
+        raise ValueError(
+            f"channel_order must be 'RGB' or 'BGR', got {channel_order!r}."
+        )
+
+
+def _taken(
+    contents: _Contents, name: str | None, layout: Layout | None, channel_order: str
+) -> FirstLayer:
+    contents = _with_filters(contents, name)
+    chosen, found = _chosen(contents, name, layout)
+    kernel = _kernel(contents.tensors[chosen], chosen, found)
     return FirstLayer(
         kernel[:, :, ::-1].copy() if channel_order == "BGR" else kernel,
         escaped(chosen),  # goes to terminals and reports

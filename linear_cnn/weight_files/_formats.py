@@ -1,15 +1,18 @@
 """The contents of a file of weights, of whatever format.
 
-Formats are recognised by content: safetensors, NumPy's .npz, PyTorch (zip archives, and
-the stream of pickles that torch.save wrote before version 1.6), ONNX, TensorFlow's
-frozen GraphDef, and model.json of TensorFlow.js.
+Formats are recognised by content: safetensors, NumPy's .npz and .npy, PyTorch (zip
+archives, and the stream of pickles that torch.save wrote before version 1.6), Flax's
+msgpack, ONNX, TensorFlow's frozen GraphDef, model.json of TensorFlow.js; and of
+folders, Orbax's.
 """
 
 from pathlib import Path, PurePosixPath
 
 from linear_cnn._npz import open_archive, what_it_is
 from linear_cnn.weight_files._contents import _LISTED, _Contents, _Refused, _unknown
-from linear_cnn.weight_files._plain import _npz, _safetensors
+from linear_cnn.weight_files._msgpack import _begins_msgpack, _msgpack
+from linear_cnn.weight_files._orbax import _orbax, _orbax_folder
+from linear_cnn.weight_files._plain import _npy, _npz, _safetensors
 from linear_cnn.weight_files._protobuf import _protobuf
 from linear_cnn.weight_files._pytorch import _LEGACY_START, _legacy_torch, _zip_torch
 from linear_cnn.weight_files._tensorflow_js import _tfjs
@@ -24,13 +27,14 @@ _FOREIGN = {
     b"7z\xbc\xaf": "a 7-Zip archive (unpack it)",
     b"Rar!": "a RAR archive (unpack it)",
     b"GGUF": "a GGUF file",
-    b"\x93NUMPY": "a single array (.npy; numpy.savez writes .npz)",
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
 }
 
 
 def _contents(path: Path) -> _Contents:
+    if path.is_dir():
+        return _folder_contents(path)
     with path.open("rb") as file:
         start = file.read(64)
     if what := what_it_is(path):
@@ -42,6 +46,10 @@ def _contents(path: Path) -> _Contents:
         return _zip_contents(path)
     if start.startswith(_LEGACY_START):
         return _legacy_torch(path)
+    if start.startswith(b"\x93NUMPY"):
+        return _npy(path)
+    if _begins_msgpack(start):
+        return _msgpack(path)
     if (
         start[8:9] == b"{"
         and int.from_bytes(start[:8], "little") <= path.stat().st_size
@@ -55,6 +63,14 @@ def _contents(path: Path) -> _Contents:
             " weights as .npz."
         )
     return _protobuf(path)
+
+
+def _folder_contents(path: Path) -> _Contents:
+    if checkpoint := _orbax_folder(path):
+        return _orbax(checkpoint)
+    raise _Refused(
+        "this is a folder, and none of Orbax; give the path of a file of weights in it."
+    )
 
 
 def _zip_contents(path: Path) -> _Contents:

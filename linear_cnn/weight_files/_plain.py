@@ -1,13 +1,21 @@
-"""Formats that hold arrays and nothing else: safetensors and .npz."""
+"""Formats that hold arrays and nothing else: safetensors, .npz and .npy."""
 
 import zipfile
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from safetensors import safe_open
 
-from linear_cnn._npz import array_name, open_archive, read_array, read_header
+from linear_cnn._npz import (
+    Header,
+    array_header,
+    array_name,
+    open_archive,
+    read_array,
+    read_header,
+)
 from linear_cnn._text import quoted, shown
 from linear_cnn.weight_files._contents import (
     _LARGEST_JSON,
@@ -78,10 +86,33 @@ def _npz(path: Path, archive: zipfile.ZipFile) -> _Contents:
 def _npz_array(path: Path, name: str) -> np.ndarray:
     with open_archive(path) as archive:
         member = archive.getinfo(f"{name}.npy")
-        dtype = read_header(archive, member).dtype
-        if dtype.kind not in "fiub":
-            raise _Refused(
-                f"{quoted(name)} holds {shown(dtype)}, which are no weights; save them"
-                " as floats."
-            )
+        _check_numbers(name, read_header(archive, member))
         return read_array(archive, member)
+
+
+def _check_numbers(name: str, header: Header) -> None:
+    if header.dtype.kind not in "fiub":
+        raise _Refused(
+            f"{quoted(name)} holds {shown(header.dtype)}, which are no weights; save"
+            " them as floats."
+        )
+
+
+def _npy(path: Path) -> _Contents:
+    """A single array, which has the name of its file."""
+    name = path.stem
+    with path.open("rb") as file:
+        header, start = array_header(file, path.name)
+    held = path.stat().st_size - start
+    if not header.dtype.hasobject and header.size != held:
+        raise ValueError(f"it has {held} bytes of numbers instead of {header.size}")
+
+    def read() -> np.ndarray:
+        _check_numbers(name, header)
+        with path.open("rb") as file:
+            file.seek(start)
+            values = np.frombuffer(file.read(header.size), header.dtype)
+        order: Literal["F", "C"] = "F" if header.fortran_order else "C"
+        return values.reshape(header.shape, order=order)
+
+    return _Contents("npy", None, {name: _Tensor(header.shape, read)})

@@ -36,6 +36,10 @@ _BESIDE = {
     ),
     "g": "which weight norm has",
 }
+# How Flax NNX names the layer within its weight and spectral norm, and what these keep.
+_WRAPPED = "layer_instance"
+_WRAPPING = re.compile(r"(?P<wrapper>.*?)(?P<kept>batch_stats|scales)[./]")
+_KEPT = {"batch_stats": _BESIDE["sigma"], "scales": _BESIDE["g"]}
 _BELOW = {**_BESIDE, "scale": "which the weights are multiplied by"}
 
 
@@ -166,13 +170,20 @@ def _as_used(tensors: dict[str, _Tensor], stored: Iterable[str]) -> dict[str, _T
         stem, last = _split(name)
         if last in _BELOW:
             below[_tail(stem)] = name
+    wrappers = {
+        kept["wrapper"]: (name, _KEPT[kept["kept"]])
+        for name in stored
+        if (kept := _WRAPPING.match(name))
+    }
     found = dict(tensors)
     for name, tensor in tensors.items():
         if len(tensor.shape) != 4:
             continue
         if _STANDARDISED.search(name):
             what = "its layer's name says that its weights are standardised"
-        elif beside := _beside(name, below, tensors):
+        elif beside := _beside(name, below, tensors) or (
+            _WRAPPED in name and wrappers.get(name.partition(_WRAPPED)[0])
+        ):
             what = f"{quoted(beside[0])} is beside it, {beside[1]}"
         else:
             continue

@@ -220,7 +220,7 @@ def test_unknown_files(tmp_path):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none.pth does not exist"):
         linear_cnn.load_first_layer(tmp_path / "none.pth")
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match=r"this is a folder, .* give the path of a"):
         linear_cnn.load_first_layer(tmp_path)
 
 
@@ -255,7 +255,6 @@ PAGES = [b"<!DOCTYPE html>\n<title>Sign in</title>", b"\xef\xbb\xbf\n <HTML><bod
         (b'<?xml version="1.0"?><Error/>', "this is an XML document"),
         (b"\x1f\x8b" + bytes(50), "compressed by gzip .* none of the formats"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file, .* none of the formats"),
-        (b"\x93NUMPY\x01\x00", r"a single array .* none of the formats"),
     ],
 )
 def test_what_came_in_place_of_the_weights_is_named(tmp_path, content, message):
