@@ -22,6 +22,8 @@ from experiments.beyond.initialisation.verdicts import (
 )
 from experiments.frame import Arrays, figures
 
+# Of ratios of steps.
+TICKS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 5, 10, 20, 50)
 NETWORKS = {False: "SmallCNN", True: "SmallCNN with batch norm"}
 
 
@@ -37,12 +39,17 @@ def draw(folder: Path, arrays: Arrays) -> None:
             xlabel="training loss minus that of the same network with He's (nats)",
         )
         _all_arms(row[1], arrays, matched, _ratio)
+        low, high = row[1].get_xlim()
+        ticks = [tick for tick in TICKS if low < tick < high]
         row[1].axvline(1, color="black", linewidth=0.6)
         row[1].set(
             xscale="log",
+            xticks=ticks,
             title=f"Steps to the same loss, equal {matched}",
             xlabel="steps over those of the same network with He's",
         )
+        row[1].set_xticklabels([f"{tick:g}" for tick in ticks])
+        row[1].minorticks_off()
         row[1].tick_params(labelleft=False)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     labels = [f"{label} (± {ERRORS:g} s.e.; dots: networks)" for label in labels]

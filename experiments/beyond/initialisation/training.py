@@ -180,6 +180,9 @@ def trained_group(
     file = folder / f"{trained.identifier(content)}.npz"
     if settings.fresh or not file.exists():
         disk.write_arrays(file, _train(arm, rate, data, settings, series, content))
+        # The next group has other programs; a hundred of them are more mapped memory
+        # than a process may have.
+        jax.clear_caches()
     return disk.read_arrays(file, f"remove {file}")
 
 
