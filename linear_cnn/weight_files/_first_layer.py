@@ -67,7 +67,7 @@ def load_first_layer(
     without the framework that wrote it.
 
     Formats: safetensors, .npz, .npy, Orbax's folders (of a manager, the latest step),
-    Flax's msgpack, PyTorch (state dictionaries, also nested in others or in
+    Flax's msgpack, shards (their index, or the folder that holds them all), PyTorch (state dictionaries, also nested in others or in
     objects, the names then joined by dots; whole networks, by their parameters), ONNX,
     TensorFlow GraphDef with its variables frozen, TensorFlow.js (model.json beside its
     shards; weights of 8 or 16 bits with scale and minimum are converted back, and so

@@ -2,19 +2,28 @@
 
 Formats are recognised by content: safetensors, NumPy's .npz and .npy, PyTorch (zip
 archives, and the stream of pickles that torch.save wrote before version 1.6), Flax's
-msgpack, ONNX, TensorFlow's frozen GraphDef, model.json of TensorFlow.js; and of
-folders, Orbax's.
+msgpack, ONNX, TensorFlow's frozen GraphDef, model.json of TensorFlow.js, the index of
+shards; and of folders, Orbax's, shards, and those with one file of weights.
 """
 
 from pathlib import Path, PurePosixPath
 
 from linear_cnn._npz import open_archive, what_it_is
-from linear_cnn.weight_files._contents import _LISTED, _Contents, _Refused, _unknown
+from linear_cnn._text import shown
+from linear_cnn.weight_files._contents import (
+    _LARGEST_JSON,
+    _LISTED,
+    _Contents,
+    _json,
+    _Refused,
+    _unknown,
+)
 from linear_cnn.weight_files._msgpack import _begins_msgpack, _msgpack
 from linear_cnn.weight_files._orbax import _orbax, _orbax_folder
 from linear_cnn.weight_files._plain import _npy, _npz, _safetensors
 from linear_cnn.weight_files._protobuf import _protobuf
 from linear_cnn.weight_files._pytorch import _LEGACY_START, _legacy_torch, _zip_torch
+from linear_cnn.weight_files._sharded import _indexed, _numbered
 from linear_cnn.weight_files._tensorflow_js import _tfjs
 
 # Other files that are often taken for weights, by how they begin.
@@ -29,6 +38,22 @@ _FOREIGN = {
     b"GGUF": "a GGUF file",
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
+}
+
+# Of the files in a folder, those that may be of weights.
+_SUFFIXES = {
+    f".{end}"
+    for end in [
+        "safetensors",
+        "bin",
+        "pt",
+        "pth",
+        "npz",
+        "npy",
+        "msgpack",
+        "onnx",
+        "pb",
+    ]
 }
 
 
@@ -56,7 +81,7 @@ def _contents(path: Path) -> _Contents:
     ):
         return _safetensors(path)
     if start.lstrip()[:1] == b"{":
-        return _tfjs(path)
+        return _json_contents(path)
     if start[:1] == b"\x80":
         raise _Refused(
             "this is a pickle, but not one of torch.save, and is not read; save the"
@@ -68,9 +93,46 @@ def _contents(path: Path) -> _Contents:
 def _folder_contents(path: Path) -> _Contents:
     if checkpoint := _orbax_folder(path):
         return _orbax(checkpoint)
+    files = sorted(child for child in path.iterdir() if child.is_file())
+    described = [
+        file
+        for file in files
+        if file.name == "model.json" or file.name.endswith(".index.json")
+    ]
+    weights = described or [file for file in files if file.suffix in _SUFFIXES]
+    if not described and (found := _numbered(weights, _shard)):
+        return found
+    if len(weights) == 1:
+        return _contents(weights[0])
+    listed = shown(", ".join(file.name for file in weights[:_LISTED]))
     raise _Refused(
-        "this is a folder, and none of Orbax; give the path of a file of weights in it."
+        "this is a folder of"
+        f" {f'several files of weights, {listed}' if weights else 'no weights'}; give"
+        " the path of a file of weights."
     )
+
+
+def _json_contents(path: Path) -> _Contents:
+    """What a file of JSON describes: a model of TensorFlow.js, or where shards are."""
+    with path.open("rb") as file:
+        described = _json(file.read(_LARGEST_JSON + 1), "JSON")
+    if "weight_map" in described:
+        return _indexed(path, described["weight_map"], _shard)
+    if "weightsManifest" in described:
+        return _tfjs(path, described)
+    raise _unknown(f"JSON with {', '.join(list(described)[:_LISTED])}")
+
+
+def _shard(path: Path) -> _Contents:
+    """A file of tensors that names no other one."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    if start[:1] == b"{":
+        raise _unknown("JSON in the place of a shard")
+    contents = _contents(path)
+    if contents.kernels or contents.others:
+        raise _Refused(f"a shard is a graph of {contents.format}.")
+    return contents
 
 
 def _zip_contents(path: Path) -> _Contents:

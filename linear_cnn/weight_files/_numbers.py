@@ -1,12 +1,12 @@
 """The numbers of a tensor in a protobuf message."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from linear_cnn.weight_files._contents import _Refused
+from linear_cnn.weight_files._contents import _LARGEST, _Refused
 from linear_cnn.weight_files._wire import (
     _integers,
     _messages,
@@ -26,7 +26,7 @@ class _Stored(NamedTuple):
       dtypes: by these numbers.
       raw: the numbers as bytes; or, each of them one by one or packed:
       floats, doubles, integers: of which at most one has any.
-      elsewhere: whether they lie in another file.
+      elsewhere: reads them, as bytes, where they lie in another file.
       repeats: whether the last number counts for all that are missing.
     """
 
@@ -37,7 +37,7 @@ class _Stored(NamedTuple):
     floats: list[_Value]
     doubles: list[_Value]
     integers: list[_Value]
-    elsewhere: bool = False
+    elsewhere: Callable[[], bytes] | None = None
     repeats: bool = False
 
 
@@ -56,10 +56,6 @@ def _weights(stored: _Stored) -> np.ndarray:
 
 
 def _dtype(stored: _Stored) -> np.dtype[Any]:
-    if stored.elsewhere:
-        raise _Refused(
-            "its weights lie in another file beside it; save the model as one file."
-        )
     if stored.kind not in stored.dtypes:
         raise _Refused(
             f"its first layer has the data type number {stored.kind}, which is not"
@@ -71,7 +67,9 @@ def _dtype(stored: _Stored) -> np.dtype[Any]:
 def _numbers(stored: _Stored) -> np.ndarray:
     """The entries of a tensor: as bytes, or number by number."""
     dtype, count = _dtype(stored), math.prod(stored.shape)
-    raw = _messages(stored.raw)
+    if count > _LARGEST:
+        raise _Refused("a part of its first layer is larger than any first layer.")
+    raw = [stored.elsewhere()] if stored.elsewhere else _messages(stored.raw)
     as_bytes = bool(raw and len(raw[-1]))
     if as_bytes:
         values = np.frombuffer(raw[-1], dtype)

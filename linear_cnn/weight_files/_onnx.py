@@ -1,12 +1,15 @@
 """ONNX: the graph says which tensors its convolutions take, and how quantised ones
 become floats."""
 
+import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from linear_cnn._text import quoted
+from linear_cnn._text import quoted, shown
+from linear_cnn.weight_files._beside import _beside
 from linear_cnn.weight_files._contents import (
     _BFLOAT16,
     _Contents,
@@ -43,7 +46,7 @@ _AXIS_DEFAULT = 1  # of DequantizeLinear
 _WITH_ATTRIBUTES = ("Constant", "DequantizeLinear", *_CONVOLUTIONS)
 
 
-def _onnx(reader: _Reader, graphs: list[_Bytes]) -> _Contents:
+def _onnx(reader: _Reader, graphs: list[_Bytes], path: Path) -> _Contents:
     nodes: list[_Node] = []
     stored: list[tuple[str, _Bytes]] = []
     for graph in graphs:  # of several, all are parts of one
@@ -61,7 +64,9 @@ def _onnx(reader: _Reader, graphs: list[_Bytes]) -> _Contents:
                     nodes.append(node)
             _checked_count(nodes)
             _checked_count(stored)
-    found = {name: _tensor(reader, message) for name, message in _named(stored).items()}
+    found = {
+        name: _tensor(reader, message, path) for name, message in _named(stored).items()
+    }
     return _with_uses(found, nodes)
 
 
@@ -83,19 +88,42 @@ def _node(reader: _Reader, message: _Bytes) -> _Node:
     return _Node(operation, inputs, outputs, more)
 
 
-def _tensor(reader: _Reader, message: _Bytes) -> _Stored:
-    # Shape, type, floats, integers, bytes, doubles, location.
-    fields = reader.collect(message, (1, 2, 4, 5, 9, 10, 14))
+def _tensor(reader: _Reader, message: _Bytes, path: Path) -> _Stored:
+    # Shape, type, floats, integers, bytes, doubles, external data, location.
+    fields = reader.collect(message, (1, 2, 4, 5, 9, 10, 13, 14))
+    shape, kind = _shape(fields[1]), _integer(fields[2])
+    elsewhere = None
+    if _integer(fields[14]) != 0:
+        pairs = [reader.collect(pair, (1, 2)) for pair in _messages(fields[13])]
+        where = {_text(pair[1]): _text(pair[2]) for pair in pairs}
+        elsewhere = partial(_external, path, where, shape, kind)
     return _Stored(
-        _shape(fields[1]),
-        _integer(fields[2]),
+        shape,
+        kind,
         _DTYPES,
         raw=fields[9],
         floats=fields[4],
         doubles=fields[10],
         integers=fields[5],
-        elsewhere=_integer(fields[14]) != 0,
+        elsewhere=elsewhere,
     )
+
+
+def _external(
+    path: Path, where: dict[str, str], shape: tuple[int, ...], kind: int
+) -> bytes:
+    """The numbers of a tensor that lie in another file, as bytes."""
+    file = _beside(path, where.get("location", ""), "file of weights")
+    size = math.prod(shape) * _DTYPES[kind].itemsize
+    start, length = int(where.get("offset") or 0), int(where.get("length") or size)
+    if length != size or not 0 <= start <= file.stat().st_size - size:
+        raise _Refused(
+            f"its file of weights {shown(file.name)} does not hold the {size} bytes of"
+            f" a tensor of the shape {shown(shape)} where the model says; get both anew."
+        )
+    with file.open("rb") as opened:
+        opened.seek(start)
+        return opened.read(size)
 
 
 def _with_uses(stored: dict[str, _Stored], nodes: list[_Node]) -> _Contents:

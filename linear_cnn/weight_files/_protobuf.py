@@ -25,7 +25,7 @@ def _protobuf(path: Path) -> _Contents:
         reader = _Reader()
         graphs = reader.collect(content, (_ONNX_GRAPH,))[_ONNX_GRAPH]
         if graphs:
-            return _onnx(reader, _messages(graphs))
+            return _onnx(reader, _messages(graphs), path)
         found = _graphdef(_Reader(), content)
     except _NoMessage as error:
         raise begins from error

@@ -3,22 +3,19 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from linear_cnn._npz import what_it_is
 from linear_cnn._text import quoted, shown
+from linear_cnn.weight_files._beside import _beside
 from linear_cnn.weight_files._contents import (
-    _LARGEST_JSON,
-    _LISTED,
     _Contents,
-    _json,
     _named,
     _Refused,
     _Tensor,
-    _unknown,
 )
 from linear_cnn.weight_files._graph import _checked_count, _Node
 from linear_cnn.weight_files._graphdef import _tensor_names, _with_uses
@@ -33,18 +30,14 @@ _TFJS_DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-def _tfjs(path: Path) -> _Contents:
+def _tfjs(path: Path, model: Any) -> _Contents:
     """model.json of a layers or a graph model: groups of weights, one after the other
     in the group's shards."""
-    with path.open("rb") as file:
-        model = _json(file.read(_LARGEST_JSON + 1), "model.json")
-    if "weightsManifest" not in model:
-        raise _unknown(f"JSON with {', '.join(list(model)[:_LISTED])}")
     tensors: list[tuple[str, _Tensor]] = []
     for group in model["weightsManifest"]:
         if len(set(group["paths"])) < len(group["paths"]):
             raise _Refused("it lists a shard twice; get the files anew.")
-        shards = [_shard(path, name) for name in group["paths"]]
+        shards = [_beside(path, name, "shard") for name in group["paths"]]
         place = 0
         for weight in group["weights"]:
             name, shape = str(weight["name"]), tuple(map(int, weight["shape"]))
@@ -80,21 +73,6 @@ def _tfjs(path: Path) -> _Contents:
         if node["op"] != "Const"
     ]
     return _with_uses(contents, nodes)
-
-
-def _shard(path: Path, name: str) -> Path:
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise _Refused(
-            f"its shard {quoted(name)} lies outside of the model's folder; put all"
-            " shards beside model.json."
-        )
-    shard = path.parent / name
-    if not shard.is_file():
-        raise _Refused(
-            f"its shard {shown(name)} is not beside it; put all shards beside"
-            " model.json."
-        )
-    return shard
 
 
 def _tfjs_numbers(weight: Any, shards: Sequence[Path], place: int) -> np.ndarray:

@@ -156,21 +156,6 @@ def test_numbers_that_are_too_few_or_too_many_or_of_an_unknown_type(
         linear_cnn.load_first_layer(tmp_path / "file")
 
 
-def test_onnx_with_its_weights_elsewhere(tmp_path):
-    axes = b"".join(field(1, axis) for axis in OIHW.shape)
-    tensor = (
-        axes
-        + field(2, 1)
-        + field(8, b"w")
-        + field(13, field(1, b"location") + field(2, b"x"))
-        + field(14, 1)
-    )
-    node = onnx_node("Conv", ["input", "w"], "output")
-    (tmp_path / "net.onnx").write_bytes(onnx_model(field(5, tensor) + node))
-    with pytest.raises(ValueError, match="lie in another file"):
-        linear_cnn.load_first_layer(tmp_path / "net.onnx")
-
-
 LATER = RANDOM.normal(size=(8, 5, 3, 3)).astype(np.float32)
 
 
