@@ -67,13 +67,13 @@ def load_first_layer(
     without the framework that wrote it.
 
     Formats: safetensors, .npz, .npy, Orbax's folders (of a manager, the latest step),
-    Flax's msgpack, shards (their index, or the folder that holds them all), PyTorch (state dictionaries, also nested in others or in
-    objects, the names then joined by dots; whole networks, by their parameters), ONNX,
-    TensorFlow GraphDef with its variables frozen, TensorFlow.js (model.json beside its
-    shards; weights of 8 or 16 bits with scale and minimum are converted back, and so
-    are those of ONNX that DequantizeLinear or QLinearConv take). Unless it is named,
-    the first layer is the one kernel of 3 input channels and more than 1x1 pixels; of
-    ONNX, that a Conv takes.
+    Flax's msgpack, PyTorch (state dictionaries, also nested in others or in objects,
+    the names then joined by dots; whole networks, by their parameters), shards of these
+    (their index, or the folder that holds them all), ONNX, TensorFlow GraphDef with its
+    variables frozen, TensorFlow.js (model.json beside its shards; weights of 8 or 16
+    bits with scale and minimum are converted back, and so are those of ONNX that
+    DequantizeLinear or QLinearConv take). Unless it is named, the first layer is the
+    one kernel of 3 input channels and more than 1x1 pixels; of ONNX, that a Conv takes.
 
     Where the network computes the filter from the tensors in the file, that filter is
     returned, under the name that the network gives it: weight norm, g v / |v| from

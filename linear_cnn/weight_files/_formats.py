@@ -42,18 +42,8 @@ _FOREIGN = {
 
 # Of the files in a folder, those that may be of weights.
 _SUFFIXES = {
-    f".{end}"
-    for end in [
-        "safetensors",
-        "bin",
-        "pt",
-        "pth",
-        "npz",
-        "npy",
-        "msgpack",
-        "onnx",
-        "pb",
-    ]
+    *(".safetensors", ".bin", ".pt", ".pth", ".npz", ".npy", ".msgpack", ".onnx"),
+    ".pb",
 }
 
 

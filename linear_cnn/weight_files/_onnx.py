@@ -119,7 +119,8 @@ def _external(
     if length != size or not 0 <= start <= file.stat().st_size - size:
         raise _Refused(
             f"its file of weights {shown(file.name)} does not hold the {size} bytes of"
-            f" a tensor of the shape {shown(shape)} where the model says; get both anew."
+            f" a tensor of the shape {shown(shape)} where the model says; get both"
+            " anew."
         )
     with file.open("rb") as opened:
         opened.seek(start)

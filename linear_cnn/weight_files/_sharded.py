@@ -22,15 +22,13 @@ def _indexed(path: Path, places: Any, read: _Read) -> _Contents:
     """The tensors that an index places in files beside it."""
     if type(places) is not dict:
         raise ValueError("its weight_map is no dictionary")
-    names = dict.fromkeys(places.values())
-    if len(names) > _MOST_SHARDS:
+    wanted: dict[Any, set[str]] = {}
+    for tensor, name in places.items():
+        wanted.setdefault(name, set()).add(tensor)
+    if len(wanted) > _MOST_SHARDS:
         raise _Refused(f"it names more than {_MOST_SHARDS} shards.")
-    shards = {name: _beside(path, name, "shard") for name in names}
-    wanted = {
-        name: {tensor for tensor, place in places.items() if place == name}
-        for name in names
-    }
-    return _merged(((shards[name], wanted[name]) for name in names), read)
+    shards = [(_beside(path, name, "shard"), own) for name, own in wanted.items()]
+    return _merged(shards, read)
 
 
 def _numbered(paths: Iterable[Path], read: _Read) -> _Contents | None:

@@ -108,13 +108,11 @@ def test_folders_of_weights(tmp_path):
         linear_cnn.load_first_layer(tmp_path)
     sharded(tmp_path / "two", "bin")
     sharded(tmp_path / "two", "safetensors")
-    with pytest.raises(ValueError, match="several files of weights, model.safeten"):
+    with pytest.raises(ValueError, match=r"files of weights, model.safeten"):
         linear_cnn.load_first_layer(tmp_path / "two")
     (tmp_path / "two" / INDEX["bin"]).unlink()
     (tmp_path / "two" / INDEX["safetensors"]).unlink()
-    with pytest.raises(
-        ValueError, match=r"of several checkpoints; keep one: model.bin"
-    ):
+    with pytest.raises(ValueError, match=r"several checkpoints; keep one: model.b"):
         linear_cnn.load_first_layer(tmp_path / "two")
 
 
@@ -148,9 +146,7 @@ def test_onnx_with_external_data(tmp_path):
     layer = linear_cnn.load_first_layer(write_external(tmp_path, length=None))
     np.testing.assert_array_equal(layer.kernel, HWIO)
     (tmp_path / "net.onnx.data").unlink()
-    with pytest.raises(
-        ValueError, match=r"net\.onnx: its file of weights net\.onnx\.d"
-    ):
+    with pytest.raises(ValueError, match=r"net\.onnx: its file of weights net\.onn"):
         linear_cnn.load_first_layer(tmp_path / "net.onnx")
 
 
