@@ -17,6 +17,7 @@ from experiments.trained.elsewhere import (
     dead,
     norms,
     present,
+    tensor_names,
 )
 from experiments.trained.measurements import (
     KINDS,
@@ -84,6 +85,7 @@ __all__ = [
     "several_runs",
     "shuffled_run",
     "summarize",
+    "tensor_names",
     "titles",
     "to_initial",
 ]

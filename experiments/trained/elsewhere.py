@@ -34,15 +34,15 @@ class Present(NamedTuple):
 def present(
     data_dir: Path | None,
     files: Sequence[Path] = (),
-    name: str | None = None,
+    tensors: Sequence[str] = (),
     **options: Any,
 ) -> Present:
     """The first layers of the networks that were fetched, and of files of the user's.
 
     Args:
       data_dir: as in `linear_cnn.load_images`.
-      files, name, options: more networks, and arguments of
-        `linear_cnn.load_first_layer` for these.
+      files, tensors, options: more networks; which of their tensors, as in
+        `tensor_names`; and arguments of `linear_cnn.load_first_layer` for these.
 
     Raises:
       FileNotFoundError: a file that was named is not there. ValueError: a file cannot
@@ -60,7 +60,7 @@ def present(
         for network in found
     ]
     downloaded = len(found)
-    for file in files:
+    for file, name in zip(files, tensor_names(files, tensors), strict=True):
         layers.append(linear_cnn.load_first_layer(file, name, **options))
         title = _title(
             file,
@@ -83,6 +83,39 @@ def present(
     return Present(
         [layer.kernel.astype(np.float64) for layer in layers], described, missing
     )
+
+
+def tensor_names(files: Sequence[Path], given: Sequence[str]) -> list[str | None]:
+    """The tensor of each file that is its first layer, None where it is recognised.
+
+    Args:
+      files: of the user's.
+      given: "PATH=NAME" for one of the files; "NAME" for all that have none of their
+        own.
+
+    Raises:
+      ValueError: a path that is none of the files, or two names for one.
+    """
+    own: dict[Path, str] = {}
+    for_all: str | None = None
+    for text in given:
+        places = [place for place, letter in enumerate(text) if letter == "="]
+        place = next((n for n in places if Path(text[:n]) in files), None)
+        if place is None and places:
+            raise ValueError(
+                f"--tensor {text!r}: the path before = must be one of --files,"
+                f" {', '.join(map(str, files)) or 'of which there are none'}."
+            )
+        if place is None and for_all is None:
+            for_all = text
+        elif place is not None and Path(text[:place]) not in own:
+            own[Path(text[:place])] = text[place + 1 :]
+        else:
+            raise ValueError(
+                f"--tensor {text!r} is a second name for the same file; give"
+                " PATH=NAME once for each file that needs it."
+            )
+    return [own.get(file, for_all) for file in files]
 
 
 def _title(file: Path, taken: Collection[str]) -> str:

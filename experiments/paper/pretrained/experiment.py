@@ -4,6 +4,7 @@
     python -m experiments data pretrained
     python -m experiments pretrained
     python -m experiments pretrained --files resnet18.safetensors my_network.npz
+    python -m experiments pretrained --files a.npz b.npz --tensor b.npz=stem.weight
 
 Compares the weights of the first layers of whatever networks of
 `experiments.download.pretrained` are there, in fixed bases that have nothing to do with
@@ -66,8 +67,9 @@ class Settings:
     files: tuple[Path, ...] = ()
     """Networks of your own, shown beside the others: safetensors, .npz, PyTorch, ONNX,
     TensorFlow GraphDef, or model.json of TensorFlow.js."""
-    tensor: str | None = None
-    """Name of the first layer's kernel in these files, where it is not recognised."""
+    tensor: tuple[str, ...] = ()
+    """Names of the first layers' kernels, where they are not recognised: PATH=NAME for
+    one of these files, NAME for all others."""
     layout: Literal["OIHW", "HWIO", "OHWI"] | None = None
     """Order of the kernel's axes in these files, where it is not recognised."""
     channel_order: Literal["RGB", "BGR"] = "RGB"
@@ -105,6 +107,7 @@ def resolve(settings: Settings) -> Settings:
             '--second must be another data set than --dataset, or "", got'
             f" {settings.second!r} for both."
         )
+    trained.tensor_names(settings.files, settings.tensor)
     return settings
 
 

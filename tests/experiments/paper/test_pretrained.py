@@ -330,7 +330,10 @@ def test_files_of_the_user(tmp_path, present):
     with pytest.raises(ValueError, match=r"mine\.npz: several tensors"):
         measured(files=(tmp_path / "mine.npz",))
     arrays = measured(
-        files=(tmp_path / "mine.npz",), tensor="w", layout="OIHW", channel_order="BGR"
+        files=(tmp_path / "mine.npz",),
+        tensor=("w",),
+        layout="OIHW",
+        channel_order="BGR",
     )
     np.testing.assert_array_equal(arrays["5/kernel"], smooth_bank(7)[:, :, ::-1])
     mine = json.loads(str(arrays["networks"]))[5]
@@ -343,6 +346,27 @@ def test_files_of_the_user(tmp_path, present):
     assert len(arrays["0/3x3/members"]) == 5
     with pytest.raises(FileNotFoundError, match="nowhere"):
         measured(files=(tmp_path / "nowhere",))
+
+
+def test_names_of_tensors_in_single_files(tmp_path, present):
+    one, two, three = (tmp_path / f"{name}.npz" for name in ("one", "a=b", "three"))
+    np.savez(one, only=smooth_bank(6))
+    np.savez(two, **{"w": smooth_bank(7), "x=y": smooth_bank(8)})
+    np.savez(three, w=smooth_bank(9), v=smooth_bank(10))
+    arrays = measured(files=(one, two), tensor=(f"{two}=x=y",))
+    np.testing.assert_array_equal(arrays["5/kernel"], smooth_bank(6))
+    np.testing.assert_array_equal(arrays["6/kernel"], smooth_bank(8))
+    files = (one, two, three)
+    names = trained.tensor_names(files, ("v", f"{one}=only", f"{two}=w"))
+    assert names == ["only", "w", "v"]
+    assert trained.tensor_names(files, ()) == [None] * 3
+    for given, message in (
+        (("none.npz=w",), r"--tensor 'none.npz=w': the path .* one of --files, .*one"),
+        (("v", "w"), "--tensor 'w' is a second name"),
+        ((f"{one}=a", f"{one}=b"), "=b' is a second name"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pretrained.resolve(settings(tmp_path, files=files, tensor=given))
 
 
 def test_no_network(tmp_path, monkeypatch):
