@@ -18,6 +18,7 @@ from linear_cnn.datasets import (
     normalize_channels,
     npz_images,
     photographs,
+    random_crop_and_flip,
     scale_component,
     scale_pixels,
     select_classes,
@@ -39,7 +40,13 @@ from linear_cnn.tangent import (
     backpropagated_signal,
     tangent_moments,
 )
-from linear_cnn.training import TrainingDiverged, Trajectory, train, train_seeds
+from linear_cnn.training import (
+    TrainingDiverged,
+    Trajectory,
+    train,
+    train_seeds,
+    trained_network,
+)
 from linear_cnn.weight_files import FirstLayer, first_layer, load_first_layer
 
 __all__ = [
@@ -74,6 +81,7 @@ __all__ = [
     "npz_images",
     "patch_convolution",
     "photographs",
+    "random_crop_and_flip",
     "scale_component",
     "scale_pixels",
     "select_classes",
@@ -82,4 +90,5 @@ __all__ = [
     "tangent_moments",
     "train",
     "train_seeds",
+    "trained_network",
 ]

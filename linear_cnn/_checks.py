@@ -163,6 +163,24 @@ def check_labels(
         )
 
 
+def check_leading(
+    name: str, targets: Any, count: int, *, seeds: int | None = None
+) -> None:
+    """Raise unless all leaves of a tree are finite numbers with a leading axis N, after
+    one of `seeds` if given."""
+    leaves = jax.tree.leaves(targets)
+    lead = (count,) if seeds is None else (seeds, count)
+    shapes = [np.shape(leaf) for leaf in leaves]
+    if not leaves or any(shape[: len(lead)] != lead for shape in shapes):
+        axes = "N = " if seeds is None else "(S, N) = "
+        raise ValueError(
+            f"{name} must be arrays with the leading axis {axes}{lead}, one entry an"
+            f" image, got shapes {shapes}."
+        )
+    for leaf in leaves:
+        check_finite(name, leaf)
+
+
 def _remedy(dtype: Any, of_numbers: str) -> str:
     """What to do with targets of a wrong type: classes by name cannot be converted."""
     return (

@@ -1,5 +1,6 @@
 """The losses, and targets in the form that a network's outputs need."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,10 +25,64 @@ def cross_entropies(outputs: jax.Array, labels: jax.Array) -> jax.Array:
 
 LOSSES = {"mse": squared_errors, "cross_entropy": cross_entropies}
 
+# (outputs, targets) of N images -> (N,): a value for each.
+ForEach = Callable[[Any, Any], jax.Array]
+Loss = str | ForEach
 
-def check_loss(loss: str) -> None:
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {sorted(LOSSES)}, got {loss!r}.")
+
+def loss_function(loss: Loss) -> ForEach:
+    """The loss of each image."""
+    return LOSSES[loss] if isinstance(loss, str) else loss
+
+
+def check_loss(loss: Any, *, own: bool = False) -> None:
+    """Raise unless it is the name of a loss, or a function if those are allowed."""
+    if own and callable(loss):
+        return
+    if not isinstance(loss, str) or loss not in LOSSES:
+        or_own = " or a function (outputs, targets) -> (N,)" if own else ""
+        raise ValueError(f"loss must be one of {sorted(LOSSES)}{or_own}, got {loss!r}.")
+
+
+def check_metrics(metrics: Any) -> dict[str, ForEach]:
+    """Functions by their names, as a dictionary."""
+    if metrics is None:
+        return {}
+    if not isinstance(metrics, Mapping) or not all(
+        isinstance(name, str) and callable(metric) for name, metric in metrics.items()
+    ):
+        raise TypeError(
+            "metrics must be functions (outputs, targets) -> (N,) by their names, e.g."
+            f" {{'error': error}}, got {metrics!r}."
+        )
+    taken = sorted({"loss", "accuracy"} & set(metrics))
+    if taken:
+        raise ValueError(
+            f"metrics has {taken}, which is recorded as it is; give it another name."
+        )
+    return dict(metrics)
+
+
+def check_for_each(name: str, function: ForEach, outputs: Any, targets: Any) -> None:
+    """Raise unless a function gives a real number for each of N images; nothing is
+    computed."""
+    count = jax.tree.leaves(outputs)[0].shape[0]
+    found = jax.eval_shape(function, outputs, targets)
+    sound = (
+        isinstance(found, jax.ShapeDtypeStruct)
+        and found.shape == (count,)
+        and not jnp.issubdtype(found.dtype, jnp.complexfloating)
+    )
+    if not sound:
+        what = (
+            f"{found.dtype}{list(found.shape)}"
+            if isinstance(found, jax.ShapeDtypeStruct)
+            else type(found).__name__
+        )
+        raise ValueError(
+            f"{name} must give one real number for each image, ({count},), got {what};"
+            " take the mean over all other axes and not over the images."
+        )
 
 
 def check_outputs(outputs: jax.ShapeDtypeStruct) -> None:
@@ -40,15 +95,17 @@ def check_outputs(outputs: jax.ShapeDtypeStruct) -> None:
 
 
 def matched_targets(
-    loss: str,
-    outputs: jax.ShapeDtypeStruct,
+    loss: Loss,
+    outputs: Any,
     name: str,
     targets: Any,
     *,
     of_each: bool = False,
-) -> jax.Array:
+) -> Any:
     """Checked targets of N images as the outputs (..., M) need them, after an axis of
-    seeds if they are `of_each`."""
+    seeds if they are `of_each`; for a loss of the user's own, as they are."""
+    if not isinstance(loss, str):
+        return jax.tree.map(jnp.asarray, targets)
     if loss == "cross_entropy":
         check_classes(name, targets, outputs.shape[1])
         return jnp.asarray(targets, jnp.int32)

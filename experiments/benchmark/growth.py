@@ -102,7 +102,7 @@ def squared_profiles(images: np.ndarray, size: int) -> Compute:
 
     @jax.jit
     def profiles(dynamics: Any, t: Any, kernel: Any, components: Any) -> jax.Array:
-        return theory.energy_profile(dynamics.kernel(t, kernel), components) ** 2
+        return dynamics.profile(t, kernel, components=components) ** 2
 
     on_device = jax.device_put((dynamics, t, kernel.astype(np.float32), components))
 

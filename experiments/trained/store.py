@@ -181,6 +181,7 @@ def _train(
             validation=data.validation,
             frozen=run.frozen,
             checkpoint_dir=checkpoints,
+            keep_state=False,
             progress=True,
         )
     values = {name: getattr(trajectory, name) for name in RECORDED}

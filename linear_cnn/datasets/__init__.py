@@ -1,6 +1,7 @@
 """Images to train on: standard data sets, folders and arrays of one's own, photographs,
 and random textures."""
 
+from linear_cnn.datasets._augmentation import random_crop_and_flip
 from linear_cnn.datasets._built_in import gaussian_images, photographs
 from linear_cnn.datasets._channels import normalize_channels
 from linear_cnn.datasets._image_files import ImageFiles
@@ -44,6 +45,7 @@ __all__ = [
     "parse_cifar100",
     "parse_fashion_mnist",
     "photographs",
+    "random_crop_and_flip",
     "scale_component",
     "scale_pixels",
     "select_classes",

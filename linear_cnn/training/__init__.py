@@ -1,6 +1,7 @@
 """Training that records the first layer's trajectory."""
 
 from linear_cnn.training._train import train, train_seeds
+from linear_cnn.training._trained import trained_network
 from linear_cnn.training._trajectory import TrainingDiverged, Trajectory
 
 __all__ = [
@@ -8,4 +9,5 @@ __all__ = [
     "Trajectory",
     "train",
     "train_seeds",
+    "trained_network",
 ]

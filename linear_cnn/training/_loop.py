@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.stages import Lowered
 from tqdm import tqdm
@@ -32,7 +34,7 @@ from linear_cnn.training._seeds import (
     _start_traced,
 )
 from linear_cnn.training._signals import stop, stop_later
-from linear_cnn.training._step import _Program, _State
+from linear_cnn.training._step import METRIC, _Program, _State
 from linear_cnn.training._trajectory import TrainingDiverged, Trajectory
 
 
@@ -43,13 +45,19 @@ def _run(
     plan: _Plan,
     checkpoint_dir: str | Path | None,
     progress: bool,
+    keep_state: bool,
 ) -> Trajectory:
     count, records = plan.images.shape[0], plan.records
     seeds = 1 if layout is None else keys.shape[0]
     shape = jax.ShapeDtypeStruct(plan.images.shape, plan.images.dtype)
     keys = _place(layout, keys, of_each=True)
     outline = _start_all.eval_shape(program, layout, shape, keys)
-    data, validation = _matched(program.loss, plan, outline.outputs)
+    leaves, tree = outline.outputs
+    outputs = jax.tree.unflatten(tree, leaves)
+    data, validation = _matched(program.loss, program.metrics, plan, outputs)
+    _check_optimizer(program, outline, layout)
+    # What nobody sees is not run.
+    last = plan.steps if keep_state else int(records[-1])
     data = tuple(
         _place(layout, values, own)
         for values, own in zip(data, (False, plan.targets_of_each), strict=True)
@@ -75,14 +83,14 @@ def _run(
             recording, training = programs = _lowered(
                 program, layout, outline, keys, data, validation
             )
-            with compiled_beside(training) if records[-1] else nullcontext():
+            with compiled_beside(training) if last else nullcontext():
                 state = _start_all(program, layout, shape, keys)
                 recording.compile()
         step = 0
         rows: list[dict[str, Any]] = []
         checkpoints = None
         if folder:
-            identity = _identity(programs, state, keys, data, validation, records)
+            identity = _identity(programs, state, keys, data, validation, records, last)
             checkpoints = Checkpoints(folder, identity)
             restored = checkpoints.restore(outline, records)
             if restored is not None:
@@ -92,7 +100,7 @@ def _run(
         signalled = stack.enter_context(stop_later()) if checkpoints else _never
         bar = stack.enter_context(
             tqdm(
-                total=int(records[-1]),
+                total=last,
                 initial=step,
                 disable=not progress,
                 unit="step",
@@ -100,8 +108,9 @@ def _run(
             )
         )
         stretch, saved = 1, -np.inf
-        while len(rows) < len(records):
-            target = int(records[len(rows)])
+        while len(rows) < len(records) or step < last:
+            recording_now = len(rows) < len(records)
+            target = int(records[len(rows)]) if recording_now else last
             if step < target:
                 end = target if traced else min(target, step + stretch)
                 began = time.perf_counter()
@@ -116,7 +125,7 @@ def _run(
                     _report(bar, state, rows, (end - step) * images_per_step / seconds)
                     stretch = stretch * 2 if seconds < _STRETCH_SECONDS else stretch
                 step = end
-            if step == target:
+            if step == target and recording_now:
                 row = _record_all(program, layout, state, data, validation)
                 if not traced:
                     row = {name: np.asarray(value) for name, value in row.items()}
@@ -126,7 +135,7 @@ def _run(
             if checkpoints is not None and (
                 stopping
                 or time.perf_counter() - saved > _CHECKPOINT_SECONDS
-                or len(rows) == len(records)
+                or (len(rows) == len(records) and step == last)
             ):
                 checkpoints.save(state, step, rows)
                 saved = time.perf_counter()
@@ -137,10 +146,61 @@ def _run(
         stop(
             received,
             f"training was stopped by {signal.Signals(received).name} after step {step}"
-            f" of {records[-1]}; called again with the same arguments it continues from"
+            f" of {last}; called again with the same arguments it continues from"
             f" the checkpoint in {folder}",
         )
-    return _trajectory(records, rows, layout, seeds)
+    kept = _final(state, layout, seeds, traced) if keep_state else None
+    return _trajectory(records, rows, layout, seeds, kept)
+
+
+def _check_optimizer(
+    program: _Program, outline: _State, layout: _Layout | None
+) -> None:
+    """Raise if the optimizer asks for more than the loop has; nothing is computed."""
+    weights = outline.trained
+    if layout is not None:
+        weights, moments = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+            (outline.trained, outline.moments),
+        )
+    else:
+        moments = outline.moments
+    update = optax.with_extra_args_support(program.optimizer).update
+    value = jax.ShapeDtypeStruct((), outline.loss.dtype)
+    try:
+        with jax.numpy_dtype_promotion("standard"):
+            jax.eval_shape(
+                lambda g, m, w, v: update(g, m, w, value=v),
+                weights,
+                moments,
+                weights,
+                value,
+            )
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise TypeError(
+            f"optimizer cannot be used here: {error}. It gets the gradients, the"
+            " parameters and the loss as `value`; one that evaluates the loss anew in"
+            " each step, as optax.lbfgs does, needs a loop of its own."
+        ) from error
+
+
+def _final(state: _State, layout: _Layout | None, seeds: int, traced: bool) -> Any:
+    """All variables of the network, or of the networks with a leading seed axis, as
+    plain arrays; seeds that only filled up a block are dropped."""
+    variables = nnx.merge_state(state.trained, state.frozen, state.rest)
+
+    def one(leaf: jax.Array) -> jax.Array:
+        if traced:
+            return leaf if layout is None else leaf[:seeds]
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = one(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        array = np.asarray(leaf)
+        return jax.device_put(array if layout is None else array[:seeds])
+
+    return jax.tree.map(one, variables)
 
 
 def _never() -> None:
@@ -154,6 +214,7 @@ def _identity(
     data: tuple[Any, Any],
     validation: tuple[Any, Any] | None,
     records: np.ndarray,
+    last: int,
 ) -> dict[str, Any]:
     """What a checkpoint of this run must agree with; of its state before step 0."""
     recording, training = programs
@@ -170,6 +231,8 @@ def _identity(
         # A learning rate may be there, or a seed of noise.
         "initial state of the optimizer": state.moments,
     }
+    if last != records[-1]:
+        arrays["steps"] = np.asarray(last)
     return identify(
         state.trained,
         state.frozen,
@@ -214,7 +277,11 @@ def _index(step: int) -> np.ndarray:
 
 
 def _trajectory(
-    records: np.ndarray, rows: list[dict[str, Any]], layout: _Layout | None, seeds: int
+    records: np.ndarray,
+    rows: list[dict[str, Any]],
+    layout: _Layout | None,
+    seeds: int,
+    state: Any = None,
 ) -> Trajectory:
     """The rows side by side; seeds that only filled up a block are dropped."""
     rows = (
@@ -228,8 +295,15 @@ def _trajectory(
     fields = {"steps": records[: len(rows)], "conv1": empty, "loss": empty} | (
         {name: stack([row[name] for row in rows]) for name in rows[0]} if rows else {}
     )
+    for kind in ("", "validation_"):
+        start = f"{kind}{METRIC}"
+        names = [name for name in fields if name.startswith(start)]
+        if names:
+            fields[f"{kind}metrics"] = {
+                name.removeprefix(start): fields.pop(name) for name in names
+            }
     # Put there as they are: `jnp.asarray` compiles a program for each shape.
-    return Trajectory(**jax.device_put(fields))
+    return Trajectory(**jax.device_put(fields), state=state)
 
 
 def _check_steps(

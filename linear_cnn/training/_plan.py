@@ -1,6 +1,6 @@
 """The checked arguments of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,30 +13,56 @@ from jax.typing import ArrayLike
 from linear_cnn._checks import (
     check_images,
     check_labels,
+    check_leading,
     check_targets,
     integer,
 )
-from linear_cnn._losses import check_loss, check_outputs, matched_targets
+from linear_cnn._losses import (
+    ForEach,
+    Loss,
+    check_for_each,
+    check_loss,
+    check_metrics,
+    check_outputs,
+    loss_function,
+    matched_targets,
+)
+
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class _Plan(NamedTuple):
     """The checked arguments of a run."""
 
-    settings: tuple[optax.GradientTransformation, int | None, str, tuple[str, ...]]
+    settings: tuple[Any, ...]  # the fields of a program after `init`
     images: Any
     targets: Any
     validation: tuple[Any, Any] | None
     records: np.ndarray
+    steps: int
     targets_of_each: bool
 
 
 def _matched(
-    loss: str, plan: _Plan, outputs: jax.ShapeDtypeStruct
+    loss: Loss,
+    metrics: Sequence[tuple[str, ForEach]],
+    plan: _Plan,
+    outputs: Any,
 ) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
     """Data and validation, the targets in the form that the outputs (N, M) need."""
-    check_outputs(outputs)
+    if isinstance(loss, str):
+        check_outputs(outputs)
     match = partial(matched_targets, loss, outputs)
     targets = match("targets", plan.targets, of_each=plan.targets_of_each)
+    own = [] if isinstance(loss, str) else [("loss", loss_function(loss))]
+    of_one = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape[plan.targets_of_each :], leaf.dtype
+        ),
+        targets,
+    )
+    for name, function in (*own, *((f"metrics[{n!r}]", f) for n, f in metrics)):
+        check_for_each(name, function, outputs, of_one)
     validation = plan.validation and (
         plan.validation[0],
         match("validation targets", plan.validation[1]),
@@ -52,25 +78,31 @@ def _plan(
     epochs: int | None,
     record_steps: Sequence[int] | np.ndarray | None,
     batch_size: int | None,
-    loss: str,
-    validation: tuple[ArrayLike, ArrayLike] | None,
+    loss: Loss,
+    validation: tuple[ArrayLike, Any] | None,
     frozen: Sequence[str],
+    metrics: Mapping[str, ForEach] | None,
+    augment: Augment | None,
     seeds: int | None = None,
 ) -> _Plan:
     """Check how a run is specified."""
     check_images(images)
-    check_loss(loss)
+    check_loss(loss, own=True)
+    metrics = check_metrics(metrics)
     images = jnp.asarray(images)
-    count, shape = images.shape[0], np.shape(targets)
-    check = check_labels if loss == "cross_entropy" else check_targets
-    ambiguous = loss == "mse" and shape == (seeds, count) and seeds == count
-    if ambiguous:
-        raise ValueError(
-            f"targets of shape {shape} could be {count} outputs or {seeds} seeds; give"
-            " one set a seed as (S, N, 1)."
-        )
-    of_each = seeds is not None and (len(shape) == 3 or shape == (seeds, count))
+    count = images.shape[0]
+    if isinstance(loss, str):
+        check = check_labels if loss == "cross_entropy" else check_targets
+        of_each = _of_each(loss, np.shape(targets), count, seeds)
+    else:
+        check = check_leading
+        leaves = [np.shape(leaf) for leaf in jax.tree.leaves(targets)]
+        # Where both fit they are shared: a set a seed then needs other numbers.
+        shared = all(shape[:1] == (count,) for shape in leaves)
+        of_each = seeds is not None and not shared
     check("targets", targets, count, seeds=seeds if of_each else None)
+    if augment is not None:
+        _check_augment(augment, images, batch_size)
     if validation is not None:
         if not isinstance(validation, tuple | list) or len(validation) != 2:
             raise TypeError(
@@ -102,11 +134,49 @@ def _plan(
                 f"batch_size must be at most the number of images {count}, got"
                 f" {batch_size}."
             )
-    records = _checked_records(
+    records, last = _checked_records(
         steps, epochs, record_steps, count // (batch_size or count)
     )
-    settings = (optimizer, batch_size, loss, tuple(frozen))
-    return _Plan(settings, images, targets, validation, records, of_each)
+    settings = (
+        optimizer,
+        batch_size,
+        loss,
+        tuple(frozen),
+        tuple(metrics.items()),
+        augment,
+    )
+    return _Plan(settings, images, targets, validation, records, last, of_each)
+
+
+def _of_each(loss: str, shape: tuple[int, ...], count: int, seeds: int | None) -> bool:
+    """Whether targets have an axis of seeds."""
+    if loss == "mse" and shape == (seeds, count) and seeds == count:
+        raise ValueError(
+            f"targets of shape {shape} could be {count} outputs or {seeds} seeds; give"
+            " one set a seed as (S, N, 1)."
+        )
+    return seeds is not None and (len(shape) == 3 or shape == (seeds, count))
+
+
+def _check_augment(augment: Any, images: jax.Array, batch_size: int | None) -> None:
+    """Raise unless it maps a key and a batch to a batch of that shape and type; nothing
+    is computed."""
+    if not callable(augment):
+        raise TypeError(
+            f"augment must be a function (key, images) -> images, got {augment!r}."
+        )
+    shape = (batch_size or images.shape[0], *images.shape[1:])
+    batch = jax.ShapeDtypeStruct(shape, images.dtype)
+    key = jax.eval_shape(jax.random.key, 0)
+    found = jax.eval_shape(augment, key, batch)
+    if (getattr(found, "shape", None), getattr(found, "dtype", None)) != (
+        batch.shape,
+        batch.dtype,
+    ):
+        raise ValueError(
+            "augment must keep the shape and type of the images,"
+            f" {batch.dtype}{list(batch.shape)}, but gives {found}."
+        )
 
 
 def _checked_records(
@@ -114,8 +184,8 @@ def _checked_records(
     epochs: int | None,
     record_steps: Sequence[int] | np.ndarray | None,
     per_epoch: int,
-) -> np.ndarray:
-    """The steps to record, beginning with 0."""
+) -> tuple[np.ndarray, int]:
+    """The steps to record, beginning with 0, and the last step of all."""
     if (steps is None) == (epochs is None):
         raise TypeError(
             f"give the length of the run as either steps or epochs, got steps={steps},"
@@ -146,4 +216,4 @@ def _checked_records(
         )
     if not records.size or records[0] != 0:
         records = np.concatenate([np.zeros(1, np.int64), records])
-    return records
+    return records, int(steps)

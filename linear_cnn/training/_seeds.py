@@ -113,13 +113,11 @@ def _record_all(
     """The fields of a `Trajectory` at this step."""
 
     def record(state: _State, data: Any, targets: Any, validation: Any) -> Any:
-        loss, accuracy = _measure(program, state, data, targets)
-        fields = {"conv1": _kernel(state), "loss": loss, "accuracy": accuracy}
+        fields = {"conv1": _kernel(state)} | _measure(program, state, data, targets)
         if validation is not None:
-            fields["validation_loss"], fields["validation_accuracy"] = _measure(
-                program, state, *validation
-            )
-        return {name: value for name, value in fields.items() if value is not None}
+            of_validation = _measure(program, state, *validation)
+            fields |= {f"validation_{name}": v for name, v in of_validation.items()}
+        return fields
 
     of_each = layout is not None and layout.targets_of_each
     return _spread(layout, record, [True, False, of_each, False])(

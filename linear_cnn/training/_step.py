@@ -11,10 +11,12 @@ import optax
 from flax import nnx
 from jax import lax
 
-from linear_cnn._losses import LOSSES
+from linear_cnn._losses import ForEach, Loss, loss_function
 from linear_cnn.networks import first_kernel
 
 Init = Callable[[jax.Array], nnx.Module]
+METRIC = "metric "  # before the names of metrics among what is recorded
+_OF_AUGMENTATION = 0xFFFFFFFF  # keys apart from those of the epochs, which count up
 
 
 class _Program(NamedTuple):
@@ -23,8 +25,10 @@ class _Program(NamedTuple):
     init: Init
     optimizer: optax.GradientTransformation
     batch_size: int | None
-    loss: str
+    loss: Loss
     frozen: tuple[str, ...]
+    metrics: tuple[tuple[str, ForEach], ...] = ()
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -42,8 +46,8 @@ class _State:
     failed: jax.Array  # the first step whose loss was not finite, or -1
     training_graph: Any = field(metadata={"static": True})
     inference_graph: Any = field(metadata={"static": True})
-    # Shape and dtype of the outputs for all images.
-    outputs: Any = field(metadata={"static": True})
+    # Shapes and dtypes of the outputs for all images, and their tree.
+    outputs: tuple[tuple[Any, ...], Any] = field(metadata={"static": True})
 
 
 def _start(program: _Program, shape: jax.ShapeDtypeStruct, key: jax.Array) -> _State:
@@ -86,12 +90,23 @@ def _start(program: _Program, shape: jax.ShapeDtypeStruct, key: jax.Array) -> _S
         moments=program.optimizer.init(trained),
         order_key=order_key,
         order=jnp.arange(shape.shape[0] if program.batch_size else 0),
-        loss=jnp.zeros((), outputs.dtype),
+        loss=jnp.zeros((), _loss_dtype(outputs)),
         failed=jnp.asarray(-1, int),
         training_graph=training_graph,
         inference_graph=inference_graph,
-        outputs=jax.ShapeDtypeStruct(outputs.shape, outputs.dtype),
+        outputs=_outline(outputs),
     )
+
+
+def _outline(outputs: Any) -> tuple[tuple[Any, ...], Any]:
+    leaves, tree = jax.tree.flatten(outputs)
+    return tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves), tree
+
+
+def _loss_dtype(outputs: Any) -> Any:
+    """Of the first of the outputs, which the loss is computed from."""
+    first = jax.tree.leaves(outputs)[0].dtype
+    return first if jnp.issubdtype(first, jnp.floating) else jnp.result_type(float)
 
 
 def _frozen_filter(
@@ -145,7 +160,7 @@ def _advance(
         outputs, rest = _predict(
             state.training_graph, trained, state.frozen, state.rest, x
         )
-        return jnp.mean(LOSSES[program.loss](outputs, y)), rest
+        return jnp.mean(loss_function(program.loss)(outputs, y)), rest
 
     def step(index: jax.Array, state: _State) -> _State:
         x, y, order = images, targets, state.order
@@ -158,15 +173,20 @@ def _advance(
                 lambda: order,
             )
             batch = lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)
-            x, y = images[batch], targets[batch]
+            x, y = images[batch], jax.tree.map(lambda leaf: leaf[batch], targets)
+        if program.augment is not None:
+            key = jax.random.fold_in(state.order_key, _OF_AUGMENTATION)
+            x = program.augment(jax.random.fold_in(key, index), x)
         (loss, rest), gradients = jax.value_and_grad(batch_loss, has_aux=True)(
             state.trained, state, x, y
         )
         # Some of optax's own arithmetic needs it.
         with jax.numpy_dtype_promotion("standard"):
-            updates, moments = program.optimizer.update(
-                gradients, state.moments, state.trained
+            optimizer = optax.with_extra_args_support(program.optimizer)
+            updates, moments = optimizer.update(
+                gradients, state.moments, state.trained, value=loss
             )
+        loss = loss.astype(state.loss.dtype)
         sound = state.failed < 0
         return replace(
             state,
@@ -182,17 +202,17 @@ def _advance(
 
 
 def _measure(
-    program: _Program, state: _State, images: jax.Array, targets: jax.Array
-) -> tuple[jax.Array, jax.Array | None]:
-    """Loss and accuracy over all images, in batches of the training's size: no more
-    memory than training."""
+    program: _Program, state: _State, images: jax.Array, targets: Any
+) -> dict[str, jax.Array]:
+    """Loss, accuracy and metrics over all images, in batches of the training's size: no
+    more memory than training."""
     count = images.shape[0]
     size = min(program.batch_size or count, count)
 
-    def measure_batch(first: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x, y = (
-            lax.dynamic_slice_in_dim(values, first, size)
-            for values in (images, targets)
+    def measure_batch(first: jax.Array) -> tuple[jax.Array, ...]:
+        x, y = jax.tree.map(
+            lambda values: lax.dynamic_slice_in_dim(values, first, size),
+            (images, targets),
         )
         # The last batch reaches back over images that were counted before, so that all
         # have one shape.
@@ -205,24 +225,34 @@ def _measure(
             if program.loss == "cross_entropy"
             else new
         )
-        losses = LOSSES[program.loss](outputs, y)
+        losses = loss_function(program.loss)(outputs, y)
         # In float16 the sum over many images would overflow.
         losses = losses.astype(
             losses.dtype if losses.dtype.itemsize >= 4 else jnp.float32
         )
-        return jnp.sum(jnp.where(new, losses, jnp.zeros_like(losses))), jnp.sum(
-            correct & new
+        metrics = (
+            jnp.sum(jnp.where(new, metric(outputs, y), 0))
+            for _, metric in program.metrics
+        )
+        return (
+            jnp.sum(jnp.where(new, losses, jnp.zeros_like(losses))),
+            jnp.sum(correct & new),
+            *metrics,
         )
 
     starts = jnp.arange(-(-count // size)) * size
-    loss, correct = (
+    loss, correct, *metrics = (
         measure_batch(starts[0])
         if len(starts) == 1
         else map(jnp.sum, lax.map(measure_batch, starts))
     )
-    return loss / count, (
-        correct.astype(loss.dtype) / count if program.loss == "cross_entropy" else None
-    )
+    measured = {"loss": loss / count}
+    if program.loss == "cross_entropy":
+        measured["accuracy"] = correct.astype(loss.dtype) / count
+    names = (f"{METRIC}{name}" for name, _ in program.metrics)
+    return measured | {
+        name: total / count for name, total in zip(names, metrics, strict=True)
+    }
 
 
 def _kernel(state: _State) -> jax.Array:

@@ -1,7 +1,8 @@
 """Training of one seed or many, recording the first layer's trajectory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,8 +10,9 @@ import optax
 from jax.typing import ArrayLike
 
 from linear_cnn._checks import check_keys
+from linear_cnn._losses import ForEach, Loss
 from linear_cnn.training._loop import _run
-from linear_cnn.training._plan import _plan
+from linear_cnn.training._plan import Augment, _plan
 from linear_cnn.training._seeds import _layout
 from linear_cnn.training._step import Init, _Program
 from linear_cnn.training._trajectory import Trajectory
@@ -19,7 +21,7 @@ from linear_cnn.training._trajectory import Trajectory
 def train(
     init: Init,
     images: ArrayLike,
-    targets: ArrayLike,
+    targets: Any,
     *,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
@@ -27,19 +29,22 @@ def train(
     epochs: int | None = None,
     record_steps: Sequence[int] | np.ndarray | None = None,
     batch_size: int | None = None,
-    loss: str = "mse",
-    validation: tuple[ArrayLike, ArrayLike] | None = None,
+    loss: Loss = "mse",
+    metrics: Mapping[str, ForEach] | None = None,
+    validation: tuple[ArrayLike, Any] | None = None,
+    augment: Augment | None = None,
     frozen: Sequence[str] = (),
+    keep_state: bool = True,
     checkpoint_dir: str | Path | None = None,
     progress: bool = False,
 ) -> Trajectory:
     """Train a network and record the trajectory of its first layer. Pure in `key`.
 
     Programs are compiled anew only for new shapes, or new `init`, `optimizer`,
-    `batch_size`, `loss` or `frozen` objects, so make `init` and `optimizer` once and
-    reuse them; keys, data, steps and the values of `record_steps` are free. Inside
-    `jax.jit` or `jax.vmap` it works too, without checks of the values, checkpoints or
-    progress.
+    `batch_size`, `loss`, `metrics`, `augment` or `frozen` objects, so make functions
+    and optimizer once and reuse them; keys, data, steps and the values of
+    `record_steps` are free. Inside `jax.jit` or `jax.vmap` it works too, without checks
+    of the values, checkpoints or progress.
 
     Args:
       init: key -> `flax.nnx.Module` that maps images to outputs (N, M) and has its
@@ -48,24 +53,35 @@ def train(
       images: floating point, (N, H, W, C); their dtype should be that of the network
         (`LinearCNN` converts them).
       targets: for "mse" real numbers, (N,) or (N, M), converted to the dtype of the
-        outputs; for "cross_entropy" integer labels (N,) from 0 to M - 1.
+        outputs; for "cross_entropy" integer labels (N,) from 0 to M - 1. For a loss of
+        your own any tree of arrays with a leading axis N.
       optimizer: any optax transformation; its learning rate refers to the stated loss.
+        One that looks at the loss, such as `optax.contrib.reduce_on_plateau`, gets that
+        of the batch as `value`.
         Weight decay is a part of it, e.g. `optax.chain(optax.add_decayed_weights(5e-4),
         optax.sgd(0.01))`.
       key: of the initialisation and the order of the batches.
       steps, epochs: length of the run, one of the two. Steps after the last recorded
-        one leave no trace and are not run.
+        one are run for the final state alone, so not if that is not kept.
       record_steps: increasing steps to record, such as log-spaced ones; after every
         epoch if None. Step 0, before training, is always recorded.
       batch_size: images per step; all of them (full-batch gradient descent) if None.
         Every epoch is a new permutation; images left over when N is no multiple are
         skipped for that epoch.
       loss: "mse", the mean over images of the squared error summed over outputs, or
-        "cross_entropy", the mean over images of the softmax cross-entropy in nats.
+        "cross_entropy", the mean over images of the softmax cross-entropy in nats; or a
+        function (outputs, targets) -> (N,), the loss of each image, whose mean is
+        trained on. Outputs may then be any tree of arrays with a leading axis N.
+      metrics: functions of the same kind by their names, whose means over all images
+        are recorded beside the loss.
       validation: images (V, H, W, C) and targets, (V,) or (V, M), that are only
         evaluated.
+      augment: (key, images) -> images of the same shape and type, applied to each batch
+        before a step with a key of its own, e.g. `random_crop_and_flip`; not to what is
+        recorded.
       frozen: names of layers, or of single parameters, that keep their initial values,
         as attribute paths: ("conv1",), or ("conv1.kernel",), whose bias then learns.
+      keep_state: return the trained network's variables, `Trajectory.state`.
       checkpoint_dir: folder for checkpoints (Orbax), of one process at a time. Killed
         at any moment and called again with the same arguments, the run continues from
         the last one and ends bit-identical to one that was never interrupted. SIGINT
@@ -79,7 +95,9 @@ def train(
 
     Raises:
       TypeError, ValueError: malformed arguments, a network without `conv1`, outputs
-        that do not match the targets, checkpoints of another run, in use by
+        that do not match the targets, a loss or metric that does not give one number
+        for each image, an augmentation that changes the shape, an optimizer that needs
+        more than gradients, parameters and loss, checkpoints of another run, in use by
         another process or all damaged, before anything is trained; the message names
         the remedy. OSError: a checkpoint cannot be written.
       TrainingDiverged: a loss is not finite; it holds what was recorded until then.
@@ -105,6 +123,12 @@ def train(
       ([0, 10, 100, 1000], (4, 3, 3, 1, 2))
       >>> bool(run.loss[0] > 0.1), bool(run.loss[-1] < 1e-3)
       (True, True)
+
+      The trained network itself:
+
+      >>> network = linear_cnn.trained_network(init, run)
+      >>> bool(jax.numpy.array_equal(network.conv1.kernel[...], run.conv1[-1]))
+      True
     """
     check_keys("key", key, axes=0)
     plan = _plan(
@@ -118,16 +142,17 @@ def train(
         loss,
         validation,
         frozen,
+        metrics,
+        augment,
     )
-    return _run(
-        _Program(init, *plan.settings), None, key, plan, checkpoint_dir, progress
-    )
+    program = _Program(init, *plan.settings)
+    return _run(program, None, key, plan, checkpoint_dir, progress, keep_state)
 
 
 def train_seeds(
     init: Init,
     images: ArrayLike,
-    targets: ArrayLike,
+    targets: Any,
     *,
     optimizer: optax.GradientTransformation,
     keys: jax.Array,
@@ -135,9 +160,12 @@ def train_seeds(
     epochs: int | None = None,
     record_steps: Sequence[int] | np.ndarray | None = None,
     batch_size: int | None = None,
-    loss: str = "mse",
-    validation: tuple[ArrayLike, ArrayLike] | None = None,
+    loss: Loss = "mse",
+    metrics: Mapping[str, ForEach] | None = None,
+    validation: tuple[ArrayLike, Any] | None = None,
+    augment: Augment | None = None,
     frozen: Sequence[str] = (),
+    keep_state: bool = True,
     checkpoint_dir: str | Path | None = None,
     progress: bool = False,
 ) -> Trajectory:
@@ -192,8 +220,10 @@ def train_seeds(
         loss,
         validation,
         frozen,
+        metrics,
+        augment,
         keys.shape[0],
     )
     program = _Program(init, *plan.settings)
     layout = _layout(program, keys, plan)
-    return _run(program, layout, keys, plan, checkpoint_dir, progress)
+    return _run(program, layout, keys, plan, checkpoint_dir, progress, keep_state)

@@ -1,6 +1,7 @@
 """What training recorded, and the error that holds it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
@@ -22,6 +23,12 @@ class Trajectory:
         unless the loss is "cross_entropy".
       validation_loss, validation_accuracy: the same of the validation images; None
         without them.
+      metrics, validation_metrics: means over images of the `metrics` asked for, at
+        these steps, (R,), by their names; None without.
+      state: all variables of the network after the last step of the run, which may be
+        later than the last record: parameters, batch statistics and random streams, a
+        tree of arrays. `trained_network` makes the network of them. None with
+        `keep_state=False`, and where training diverged.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -43,6 +50,9 @@ class Trajectory:
     accuracy: jax.Array | None = None
     validation_loss: jax.Array | None = None
     validation_accuracy: jax.Array | None = None
+    metrics: dict[str, jax.Array] | None = None
+    validation_metrics: dict[str, jax.Array] | None = None
+    state: Any = None
 
 
 class TrainingDiverged(FloatingPointError):
