@@ -41,6 +41,9 @@ def one_by_one(init, targets, keys, **settings):
         runs[0].steps,
         np.stack([run.conv1 for run in runs]),
         np.stack([run.loss for run in runs]),
+        state=jax.tree.map(
+            lambda *leaves: np.stack(leaves), *(run.state for run in runs)
+        ),
     )
 
 

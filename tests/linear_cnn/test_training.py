@@ -123,7 +123,7 @@ def test_later_steps_leave_no_trace():
 
 
 def test_a_trajectory_is_a_pytree():
-    trajectory = train_linear()
+    trajectory = train_linear(keep_state=False)
     assert len(jax.tree.leaves(trajectory)) == 3
     assert isinstance(jax.tree.map(np.asarray, trajectory), Trajectory)
 
