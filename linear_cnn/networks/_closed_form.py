@@ -47,7 +47,8 @@ def closed_form_init(
 
     Returns:
       initialiser (key, shape, dtype) -> kernel (kh, kw, C, K), as `flax.nnx.Conv` takes
-      it for `kernel_init`. It raises ValueError for a shape whose kh*kw*C is not d.
+      it for `kernel_init`. It raises ValueError for a shape whose kh*kw*C is not d, or
+      one of so few filters that their weights in the profile are all 0.
 
     Raises:
       TypeError, ValueError: shapes that do not belong together, components that are not
@@ -84,6 +85,7 @@ def closed_form_init(
     ) -> jax.Array:
         _check_kernel_shape(shape, np.shape(components)[0])
         filters = shape[-1]
+        _check_weight(profile, filters)
         working = np.promote_types(dtype, np.float32)
         bank = jnp.asarray(components, working) * jnp.asarray(profile, working)[None]
         if signs:
@@ -130,6 +132,17 @@ def _check_arrays(components: Any, profile: Any) -> None:
                 f" 0 and 1 by up to {error:.3g}; take them from a spectrum, and give"
                 " their sizes as the profile."
             )
+
+
+def _check_weight(profile: Any, filters: int) -> None:
+    """Raise if the first filters have no weight, so that no scale makes them more."""
+    if isinstance(profile, jax.core.Tracer) or np.any(np.asarray(profile)[:filters]):
+        return
+    raise ValueError(
+        f"profile is 0 for the first {filters} components, of which a kernel of"
+        f" {filters} filters is made; order components and profile by weight, or take"
+        " more filters."
+    )
 
 
 def _check_scale(scale: Any) -> None:

@@ -140,3 +140,11 @@ def test_kernels_that_do_not_match_the_spectrum(shape: tuple, message: str) -> N
 def test_bad_input(arguments: tuple, options: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         closed_form_init(*arguments, **options)
+
+
+def test_filters_without_weight() -> None:
+    """The first component of weight is the third."""
+    init = closed_form_init(COMPONENTS, 1.0 * (np.arange(D) > 1))
+    assert np.isfinite(init(KEY, (2, 3, 2, 3))).all()
+    with pytest.raises(ValueError, match="profile is 0 for the first 2 components"):
+        init(KEY, (2, 3, 2, 2))
