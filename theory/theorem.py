@@ -271,12 +271,13 @@ def whitening_schedule(
     largest, smallest = ordered[0], ordered[count - 1]
     if effective_learning_rate is None:
         rate = 2 / (largest + smallest)
+        slowest = rate * smallest  # and 2 - rate * largest, but for its rounding
     else:
         check_positive("effective_learning_rate", effective_learning_rate)
         rate, _ = as_floats(effective_learning_rate, values)
         check_stable("effective_learning_rate", rate, largest)
-    # What is left in each step of the slowest; of equal ones at the fastest rate, none.
-    slowest = jnp.minimum(rate * smallest, 2 - rate * largest)
+        slowest = jnp.minimum(rate * smallest, 2 - rate * largest)
+    # The slowest loses this share in each step; of equal ones at the fastest rate, all.
     steps = jnp.ceil(jnp.log(tolerance) / jnp.log1p(-jnp.minimum(slowest, 1)))
     return rate, jnp.maximum(steps, 1)
 

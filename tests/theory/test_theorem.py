@@ -455,6 +455,15 @@ def test_whitening_schedule_is_the_first_step_within_the_tolerance(count, rate):
             )
 
 
+@pytest.mark.float32
+def test_whitening_schedule_of_wide_spectra_in_float32():
+    variance = jnp.array([1.0, 0.5, 1.7e-7], jnp.float32)
+    rate, steps = whitening_schedule(variance, 3, 0.01)
+    assert rate.dtype == steps.dtype == jnp.float32
+    expected = np.log(0.01) / np.log1p(-3.4e-7 / (1 + 1.7e-7))
+    np.testing.assert_allclose(steps, expected, rtol=1e-6)
+
+
 def test_whitening_schedule_refuses_what_no_time_reaches():
     for arguments, message in (
         (([1.0, 0.0], 2, 0.1), "beyond the 1 components that have any variance"),
