@@ -298,24 +298,20 @@ def _curvature(dynamics: LinearDynamics) -> jax.Array:
     return dynamics.gradient_factor * alpha[:, None] * h[None]
 
 
-def _responses(
-    dynamics: LinearDynamics, curvature: jax.Array, t: jax.Array
-) -> Response:
-    return responses(
-        dynamics.learning_rate,
-        dynamics.optimizer,
-        curvature,
-        t,
-        continuous=dynamics.continuous,
-    )
-
-
 def _modes(dynamics: LinearDynamics, t: jax.Array) -> tuple[Response, Response]:
     """What t steps make of the modes, t.shape + (d, M), and of the filter directions
     that the head does not read, t.shape."""
     curvature = _curvature(dynamics)
-    unread = jnp.zeros((), curvature.dtype)
-    return _responses(dynamics, curvature, t), _responses(dynamics, unread, t)
+    # All in one, since programs with momentum take long to compile.
+    found = responses(
+        dynamics.learning_rate,
+        dynamics.optimizer,
+        jnp.concatenate([curvature.ravel(), jnp.zeros(1, curvature.dtype)]),
+        t,
+        continuous=dynamics.continuous,
+    )
+    modes = (x[..., :-1].reshape(*t.shape, *curvature.shape) for x in found)
+    return Response(*modes), Response(*(x[..., -1] for x in found))
 
 
 def _read(dynamics: LinearDynamics) -> tuple[jax.Array, jax.Array]:

@@ -29,7 +29,13 @@ from theory.dynamics import LinearDynamics
 from theory.linear_law import GRADIENT_FACTOR
 from theory.mean_patches import MeanPatchMoments
 from theory.modes import eigenmodes, is_noise
-from theory.optimizer import Optimizer, given_optimizer, largest_constant_rate
+from theory.optimizer import (
+    Optimizer,
+    given_optimizer,
+    largest_constant_rate,
+    last_rate,
+    with_optimizer,
+)
 
 Loss = Literal["mse", "cross_entropy"]
 
@@ -171,9 +177,9 @@ def gradient_descent(
         zeros (for cross-entropy, of equal outputs), or whose squares are too small or
         large for a float; outputs that do not match; targets of cross-entropy that do
         not add up to 1; a momentum outside [0, 1), Nesterov's without one, a negative
-        decay, or a decoupled one of 0; a malformed schedule; or a constant step size
-        that is not positive or at or beyond the border of stability; the message names
-        the largest stable one.
+        decay, or a decoupled one of 0; a malformed schedule; or a step size that is
+        not positive or, if constant or of a piece, at or beyond the border of
+        stability; the message names the largest stable one.
 
     Examples:
       >>> import numpy as np
@@ -214,7 +220,9 @@ def gradient_descent(
     if loss == "cross_entropy":
         _check_one_hot(moments)
         moments = _centered_classes(moments)
-    dynamics = _decompose(moments, head, rates, optimizer, factor, continuous)
+    # One program decomposes for all optimisers and schedules.
+    dynamics = _decompose(moments, head, last_rate(rates), factor, continuous)
+    dynamics = with_optimizer(dynamics, rates, optimizer)
     constant = largest_constant_rate(rates, optimizer)
     if not continuous and constant is not None:
         largest = dynamics.mean_patch_variance[:1] * dynamics.head_variance[:1]
@@ -286,12 +294,11 @@ def _check_outputs(moments: MeanPatchMoments, head: ArrayLike) -> None:
         )
 
 
-@partial(jax.jit, static_argnums=(4, 5))
+@partial(jax.jit, static_argnums=(3, 4))
 def _decompose(
     moments: MeanPatchMoments,
     head: ArrayLike,
     learning_rate: ArrayLike,
-    optimizer: Optimizer,
     factor: float,
     continuous: bool,
 ) -> LinearDynamics:
@@ -319,7 +326,7 @@ def _decompose(
     noise = is_noise(drive, alpha[:, None], of_axes + of_sums, eps)
     return LinearDynamics(
         learning_rate=eta,
-        optimizer=jax.tree.map(lambda leaf: jnp.asarray(leaf, eta.dtype), optimizer),
+        optimizer=Optimizer(),
         head=a,
         mean_patch_variance=alpha,
         components=e,

@@ -1,7 +1,7 @@
 """What an optimiser makes of one mode of a quadratic loss: gradient descent with
 momentum, weight decay and a schedule, or gradient flow."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,13 @@ from jax.typing import ArrayLike
 
 from theory import affine_steps
 from theory._checks import check_finite, check_iterations, check_positive
-from theory._precision import Array, as_floats, concrete, with_dtype
+from theory._precision import (
+    Array,
+    as_floats,
+    concrete,
+    float64_outside_traces,
+    with_dtype,
+)
 from theory.geometric_sum import decay, geometric_integral, geometric_sum
 
 
@@ -55,12 +61,19 @@ class Optimizer:
         return (curvature + decays) * stretch / (1 + beta)
 
 
+_OF_STEPS = (
+    "continuous=True is the limit of small steps, which has one learning rate and no"
+    " momentum; with momentum beta it is that of the rate learning_rate / (1 - beta)."
+)
+
+
 class Response(NamedTuple):
     """What t steps make of a mode u with the gradient c u - d: kept u(0) + gained d."""
 
     kept: jax.Array
     moved: jax.Array  # kept - 1, without cancellation
     gained: jax.Array
+    decayed: jax.Array  # moved + c gained, without cancellation; 0 without decay
 
 
 def given_optimizer(
@@ -83,11 +96,7 @@ def given_optimizer(
     if decoupled and mu is not None and mu == 0:
         raise ValueError("decoupled=True needs a weight_decay above 0.")
     if continuous and (np.ndim(rates) or beta is None or beta > 0):
-        raise ValueError(
-            "continuous=True is the limit of small steps, which has one learning rate"
-            " and no momentum; with momentum beta it is that of the rate learning_rate"
-            " / (1 - beta)."
-        )
+        raise ValueError(_OF_STEPS)
     optimizer = Optimizer(
         momentum=None if beta is not None and beta == 0 else with_dtype(momentum),
         weight_decay=None if mu is not None and mu == 0 else with_dtype(weight_decay),
@@ -96,6 +105,16 @@ def given_optimizer(
         decoupled=bool(decoupled),
     )
     return rates, optimizer
+
+
+@float64_outside_traces
+def with_optimizer(
+    dynamics: Any, learning_rate: ArrayLike, optimizer: Optimizer
+) -> Any:
+    """Dynamics of one step size with the given ones, in its dtype."""
+    eta, _ = as_floats(learning_rate, dynamics.learning_rate)
+    cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, eta.dtype), optimizer)
+    return replace(dynamics, learning_rate=eta, optimizer=cast)
 
 
 def _schedule(learning_rate: Any) -> tuple[Any, Any]:
@@ -204,14 +223,19 @@ def responses(
     if beta is None and eta.ndim == 0:
         x = eta * (h if mu is None else h + mu)
         x, times = jnp.broadcast_arrays(x.reshape((1,) * t.ndim + x.shape), times)
-        still = x == 0
-        finite = jnp.where(still & jnp.isinf(times), 0, times)
+        ends = jnp.isinf(times)
+        finite = jnp.where((x == 0) & ends, 0, times)
         if continuous:
             sums = geometric_integral(x, finite)
-            kept = jnp.exp(-jnp.where(still, 0, x * jnp.where(still, 0, times)))
+            # Infinite times stand apart: 0 times infinity is no derivative.
+            kept = jnp.exp(-x * jnp.where(ends, 0, times))
+            kept = jnp.where(ends & (x > 0), 0, kept)
         else:
             sums, kept = geometric_sum(x, finite), decay(x, times)
-        return Response(kept, -x * sums, eta * sums)
+        gained = eta * sums
+        return Response(kept, -x * sums, gained, -(0 if mu is None else mu) * gained)
+    if continuous:  # of dynamics whose field was replaced
+        raise ValueError(_OF_STEPS)
     steps = affine_steps.of_optimizer(
         h, beta, mu, optimizer.nesterov, optimizer.decoupled
     )
@@ -227,18 +251,19 @@ def responses(
         )
     # A mode rests where its gradient and its decay balance. Once it has decayed, what
     # it has gained is told by its distance from there, without the rounding of the sum.
-    beside = (
-        0 if mu is None or not optimizer.decoupled else mu
-    )  # is what its momentum then has
-    rest = h + (0 if mu is None else mu) - beside * (0 if beta is None else beta)
-    rest = rest.reshape((1,) * t.ndim + rest.shape)
+    decays, memory = (jnp.zeros((), h.dtype) if v is None else v for v in (mu, beta))
+    beside = decays if optimizer.decoupled else 0 * decays  # the momentum at rest
+    share = 1 - memory if optimizer.decoupled else 1  # of the decay that acts there
+    rest = (h + share * decays).reshape((1,) * t.ndim + h.shape)
     inverse = jnp.where(rest > 0, 1 / jnp.where(rest > 0, rest, 1), 0)
     approached = inverse * (beside * total.power[0][1] - total.departure[0][0])
     summed = affine_steps.is_large(total.departure) | (rest <= 0)
     ends = jnp.isinf(times)
     gone = ends & (rest > 0)
+    gained = jnp.where(ends, inverse, jnp.where(summed, total.shift[0], approached))
     return Response(
         jnp.where(gone, 0, jnp.where(ends, 1, total.power[0][0])),
         jnp.where(gone, -1, jnp.where(ends, 0, total.departure[0][0])),
-        jnp.where(ends, inverse, jnp.where(summed, total.shift[0], approached)),
+        gained,
+        beside * jnp.where(ends, 0, total.power[0][1]) - share * decays * gained,
     )

@@ -25,7 +25,13 @@ from theory._precision import (
     without_rounding,
 )
 from theory.modes import eigenmodes
-from theory.optimizer import Optimizer, given_optimizer, largest_constant_rate
+from theory.optimizer import (
+    Optimizer,
+    given_optimizer,
+    largest_constant_rate,
+    last_rate,
+    with_optimizer,
+)
 from theory.quadratic_dynamics import Modes, QuadraticDynamics, as_blocks
 
 
@@ -126,13 +132,13 @@ def quadratic_descent(
     dynamics, lowest = _decompose(
         blocks,
         drive,
-        rates,
-        optimizer,
+        last_rate(rates),
         weights,
         eps,
         shape=of_values,
         continuous=continuous,
     )
+    dynamics = with_optimizer(dynamics, rates, optimizer)
     _check_semidefinite(dynamics.curvature, lowest, eps[0])
     constant = largest_constant_rate(rates, optimizer)
     if not continuous and constant is not None:
@@ -147,7 +153,6 @@ def _decompose(
     blocks: jax.Array,
     drive: ArrayLike,
     learning_rate: ArrayLike,
-    optimizer: Optimizer,
     weights: ArrayLike | None,
     eps: tuple[float, float],
     *,
@@ -166,7 +171,7 @@ def _decompose(
     of_curvature, of_drive = (jnp.maximum(jnp.asarray(e, b.dtype), own) for e in eps)
     values, vectors = eigenmodes(matrix)
     h = without_rounding(values, of_curvature)
-    modes = Modes(eta, optimizer, h, vectors, None, continuous)
+    modes = Modes(eta, Optimizer(), h, vectors, None, continuous)
     along = modes.along(b.reshape(h.shape), jnp.maximum(of_curvature, of_drive))
     start = None
     if weights is not None:
@@ -175,7 +180,7 @@ def _decompose(
         start = start.reshape(shape)
     dynamics = QuadraticDynamics(
         learning_rate=eta,
-        optimizer=jax.tree.map(lambda leaf: jnp.asarray(leaf, eta.dtype), optimizer),
+        optimizer=modes.optimizer,
         curvature=h.reshape(shape),
         modes=vectors.reshape(*shape, -1),
         drive=along.reshape(shape),

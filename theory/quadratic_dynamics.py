@@ -58,7 +58,7 @@ class QuadraticDynamics:
         without weight decay, which alone depends on them.
       shape: of b, and of the weights.
       continuous: gradient flow instead of steps. `dataclasses.replace(dynamics,
-        continuous=True)` needs no new decomposition.
+        continuous=True)` needs no new decomposition, nor momentum or a schedule.
 
     Examples:
       >>> import numpy as np
@@ -277,19 +277,15 @@ class Modes(NamedTuple):
             continuous=self.continuous,
         )
 
-    def moved(self, t: jax.Array, drive: jax.Array | None) -> jax.Array | None:
+    def moved(self, response: Response, drive: jax.Array | None) -> jax.Array | None:
         """The change along the modes by a drive (groups, n) or none, and by the decay
         of the weights, t.shape + (groups, n); None if there is neither."""
-        response = self.responses(t)
         change = None
         if drive is not None:
             change = -einsum("...gn,gn->...gn", response.gained, drive)
         if self.start is not None:
             # The loss alone holds the weights where they are, but for its drive.
-            pull = response.moved + einsum(
-                "gn,...gn->...gn", self.curvature, response.gained
-            )
-            decayed = einsum("...gn,gn->...gn", pull, self.start)
+            decayed = einsum("...gn,gn->...gn", response.decayed, self.start)
             change = decayed if change is None else change + decayed
         return change
 
@@ -323,7 +319,8 @@ def modes_of(dynamics: QuadraticDynamics) -> Modes:
 def _change(dynamics: QuadraticDynamics, t: ArrayLike) -> jax.Array:
     modes = modes_of(dynamics)
     t, drive, _ = as_floats(t, dynamics.drive, modes.learning_rate)
-    moved = modes.moved(t.reshape(-1), drive.reshape(modes.curvature.shape))
+    response = modes.responses(t.reshape(-1))
+    moved = modes.moved(response, drive.reshape(modes.curvature.shape))
     change = einsum("gnm,tgm->tgn", modes.modes, moved)
     return change.reshape(*t.shape, *dynamics.shape)
 
@@ -383,8 +380,8 @@ def mode_shares(
 def _expected_profile(dynamics: QuadraticDynamics, t: ArrayLike, law: Law) -> jax.Array:
     modes = modes_of(dynamics)
     t, _ = as_floats(t, modes.learning_rate)
-    times = t.reshape(-1)
-    sums = modes.responses(times).gained  # (times, groups, n)
+    response = modes.responses(t.reshape(-1))
+    sums = response.gained  # (times, groups, n)
     directions = directions_of(dynamics, modes, law.components)
     if law.covariance is None:
         weights = (directions**2).sum(axis=2)
@@ -398,7 +395,7 @@ def _expected_profile(dynamics: QuadraticDynamics, t: ArrayLike, law: Law) -> ja
             return (einsum("tgm,gml->tgl", sums, form) * sums).sum(axis=(-2, -1))
 
         energy = lax.map(of_component, directions.swapaxes(0, 1)).T
-    mean = modes.moved(times, _mean(law, modes))
+    mean = modes.moved(response, _mean(law, modes))
     if mean is not None:
         moved = einsum("gpfm,tgm->tpgf", directions, mean)
         energy = energy + (moved**2).sum(axis=(-2, -1))
@@ -421,8 +418,8 @@ def _profile_quantiles(
 
     def at_time(t: jax.Array) -> jax.Array:
         """q.shape + (p,)."""
-        sums = modes.responses(t).gained  # (groups, n)
-        moved = directions * sums[:, None, None]
+        response = modes.responses(t)  # (groups, n)
+        moved = directions * response.gained[:, None, None]
         driven = (
             moved * covariance[:, None, None]
             if law.covariance is None
@@ -431,7 +428,7 @@ def _profile_quantiles(
         of_filters = einsum("gpfm,gpem->pgfe", driven, moved)
         variances, axes = jnp.linalg.eigh(of_filters)
         means = jnp.zeros_like(variances)
-        mean = modes.moved(t, mean_drive)
+        mean = modes.moved(response, mean_drive)
         if mean is not None:
             means = einsum("pgfe,gpfm,gm->pge", axes, directions, mean)
         flat = (variances.shape[0], -1)
