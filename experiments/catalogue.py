@@ -166,16 +166,12 @@ CATALOGUE: dict[str, Experiment] = {
     "initialisation": Experiment(
         "first layers made from the closed form, against drawn ones",
         OURS,
-        _times("1 min", "80 min", UNKNOWN),
+        _times("1 min", "45 min", UNKNOWN),
         captions={
             "initialisation": (
-                "Each arm against the same networks with He's first layer; above the"
-                " first layers have equal sums of squared weights, below equal"
-                " responses."
-            ),
-            "initialisation_courses": (
-                "The weights of the components in the filters that a network begins"
-                " with, and the losses that follow."
+                "Above: the weights of the components in the filters that a network"
+                " begins with, and the losses that follow. Below: each arm against the"
+                " same networks with He's first layer."
             ),
         },
     ),

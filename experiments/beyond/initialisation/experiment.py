@@ -7,10 +7,9 @@ docs/initialisation.md).
 SmallCNN, with and without batch norm, begins with a first layer that is drawn from He's
 distribution, or made of the principal components of the training patches with the
 weights of whitening, of regularised whitening, of the closed form at a time, or with
-equal weights. It learns, learns slowly, or is frozen. All arms have the same other
-weights and batches, and as large a first layer: the same sum of squared weights or, in
-series of their own, the same variance of responses. Each has the learning rate of one
-grid that is best for it on other seeds.
+equal weights. It learns, learns slowly, or is frozen. All arms have the same sum of
+squared weights, other weights, and batches. Each has the learning rate of one grid that
+is best for it on other seeds.
 
 What is compared is the loss on all training images after a fixed number of steps, and
 how many steps it takes to reach the same loss. Groups of networks are kept in
@@ -18,7 +17,7 @@ how many steps it takes to reach the same loss. Groups of networks are kept in
 continues with the others.
 
 Writes <out>/initialisation/<dataset>/{config.json, arrays.npz, summary.json,
-initialisation and initialisation_courses, each .png and .pdf}.
+initialisation.png, .pdf}.
 """
 
 from typing import Any
@@ -29,9 +28,8 @@ from experiments import frame
 from experiments.beyond.initialisation.figures import draw
 from experiments.beyond.initialisation.settings import (
     NAME,
-    SERIES,
+    NETWORKS,
     Arm,
-    Series,
     Settings,
     arms,
     candidates,
@@ -53,8 +51,8 @@ def main(settings: Settings) -> None:
 
 
 def compute(settings: Settings) -> Arrays:
-    """ "variance" (d,) of the patches, "rates", "times", and for each series and arm
-    "<series>/<arm>/" and what `trained_group` returns with, beside it: "tried"
+    """ "variance" (d,) of the patches, "rates", "times", and for each network and arm
+    "<network>/<arm>/" and what `trained_group` returns with, beside it: "tried"
     (candidates, rates, seeds), the final losses by which "rate" and "value", epsilon or
     time, were chosen; and "profile" (d,), the weights of the components, NaN where the
     filters are drawn."""
@@ -64,19 +62,19 @@ def compute(settings: Settings) -> Arrays:
         "rates": np.array(settings.rates),
         "times": np.array(settings.times),
     }
-    for title, series in SERIES.items():
+    for network in NETWORKS:
         for name, arm in arms(settings).items():
-            print(f"{title}, {name}", flush=True)
-            found = _of_arm(series, name, arm, data, settings)
-            arrays |= {f"{title}/{name}/{key}": value for key, value in found.items()}
+            print(f"{network}, {name}", flush=True)
+            found = _of_arm(network, name, arm, data, settings)
+            arrays |= {f"{network}/{name}/{key}": value for key, value in found.items()}
     return arrays
 
 
 def _of_arm(
-    series: Series, name: str, arm: Arm, data: Data, settings: Settings
+    network: str, name: str, arm: Arm, data: Data, settings: Settings
 ) -> Arrays:
     options = candidates(arm, settings)
-    tried = _tried(series, options, data, settings)
+    tried = _tried(network, options, data, settings)
     best, place = 0, 0
     if tried.size:
         mean = tried.mean(axis=-1)
@@ -87,14 +85,14 @@ def _of_arm(
         rate,
         data,
         settings,
-        series=series,
+        network=network,
         seed=settings.seed,
         seeds=settings.seeds,
         records=settings.records,
     )
     if not np.isfinite(found["loss"]).all():
         raise ValueError(
-            f"networks of {name!r} ({series}) diverge at the rate {rate:g} that was"
+            f"networks of {name!r} ({network}) diverge at the rate {rate:g} that was"
             " best on other seeds; give smaller --rates."
         )
     d = len(data.spectrum.variance)
@@ -110,7 +108,7 @@ def _of_arm(
 
 
 def _tried(
-    series: Series, options: list[Arm], data: Data, settings: Settings
+    network: str, options: list[Arm], data: Data, settings: Settings
 ) -> np.ndarray:
     """Final losses (options, rates, seeds) on other seeds than those that are compared;
     of no seeds where there is nothing to choose."""
@@ -122,7 +120,7 @@ def _tried(
             rate,
             data,
             settings,
-            series=series,
+            network=network,
             seed=settings.rate_seed,
             seeds=settings.rate_seeds,
             records=(),

@@ -1,4 +1,4 @@
-"""The figures."""
+"""The figure."""
 
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,13 @@ import numpy as np
 from experiments.beyond.initialisation.settings import (
     HE,
     NAME,
+    NETWORKS,
     REGULARISED,
-    SERIES,
     time_name,
 )
 from experiments.beyond.initialisation.verdicts import (
     ERRORS,
+    TITLES,
     final,
     log_steps,
     mean_and_error,
@@ -24,43 +25,35 @@ from experiments.frame import Arrays, figures
 
 # Of ratios of steps.
 TICKS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 5, 10, 20, 50)
-NETWORKS = {False: "SmallCNN", True: "SmallCNN with batch norm"}
 
 
 def draw(folder: Path, arrays: Arrays) -> None:
-    """Both measures of all arms; and the weights of the filters, with losses over
-    steps."""
-    figure, axes = plt.subplots(2, 2, figsize=(10.5, 8.5))
-    for row, matched in zip(axes, ("weights", "responses"), strict=True):
-        _all_arms(row[0], arrays, matched, _loss)
-        row[0].axvline(0, color="black", linewidth=0.6)
-        row[0].set(
-            title=f"Final loss, equal {matched}",
-            xlabel="training loss minus that of the same network with He's (nats)",
-        )
-        _all_arms(row[1], arrays, matched, _ratio)
-        low, high = row[1].get_xlim()
-        ticks = [tick for tick in TICKS if low < tick < high]
-        row[1].axvline(1, color="black", linewidth=0.6)
-        row[1].set(
-            xscale="log",
-            xticks=ticks,
-            title=f"Steps to the same loss, equal {matched}",
-            xlabel="steps over those of the same network with He's",
-        )
-        row[1].set_xticklabels([f"{tick:g}" for tick in ticks])
-        row[1].minorticks_off()
-        row[1].tick_params(labelleft=False)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    labels = [f"{label} (± {ERRORS:g} s.e.; dots: networks)" for label in labels]
+    """The weights of the filters, losses over steps, and both measures of all arms."""
+    figure, axes = plt.subplots(2, 2, figsize=(10.5, 8))
+    _weights(axes[0, 0], arrays)
+    _courses(axes[0, 1], arrays)
+    _all_arms(axes[1, 0], arrays, _loss)
+    axes[1, 0].axvline(0, color="black", linewidth=0.6)
+    axes[1, 0].set(
+        title=f"Final loss (± {ERRORS:g} s.e.; dots: networks)",
+        xlabel="training loss minus that of the same network with He's (nats)",
+    )
+    _all_arms(axes[1, 1], arrays, _ratio)
+    axes[1, 1].axvline(1, color="black", linewidth=0.6)
+    low, high = axes[1, 1].get_xlim()
+    ticks = [tick for tick in TICKS if low < tick < high]
+    axes[1, 1].set(
+        xscale="log",
+        xticks=ticks,
+        title=f"Steps to the same loss (± {ERRORS:g} s.e.; dots: networks)",
+        xlabel="steps over those of the same network with He's",
+    )
+    axes[1, 1].set_xticklabels([f"{tick:g}" for tick in ticks])
+    axes[1, 1].minorticks_off()
+    axes[1, 1].tick_params(labelleft=False)
+    handles, labels = axes[1, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     figures.save(figure, folder, NAME)
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2))
-    _weights(axes[0], arrays)
-    for axis, series in zip(axes[1:], ("plain", "plain, responses"), strict=True):
-        _courses(axis, arrays, series)
-    axes[1].legend(fontsize=8)
-    figures.save(figure, folder, f"{NAME}_courses")
 
 
 def _shown(arrays: Arrays) -> list[str]:
@@ -87,7 +80,7 @@ def _weights(axis: Any, arrays: Arrays) -> None:
     axis.legend(fontsize=8)
 
 
-def _courses(axis: Any, arrays: Arrays, series: str) -> None:
+def _courses(axis: Any, arrays: Arrays) -> None:
     """The arms whose weights are shown, He's, frozen and mixed, without batch norm."""
     colours = dict(zip(_shown(arrays), figures.COLOURS, strict=False))
     lines = {HE: ("black", "-")}
@@ -95,39 +88,39 @@ def _courses(axis: Any, arrays: Arrays, series: str) -> None:
     lines["whitening, frozen"] = colours["whitening"], "--"
     lines["whitening, mixed"] = colours["whitening"], ":"
     for name, (colour, style) in lines.items():
-        steps = arrays[f"{series}/{name}/steps"]
-        loss = arrays[f"{series}/{name}/loss"].mean(axis=0)
+        steps = arrays[f"plain/{name}/steps"]
+        loss = arrays[f"plain/{name}/loss"].mean(axis=0)
         axis.plot(steps, loss, style, color=colour, label=name, marker="o", ms=2.5)
     axis.set(
-        title=f"SmallCNN, equal {SERIES[series].matched}, mean over networks",
+        title=f"{TITLES['plain']}, mean over networks",
         xlabel="step",
         ylabel="loss on all training images (nats)",
     )
+    axis.legend(fontsize=8)
 
 
-def _loss(arrays: Arrays, series: str, arm: str) -> tuple[np.ndarray, Any]:
-    values = final(arrays, series, arm) - final(arrays, series, HE)
+def _loss(arrays: Arrays, network: str, arm: str) -> tuple[np.ndarray, Any]:
+    values = final(arrays, network, arm) - final(arrays, network, HE)
     return values, lambda value: value
 
 
-def _ratio(arrays: Arrays, series: str, arm: str) -> tuple[np.ndarray, Any]:
-    return log_steps(arrays, series, arm), np.exp
+def _ratio(arrays: Arrays, network: str, arm: str) -> tuple[np.ndarray, Any]:
+    return log_steps(arrays, network, arm), np.exp
 
 
-def _all_arms(axis: Any, arrays: Arrays, matched: str, measure: Any) -> None:
+def _all_arms(axis: Any, arrays: Arrays, measure: Any) -> None:
     """One line an arm, and in it the two networks."""
     shown = names(arrays)[1:]
-    both = [name for name, one in SERIES.items() if one.matched == matched]
-    for number, series in enumerate(both):
+    for number, network in enumerate(NETWORKS):
         colour, shift = figures.COLOURS[number], 0.18 * (2 * number - 1)
         for place, arm in enumerate(shown):
-            values, shape = measure(arrays, series, arm)
+            values, shape = measure(arrays, network, arm)
             found = mean_and_error(values)
             ends = np.array([-ERRORS, ERRORS]) * found["error"] + found["mean"]
             at = place + shift
             axis.plot(shape(values), np.full(len(values), at), ".", color=colour, ms=3)
             axis.plot(shape(ends), [at, at], color=colour, alpha=0.4, linewidth=5)
-            label = NETWORKS[SERIES[series].batch_norm] if place == 0 else None
+            label = TITLES[network] if place == 0 else None
             axis.plot(shape(found["mean"]), at, "D", color=colour, ms=5, label=label)
     axis.set_yticks(range(len(shown)), shown)
     axis.set_ylim(len(shown) - 0.5, -0.5)

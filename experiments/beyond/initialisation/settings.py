@@ -11,32 +11,12 @@ from experiments import frame
 from experiments.frame import Preset
 
 NAME = "initialisation"
+# Without and with batch norm.
+NETWORKS = {"plain": False, "norm": True}
 KERNEL_SIZE = 3
 HE = "He"
 REGULARISED = "whitening, epsilon"
 Filters = Literal["drawn", "components", "whitening", "time"]
-
-
-class Series(NamedTuple):
-    """Arms that are compared with one another.
-
-    Attributes:
-      batch_norm: whether the networks have it.
-      matched: what all first layers have as much of as a drawn one is expected to:
-        sum of squared "weights", or variance of their "responses" to the training
-        patches, mean over filters.
-    """
-
-    batch_norm: bool
-    matched: Literal["weights", "responses"]
-
-
-SERIES = {
-    "plain": Series(False, "weights"),
-    "norm": Series(True, "weights"),
-    "plain, responses": Series(False, "responses"),
-    "norm, responses": Series(True, "responses"),
-}
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import theory
 from experiments import trained
 from experiments.beyond.initialisation.settings import (
     KERNEL_SIZE,
+    NETWORKS,
     Arm,
-    Series,
     Settings,
 )
 from experiments.frame import Arrays, disk, inputs
@@ -74,31 +74,15 @@ def profile(arm: Arm, variance: Any) -> np.ndarray:
     return np.asarray(theory.iteration_profile(variance, steps, rate))
 
 
-def weight_of_responses(profile: np.ndarray, variance: Any, filters: int) -> float:
-    """Root mean square weight at which so many filters with a profile respond with the
-    variance, mean over filters, that is expected of He's."""
-    he = 2 / (KERNEL_SIZE**2 * filters)  # of one weight
-    variance = np.asarray(variance)
-    component = np.arange(filters) % len(variance)
-    energy = profile[component] ** 2
-    size = energy.mean() / len(variance)
-    response = (energy * variance[component]).mean()
-    return float(np.sqrt(he * variance.sum() * size / response))
-
-
 def make_init(
-    arm: Arm, data: Data, settings: Settings, series: Series
+    arm: Arm, data: Data, settings: Settings, *, batch_norm: bool
 ) -> Callable[[jax.Array], nnx.Module]:
     """How a network of an arm begins. All arms draw the same other weights from a
     key."""
     first = None
     if arm.filters != "drawn":
-        components, variance = data.spectrum.components, data.spectrum.variance
-        weights = profile(arm, variance)
-        scale: Any = "he"
-        if series.matched == "responses":
-            scale = weight_of_responses(weights, variance, settings.features[0])
-        first = linear_cnn.closed_form_init(components, weights, scale=scale)
+        weights = profile(arm, data.spectrum.variance)
+        first = linear_cnn.closed_form_init(data.spectrum.components, weights)
 
     def init(key: jax.Array) -> nnx.Module:
         network = linear_cnn.SmallCNN(
@@ -106,7 +90,7 @@ def make_init(
             in_features=data.images.shape[-1],
             features=settings.features,
             first_kernel_size=KERNEL_SIZE,
-            batch_norm=series.batch_norm,
+            batch_norm=batch_norm,
             rngs=nnx.Rngs(key),
         )
         kernel = network.conv1.kernel
@@ -147,7 +131,7 @@ def trained_group(
     data: Data,
     settings: Settings,
     *,
-    series: Series,
+    network: str,
     seed: int,
     seeds: int,
     records: tuple[int, ...],
@@ -163,7 +147,7 @@ def trained_group(
         "format": FORMAT,
         "arm": arm._asdict(),
         "rate": rate,
-        "network": "norm" if series.batch_norm else "plain",
+        "network": network,
         "checksum": data.checksum,
         "seed": seed,
         "seeds": seeds,
@@ -171,15 +155,13 @@ def trained_group(
     }
     kept = ("features", "batch_size", "momentum")
     content |= {name: getattr(settings, name) for name in kept}
-    if series.matched == "responses" and arm.filters != "drawn":
-        content["matched"] = series.matched
     if arm.learns == "slowly":
         content["slowed"] = settings.slowed
     assert settings.store is not None
     folder = disk.prepare_folder(settings.store / "initialisation", "--store")
     file = folder / f"{trained.identifier(content)}.npz"
     if settings.fresh or not file.exists():
-        disk.write_arrays(file, _train(arm, rate, data, settings, series, content))
+        disk.write_arrays(file, _train(arm, rate, data, settings, content))
         # The next group has other programs; a hundred of them are more mapped memory
         # than a process may have.
         jax.clear_caches()
@@ -187,15 +169,10 @@ def trained_group(
 
 
 def _train(
-    arm: Arm,
-    rate: float,
-    data: Data,
-    settings: Settings,
-    series: Series,
-    content: dict[str, Any],
+    arm: Arm, rate: float, data: Data, settings: Settings, content: dict[str, Any]
 ) -> Arrays:
     steps = np.array([0, *content["records"]])
-    init = make_init(arm, data, settings, series)
+    init = make_init(arm, data, settings, batch_norm=NETWORKS[content["network"]])
     # The experiments compute in float64, networks do not.
     with jax.enable_x64(False):
         try:

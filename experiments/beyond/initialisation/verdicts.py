@@ -7,18 +7,13 @@ import numpy as np
 from experiments import frame
 from experiments.beyond.initialisation.settings import (
     HE,
+    NETWORKS,
     REGULARISED,
-    SERIES,
     time_name,
 )
 from experiments.frame import Arrays
 
-TITLES = {
-    name: "SmallCNN"
-    + " with batch norm" * series.batch_norm
-    + ", equal responses" * (series.matched == "responses")
-    for name, series in SERIES.items()
-}
+TITLES = {"plain": "SmallCNN", "norm": "SmallCNN with batch norm"}
 ERRORS = 2.0  # standard errors that a claim needs
 # By which a finite time may be better than regularised whitening, in final loss.
 NO_BETTER = 0.04
@@ -86,7 +81,7 @@ def ratio(logs: np.ndarray) -> dict[str, float]:
 def results(arrays: Arrays) -> list[dict[str, Any]]:
     """For each network and arm: what was chosen, and what came out."""
     rows = []
-    for network in SERIES:
+    for network in NETWORKS:
         he = final(arrays, network, HE)
         for arm in names(arrays):
             prefix = f"{network}/{arm}"
@@ -117,18 +112,15 @@ def checks(arrays: Arrays) -> list[frame.Check]:
     """What a pilot on other seeds saw, each with its bound."""
     times = [time_name(float(time)) for time in arrays["times"]]
     found = [
-        _difference(arrays, network, arm, HE, below=0.0)
-        for network, series in SERIES.items()
-        if not series.batch_norm
+        _difference(arrays, "plain", arm, HE, below=0.0)
         for arm in ("whitening, frozen", "whitening")
     ]
     found += [
         _difference(arrays, network, "whitening, mixed", HE, at_least=0.0)
-        for network in SERIES
+        for network in NETWORKS
     ]
     found += [
         _check(
-            network,
             f"final loss of {TITLES[network]}, {time} minus {REGULARISED}",
             mean_and_error(
                 final(arrays, network, time) - final(arrays, network, REGULARISED)
@@ -137,12 +129,12 @@ def checks(arrays: Arrays) -> list[frame.Check]:
             group="final loss at a finite time minus that of regularised whitening",
             at_least=-NO_BETTER,
         )
-        for network in SERIES
+        for network in NETWORKS
         for time in times
     ]
     return found + [
         _steps(arrays, network, arm)
-        for network in SERIES
+        for network in NETWORKS
         for arm in ("whitening", REGULARISED, times[-1])
     ]
 
@@ -153,7 +145,6 @@ def _difference(
     values = final(arrays, network, arm) - final(arrays, network, other)
     sign = "lower than" if "below" in bounds else "no lower than"
     return _check(
-        network,
         f"final loss of {TITLES[network]}, {arm} minus {other},"
         f" plus {ERRORS:g} standard errors",
         mean_and_error(values),
@@ -164,7 +155,6 @@ def _difference(
 
 def _steps(arrays: Arrays, network: str, arm: str) -> frame.Check:
     return _check(
-        network,
         f"log of steps over He's, {TITLES[network]}, {arm}, plus {ERRORS:g} standard"
         " errors",
         mean_and_error(log_steps(arrays, network, arm)),
@@ -174,22 +164,13 @@ def _steps(arrays: Arrays, network: str, arm: str) -> frame.Check:
 
 
 def _check(
-    network: str,
-    title: str,
-    value: dict[str, float],
-    *,
-    errors: float = ERRORS,
-    group: str,
-    **more: Any,
+    title: str, value: dict[str, float], *, errors: float = ERRORS, **more: Any
 ) -> frame.Check:
     """A mean, moved by so many of its standard errors, against a bound; the caveat has
-    both. The series of equal responses came when that of equal weights was known."""
-    later = SERIES[network].matched == "responses"
+    both."""
     return frame.check(
         title,
         value["mean"] + errors * value["error"],
-        group=group + ", equal responses" * later,
-        written="after" if later else "before",
         caveat=f"{value['mean']:+.3f} ± {value['error']:.3f}",
         **more,
     )

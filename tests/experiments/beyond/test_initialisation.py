@@ -17,10 +17,9 @@ from experiments.beyond import initialisation
 from experiments.beyond.initialisation import experiment, training, verdicts
 from experiments.beyond.initialisation.settings import (
     HE,
+    NETWORKS,
     REGULARISED,
-    SERIES,
     Arm,
-    Series,
     arms,
 )
 from experiments.frame.experiment import draw_in_style
@@ -81,18 +80,16 @@ def data() -> training.Data:
     return training.Data(images, labels, 2, theory.patch_spectrum(images, 3), "x")
 
 
-def parameters(arm: Arm, data: training.Data, series: Series) -> Any:
+def parameters(arm: Arm, data: training.Data, batch_norm: bool) -> Any:
     settings = replace(SMOKE, features=(54, 4))
-    init = training.make_init(arm, data, settings, series)
+    init = training.make_init(arm, data, settings, batch_norm=batch_norm)
     return nnx.to_pure_dict(nnx.state(init(jax.random.key(3)), nnx.Param))
 
 
 def test_arms_differ_in_the_first_kernel_alone(data: training.Data) -> None:
     made = {
         name: parameters(
-            arm._replace(value=0.01 if arm.value is None else arm.value),
-            data,
-            SERIES["plain"],
+            arm._replace(value=0.01 if arm.value is None else arm.value), data, False
         )
         for name, arm in arms(SMOKE).items()
     }
@@ -122,18 +119,6 @@ def test_arms_differ_in_the_first_kernel_alone(data: training.Data) -> None:
     assert np.median(shares.max(axis=0)) < 0.9
 
 
-@pytest.mark.parametrize("filters", [54, 20])
-def test_equal_responses(data: training.Data, filters: int) -> None:
-    settings = replace(SMOKE, features=(filters, 4))
-    covariance = np.asarray(theory.patch_moments(data.images, 3).covariance)
-    he = 2 / (9 * filters) * np.trace(covariance)  # expected of a filter
-    for arm in (Arm("whitening", 0.01), Arm("components"), Arm("time", 100.0)):
-        init = training.make_init(arm, data, settings, SERIES["plain, responses"])
-        kernel = init(jax.random.key(3)).conv1.kernel[...]  # type: ignore[attr-defined]
-        w = np.asarray(kernel, float).reshape(27, filters)
-        assert np.trace(w.T @ covariance @ w) / filters == pytest.approx(he, rel=1e-3)
-
-
 def test_the_closed_form_at_a_time() -> None:
     variance = np.geomspace(20, 1e-4, 27)
     found = training.profile(Arm("time", 100.0), variance)
@@ -161,12 +146,7 @@ def test_groups_are_trained_once(
     data: training.Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(SMOKE, store=tmp_path, batch_size=12, steps=4)
-    asked: dict[str, Any] = {
-        "series": SERIES["plain"],
-        "seed": 5,
-        "seeds": 2,
-        "records": (2,),
-    }
+    asked: dict[str, Any] = {"network": "plain", "seed": 5, "seeds": 2, "records": (2,)}
     frozen = Arm("whitening", 0.1, learns="bias")
     first = training.trained_group(frozen, 0.01, data, settings, **asked)
     assert first["steps"].tolist() == [0, 2, 4]
@@ -184,18 +164,12 @@ def test_groups_are_trained_once(
     diverged = training.trained_group(Arm("drawn"), 1e9, data, settings, **asked)
     assert len(calls) == 1
     assert np.isinf(diverged["loss"]).all()
-    # He's filters are as large in every series, those of others are not.
-    other = asked | {"series": SERIES["plain, responses"]}
-    training.trained_group(Arm("drawn"), 1e9, data, settings, **other)
-    assert len(calls) == 1
-    larger = training.trained_group(frozen, 0.01, data, settings, **other)
-    assert np.abs(larger["loss"][:, 1:] - first["loss"][:, 1:]).min() > 1e-5
     # Another number of seeds is another group.
     one = training.trained_group(
         frozen, 0.01, data, settings, **asked | {"seeds": 1, "records": ()}
     )
     np.testing.assert_allclose(one["loss"][0], first["loss"][0, [0, 2]], rtol=1e-5)
-    assert len(list((tmp_path / "initialisation").glob("*.npz"))) == 4
+    assert len(list((tmp_path / "initialisation").glob("*.npz"))) == 3
 
 
 def test_rate_and_epsilon_are_those_of_the_lowest_loss(
@@ -215,7 +189,7 @@ def test_rate_and_epsilon_are_those_of_the_lowest_loss(
     monkeypatch.setattr(experiment, "trained_group", group)
     monkeypatch.setattr(experiment, "load", lambda settings: data)
     arrays = experiment.compute(settings)
-    for network in SERIES:
+    for network in NETWORKS:
         for name in arms(settings):
             assert arrays[f"{network}/{name}/rate"] == 0.2
         assert arrays[f"{network}/{REGULARISED}/value"] == 0.1
@@ -241,17 +215,15 @@ def test_the_smoke_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "summary.json",
         "initialisation.png",
         "initialisation.pdf",
-        "initialisation_courses.png",
-        "initialisation_courses.pdf",
     }
     summary = json.loads(
         (folder / "summary.json").read_text(),
         parse_constant=lambda text: pytest.fail(text),
     )
-    assert len(summary["results"]) == 36
+    assert len(summary["results"]) == 18
     assert {row["caveat"] for row in summary["checks"]} == {"smoke run: means nothing"}
     arrays = np.load(folder / "arrays.npz")
-    for network in SERIES:
+    for network in NETWORKS:
         for frozen in ("He, frozen", "whitening, frozen"):
             assert (arrays[f"{network}/{frozen}/moved"] == 0).all()
             assert (arrays[f"{network}/{frozen}/loss"][:, -1] != 0).all()
@@ -289,7 +261,7 @@ def fake(gains: dict[str, float] | None = None) -> dict[str, np.ndarray]:
         "times": np.array(settings.times),
     }
     random = np.random.default_rng(1)
-    for network in SERIES:
+    for network in NETWORKS:
         for number, (name, arm) in enumerate(arms(settings).items()):
             scale = 200 * factors.get(name, 1.0)
             noise = 0.005 * random.normal(size=(12, 6))
@@ -342,24 +314,19 @@ def test_a_wrong_array_fails_its_check(gains: dict, expected: str) -> None:
 
 def test_results_table_and_figure(tmp_path: Path) -> None:
     summary = initialisation.summary(fake())
-    assert len(summary["checks"]) == 28
-    for check in summary["checks"]:
-        later = "equal responses" in check.title
-        assert check.written == ("after" if later else "before")
-        assert later == ("equal responses" in check.group)
+    assert len(summary["checks"]) == 14
+    assert {check.written for check in summary["checks"]} == {"before"}
     rows = summary["results"]
-    assert len(rows) == 40
+    assert len(rows) == 20
     assert rows[0]["arm"] == HE
     assert rows[0]["difference"] == {"mean": 0, "error": 0}
     assert rows[0]["steps"]["mean"] == 1
     assert [row["at_the_edge"] for row in rows[:3]] == [True, False, True]
     assert {row["arm"] for row in rows} >= {f"{REGULARISED} 0.01", "whitening, mixed"}
     table = initialisation.table(summary)
-    assert {len(column) for column in table.columns.values()} == {40}
+    assert {len(column) for column in table.columns.values()} == {20}
     draw_in_style(initialisation.draw, tmp_path, fake())
     assert {file.name for file in tmp_path.iterdir()} == {
         "initialisation.png",
         "initialisation.pdf",
-        "initialisation_courses.png",
-        "initialisation_courses.pdf",
     }
