@@ -24,7 +24,7 @@ from experiments.beyond.initialisation.verdicts import (
 from experiments.frame import Arrays, figures
 
 # Of ratios of steps.
-TICKS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 5, 10, 20, 50)
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
 
 def draw(folder: Path, arrays: Arrays) -> None:
