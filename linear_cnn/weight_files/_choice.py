@@ -12,9 +12,9 @@ from linear_cnn.weight_files._contents import (
     _Refused,
 )
 from linear_cnn.weight_files._layouts import (
-    _COLOURS,
+    _USUAL,
     _channels,
-    _feeds_three_channels,
+    _feeds,
     _filters,
     _fitting,
     _is_pixel,
@@ -32,7 +32,7 @@ _TRANSPOSED = re.compile(
 
 
 def _chosen(
-    contents: _Contents, name: str | None, layout: Layout | None
+    contents: _Contents, name: str | None, layout: Layout | None, channels: int
 ) -> tuple[str, Layout]:
     """Name and layout of the first layer."""
     kernels = {
@@ -43,13 +43,18 @@ def _chosen(
     by_shapes = _shared_layout(list(kernels.values()))
     known = layout or contents.layout
     if layout is None and contents.layout:
-        _check_own(contents, kernels if name is None else [name], by_shapes)
+        _check_own(contents, kernels if name is None else [name], by_shapes, channels)
     # Who wrote the file counts where the shapes leave it open.
     shared = known or by_shapes or contents.likely
     if name is None:
-        chosen, fits = _recognised(contents, kernels, known, by_shapes, shared)
+        chosen, fits = _recognised(
+            contents, kernels, known, by_shapes, shared, channels
+        )
     else:
-        chosen, fits = name, _layouts_of(contents, name, kernels, known, by_shapes)
+        chosen, fits = (
+            name,
+            _layouts_of(contents, name, kernels, known, by_shapes, channels),
+        )
     if len(fits) > 1 and shared in fits:
         fits = [shared]
     shape = contents.tensors[chosen].shape
@@ -60,12 +65,15 @@ def _chosen(
         )
     [found] = fits
     if name is None:
-        _check_first(contents, chosen, found, kernels)
+        _check_first(contents, chosen, found, kernels, channels)
     return chosen, found
 
 
 def _check_own(
-    contents: _Contents, names: Iterable[str], by_shapes: Layout | None
+    contents: _Contents,
+    names: Iterable[str],
+    by_shapes: Layout | None,
+    channels: int,
 ) -> None:
     """Raise if a framework's file holds kernels as another framework writes them."""
     own = contents.layout
@@ -75,8 +83,10 @@ def _check_own(
         if name not in contents.tensors or name in contents.others:
             continue
         shape = contents.tensors[name].shape
-        if by_shapes in _layouts(shape, None):
-            either = [fit for fit in _fitting(shape) if fit in (own, by_shapes)]
+        if by_shapes in _layouts(shape, None, channels):
+            either = [
+                fit for fit in _fitting(shape, channels) if fit in (own, by_shapes)
+            ]
             raise _Refused(
                 f"the kernels of this {contents.what} are square in the layout"
                 f" {by_shapes}, not in its own, {own}; for {quoted(name)}"
@@ -90,12 +100,13 @@ def _recognised(
     known: Layout | None,
     by_shapes: Layout | None,
     shared: Layout | None,
+    channels: int,
 ) -> tuple[str, list[Layout]]:
-    """The one kernel of 3 input channels, and its layouts."""
+    """The one kernel of so many input channels, and its layouts."""
     layouts = {
         key: [
             fit
-            for fit in _layouts(shape, known)
+            for fit in _layouts(shape, known, channels)
             if shared in (None, fit) and not _is_pixel(shape, fit)
         ]
         for key, shape in kernels.items()
@@ -110,9 +121,9 @@ def _recognised(
         )
     if not candidates:
         raise _Refused(
-            f"no tensor of this {contents.what} is a convolution with {_COLOURS}"
-            " input channels (grey, 4-channel and 1x1 first layers are not"
-            f" recognised){_hint(contents, kernels, known, by_shapes)}; it holds"
+            f"no tensor of this {contents.what} is a convolution with {channels}"
+            " input channels (1x1 first layers are not recognised)"
+            f"{_hint(contents, kernels, known, by_shapes, channels)}; it holds"
             f" {_listed(kernels)}."
         )
     return candidates[0], layouts[candidates[0]]
@@ -123,12 +134,13 @@ def _hint(
     kernels: _Shapes,
     known: Layout | None,
     by_shapes: Layout | None,
+    channels: int,
 ) -> str:
     """What would make a kernel recognised, of the values that fit it."""
     unused = [
         key
         for key in kernels
-        if key in contents.others and _layouts(kernels[key], known)
+        if key in contents.others and _layouts(kernels[key], known, channels)
     ]
     if unused:
         return (
@@ -136,9 +148,16 @@ def _hint(
             " convolution, so that only name= reads them"
         )
     for key, shape in kernels.items():
-        if fits := _advised(shape, kernels, known, by_shapes):
+        if fits := _advised(shape, kernels, known, by_shapes, channels):
             why = "" if known else ", as a kernel that is not square needs"
             return f"; {quoted(key)} would be one with layout={_either(fits)}{why}"
+    for other in _USUAL:
+        for key, shape in kernels.items():
+            fits = _layouts(shape, known or by_shapes, other)
+            if key not in contents.others and any(
+                not _is_pixel(shape, fit) for fit in fits
+            ):
+                return f"; {quoted(key)} is one with channels={other}"
     return ""
 
 
@@ -147,10 +166,11 @@ def _advised(
     kernels: _Shapes,
     known: Layout | None,
     by_shapes: Layout | None,
+    channels: int,
 ) -> list[Layout]:
-    """The layouts in which a tensor would be a kernel of 3 channels that the known one,
-    or being square, rules out."""
-    fits = [fit for fit in _fitting(shape) if not _is_pixel(shape, fit)]
+    """The layouts in which a tensor would be a kernel of so many channels that the
+    known one, or being square, rules out."""
+    fits = [fit for fit in _fitting(shape, channels) if not _is_pixel(shape, fit)]
     if _size(shape) > _LARGEST:
         return []
     if known:
@@ -165,41 +185,51 @@ def _layouts_of(
     kernels: _Shapes,
     known: Layout | None,
     by_shapes: Layout | None,
+    channels: int,
 ) -> list[Layout]:
-    """The layouts in which the tensor of this name is a kernel of 3 input channels."""
+    """The layouts in which the tensor of this name is a kernel of so many input
+    channels."""
     if name not in contents.tensors:
         raise _Refused(
             f"no tensor of this {contents.what} is named {quoted(name)}; it"
             f" holds {_listed(kernels)}."
         )
     shape = contents.tensors[name].shape
-    layouts = _layouts(shape, known)
+    layouts = _layouts(shape, known, channels)
     if not layouts or _size(shape) > _LARGEST:
-        others = _advised(shape, kernels, known, by_shapes)
+        others = _advised(shape, kernels, known, by_shapes, channels)
         hint = f" It would be one with layout={_either(others)}." if others else ""
         if others and not known:
             hint += " Without layout=, kernels must be square."
+        own = {
+            _channels(shape, fit)
+            for fit in ([known or by_shapes] if known or by_shapes else _square(shape))
+            if fit and len(shape) == 4 and min(shape) > 0
+        }
+        if not hint and own - {channels}:
+            numbers = " or ".join(f"channels={number}" for number in sorted(own))
+            hint = f" It would be one with {numbers}."
         raise _Refused(
             f"the {contents.format} tensor {quoted(name)} has the shape"
-            f" {shown(shape)}, which is no convolution with {_COLOURS} input"
+            f" {shown(shape)}, which is no convolution with {channels} input"
             f" channels{f' in the layout {known}' if known else ''}.{hint}"
         )
     return layouts
 
 
 def _check_first(
-    contents: _Contents, chosen: str, layout: Layout, kernels: _Shapes
+    contents: _Contents, chosen: str, layout: Layout, kernels: _Shapes, channels: int
 ) -> None:
     """Raise unless nothing speaks against a kernel's being the first."""
     before = {
         key: shape
         for key, shape in kernels.items()
-        if _feeds_three_channels(shape, layout) and key not in contents.others
+        if _feeds(shape, layout, channels) and key not in contents.others
     }
     if before:
         raise _Refused(
             f"{_listed(before)} may come before {quoted(chosen)}, as in a network of"
-            " grey or 4-channel input; name= decides."
+            " another number of input channels; channels= or name= decides."
         )
     if chosen in contents.kernels:
         return

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from safetensors import SafetensorError
 
+from linear_cnn._checks import integer
 from linear_cnn._npz import NPZ_DAMAGE
 from linear_cnn._text import escaped, quoted, shown, shown_path
 from linear_cnn.weight_files._choice import _chosen
@@ -37,8 +38,8 @@ class FirstLayer(NamedTuple):
     """The first convolution of a trained network.
 
     Attributes:
-      kernel: float32, (kh, kw, C, K): Flax's order, C = 3 input channels in the order
-        red, green, blue.
+      kernel: float32, (kh, kw, C, K): Flax's order; C = 3 input channels are in the
+        order red, green, blue.
       name: of the tensor in its file, control characters written as Python does.
       format: of the file.
 
@@ -61,6 +62,7 @@ def load_first_layer(
     name: str | None = None,
     *,
     layout: Layout | None = None,
+    channels: int = 3,
     channel_order: Literal["RGB", "BGR"] = "RGB",
 ) -> FirstLayer:
     """The first layer's filters from a file or folder of weights, of whatever format,
@@ -73,7 +75,8 @@ def load_first_layer(
     variables frozen, TensorFlow.js (model.json beside its shards; weights of 8 or 16
     bits with scale and minimum are converted back, and so are those of ONNX that
     DequantizeLinear or QLinearConv take). Unless it is named, the first layer is the
-    one kernel of 3 input channels and more than 1x1 pixels; of ONNX, that a Conv takes.
+    one kernel of `channels` input channels and more than 1x1 pixels; of ONNX, that a
+    Conv takes.
 
     Where the network computes the filter from the tensors in the file, that filter is
     returned, under the name that the network gives it: weight norm, g v / |v| from
@@ -89,7 +92,8 @@ def load_first_layer(
         default that of the framework; safetensors and .npz have none, and there it is
         recognised by square kernels, of all layers alike, and else by the framework
         that the metadata of safetensors name.
-      channel_order: of the network's input. No file says so, and "RGB" is the rule;
+      channels: of the network's input: 1 for grey images.
+      channel_order: of 3 channels. No file says so, and "RGB" is the rule;
         networks that came from Caffe or OpenCV take "BGR", and their kernel's channels
         are reversed.
 
@@ -97,8 +101,8 @@ def load_first_layer(
       FileNotFoundError: nothing is there.
       ValueError: a file that is truncated, damaged, of an unknown format, or far larger
         in its description than any network; a tensor of PyTorch that a function would
-        make which is not called here; several candidates, or none, as for grey or
-        4-channel input; one that may be the last layer of a generator; an ambiguous
+        make which is not called here; several candidates, or none, as of another number
+        of input channels; one that may be the last layer of a generator; an ambiguous
         layout; a filter that is computed in a way which the file does not say, as by
         standardised weights; integer weights without a scale; weights that are not
         finite. A protobuf file that was cut between two of its messages is a smaller
@@ -119,7 +123,7 @@ def load_first_layer(
       ('conv1.weight', 'npz', (5, 5, 3, 8))
     """
     path = Path(path).expanduser()
-    _check_options(layout, channel_order)
+    _check_options(layout, channels, channel_order)
     if not path.exists():
         raise FileNotFoundError(
             f"{shown_path(path)} does not exist; give the path of a file of weights."
@@ -131,7 +135,7 @@ def load_first_layer(
     try:
         # What is wrong with the content is for the errors below to say.
         with warnings.catch_warnings(action="ignore"):
-            return _taken(_contents(path), name, layout, channel_order)
+            return _taken(_contents(path), name, layout, channels, channel_order)
     except _Refused as error:
         raise ValueError(f"{shown_path(path)}: {error}") from error
     except PermissionError:  # not a fault of the content, and it names the file
@@ -149,6 +153,7 @@ def first_layer(
     name: str | None = None,
     *,
     layout: Layout | None = None,
+    channels: int = 3,
     channel_order: Literal["RGB", "BGR"] = "RGB",
 ) -> FirstLayer:
     """The first layer's filters of weights that are in memory.
@@ -163,7 +168,8 @@ def first_layer(
       layout: order of the kernel's axes. By default that of Flax for its modules and
         states; others have none, and there it is recognised by square kernels, of all
         layers alike, and else by the name `kernel`, as in `load_first_layer`.
-      channel_order: of the network's input.
+      channels: of the network's input: 1 for grey images.
+      channel_order: of 3 channels.
 
     Raises:
       ValueError: several candidates, or none; an ambiguous layout; weights that are
@@ -177,14 +183,14 @@ def first_layer(
       >>> layer.name, layer.kernel.shape
       ('conv1.kernel', (3, 3, 3, 8))
     """
-    _check_options(layout, channel_order)
+    _check_options(layout, channels, channel_order)
     try:
-        return _taken(_held(weights), name, layout, channel_order)
+        return _taken(_held(weights), name, layout, channels, channel_order)
     except _Refused as error:
         raise ValueError(f"weights: {error}") from error
 
 
-def _check_options(layout: str | None, channel_order: str) -> None:
+def _check_options(layout: str | None, channels: int, channel_order: str) -> None:
     if layout not in (None, *_TO_HWIO):
         raise ValueError(
             f"layout must be 'OIHW', 'HWIO', 'OHWI' or None, got {layout!r}."
@@ -193,13 +199,22 @@ def _check_options(layout: str | None, channel_order: str) -> None:
         raise ValueError(
             f"channel_order must be 'RGB' or 'BGR', got {channel_order!r}."
         )
+    if integer("channels", channels, minimum=1) != 3 and channel_order == "BGR":
+        raise ValueError(
+            f"channel_order='BGR' is an order of 3 channels, got channels={channels};"
+            " leave it out."
+        )
 
 
 def _taken(
-    contents: _Contents, name: str | None, layout: Layout | None, channel_order: str
+    contents: _Contents,
+    name: str | None,
+    layout: Layout | None,
+    channels: int,
+    channel_order: str,
 ) -> FirstLayer:
     contents = _with_filters(contents, name)
-    chosen, found = _chosen(contents, name, layout)
+    chosen, found = _chosen(contents, name, layout, channels)
     kernel = _kernel(contents.tensors[chosen], chosen, found)
     return FirstLayer(
         kernel[:, :, ::-1].copy() if channel_order == "BGR" else kernel,

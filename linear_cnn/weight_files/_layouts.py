@@ -11,7 +11,8 @@ _TO_HWIO: dict[Layout, tuple[int, ...]] = {
     "HWIO": (0, 1, 2, 3),
     "OHWI": (1, 2, 3, 0),
 }
-_COLOURS = 3
+
+_USUAL = (3, 1, 4, 2)  # channels of images
 
 
 def _square(shape: tuple[int, ...]) -> list[Layout]:
@@ -52,21 +53,23 @@ def _evidence(shape: tuple[int, ...]) -> list[Layout]:
     ]
 
 
-def _layouts(shape: tuple[int, ...], known: Layout | None) -> list[Layout]:
-    """The layouts, or the known one, in which a tensor is a kernel with 3 input
+def _layouts(
+    shape: tuple[int, ...], known: Layout | None, channels: int
+) -> list[Layout]:
+    """The layouts, or the known one, in which a tensor is a kernel with so many input
     channels."""
-    fits = _fitting(shape)
+    fits = _fitting(shape, channels)
     if known:
         return [known] if known in fits else []
     return [layout for layout in fits if layout in _square(shape)]
 
 
-def _fitting(shape: tuple[int, ...]) -> list[Layout]:
-    """The layouts in which a tensor is a kernel with 3 input channels, square or
+def _fitting(shape: tuple[int, ...], channels: int) -> list[Layout]:
+    """The layouts in which a tensor is a kernel with so many input channels, square or
     not."""
     if len(shape) != 4 or min(shape) <= 0:
         return []
-    return [layout for layout in _TO_HWIO if _channels(shape, layout) == _COLOURS]
+    return [layout for layout in _TO_HWIO if _channels(shape, layout) == channels]
 
 
 def _channels(shape: tuple[int, ...], layout: Layout) -> int:
@@ -83,13 +86,13 @@ def _is_pixel(shape: tuple[int, ...], layout: Layout) -> bool:
     return all(shape[axis] == 1 for axis in _TO_HWIO[layout][:2])
 
 
-def _feeds_three_channels(shape: tuple[int, ...], layout: Layout) -> bool:
-    """Whether this can be the first layer of a network whose second one has 3 input
-    channels."""
+def _feeds(shape: tuple[int, ...], layout: Layout, channels: int) -> bool:
+    """Whether this can be the first layer of a network whose second one has so many
+    input channels."""
     return (
         not _is_pixel(shape, layout)
-        and _channels(shape, layout) in (1, 2, 4)
-        and _filters(shape, layout) == _COLOURS
+        and _channels(shape, layout) in {*_USUAL} - {channels}
+        and _filters(shape, layout) == channels
     )
 
 
