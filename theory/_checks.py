@@ -176,6 +176,31 @@ def check_kernel(kernel: Any, name: str = "kernel") -> None:
     check_finite(name, kernel)
 
 
+def check_initial_kernel(
+    kernel: Any, kernel_shape: tuple[int, int, int], filters: int
+) -> None:
+    """Raise unless an initial kernel, (..., kh, kw, C, K), is that of the moments and
+    the head."""
+    check_kernel(kernel, "initial_kernel")
+    expected = (*kernel_shape, filters)
+    if np.shape(kernel)[-4:] != expected:
+        raise ValueError(
+            f"initial_kernel must end in the axes (kh, kw, C, K) = {expected}, got"
+            f" {np.shape(kernel)}."
+        )
+
+
+def check_outputs(head: Any, cross: Any) -> None:
+    """Raise unless a head, (K,) or (K, M), has the outputs of the targets in B, (d,) or
+    (d, M)."""
+    outputs, wanted = (int(np.prod(np.shape(x)[1:])) for x in (head, cross))
+    if outputs != wanted:
+        raise ValueError(
+            f"head of shape {np.shape(head)} has {outputs} outputs, but the targets"
+            f" have {wanted}."
+        )
+
+
 def check_head(head: Any, *, or_zero: bool = False) -> None:
     """Raise unless a head is a finite (K,) or (K, M) array that is not all zeros, or
     may be."""

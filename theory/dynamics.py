@@ -7,12 +7,11 @@ from typing import get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from theory._checks import (
     check_components,
-    check_kernel,
+    check_initial_kernel,
     check_positive,
     check_probabilities,
     check_squares,
@@ -264,13 +263,7 @@ class LinearDynamics:
         )
 
     def _check_start(self, t: ArrayLike, initial_kernel: ArrayLike) -> None:
-        check_kernel(initial_kernel, "initial_kernel")
-        expected = (*self.kernel_shape, self.head.shape[0])
-        if np.shape(initial_kernel)[-4:] != expected:
-            raise ValueError(
-                f"initial_kernel must end in the axes (kh, kw, C, K) = {expected}, got"
-                f" {np.shape(initial_kernel)}."
-            )
+        check_initial_kernel(initial_kernel, self.kernel_shape, self.head.shape[0])
         check_times(self.learning_rate, self.optimizer, t)
 
     def _check_law(

@@ -13,6 +13,7 @@ from theory._checks import (
     check_finite,
     check_head,
     check_kind,
+    check_outputs,
     check_squares,
     check_stable,
 )
@@ -212,7 +213,7 @@ def gradient_descent(
       [0.0672 0.0672 0.0672 0.0672]
     """
     _check(moments, head)
-    _check_outputs(moments, head)
+    check_outputs(head, moments.cross)
     rates, optimizer = given_optimizer(
         learning_rate, momentum, nesterov, weight_decay, decoupled, continuous
     )
@@ -282,16 +283,6 @@ def _check(moments: MeanPatchMoments, head: ArrayLike) -> None:
         check_finite(f"moments.{name}", getattr(moments, name))
     check_head(head)
     check_squares("head", head)
-
-
-def _check_outputs(moments: MeanPatchMoments, head: ArrayLike) -> None:
-    outputs = 1 if moments.cross.ndim == 1 else moments.cross.shape[1]
-    head_outputs = 1 if np.ndim(head) == 1 else np.shape(head)[1]
-    if head_outputs != outputs:
-        raise ValueError(
-            f"head of shape {np.shape(head)} has {head_outputs} outputs, but the"
-            f" targets have {outputs}."
-        )
 
 
 @partial(jax.jit, static_argnums=(3, 4))

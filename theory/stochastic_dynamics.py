@@ -5,14 +5,13 @@ from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
 from theory._checks import (
     check_components,
+    check_initial_kernel,
     check_iterations,
-    check_kernel,
     check_positive,
     check_squares,
 )
@@ -190,13 +189,7 @@ class StochasticDynamics:
         )
 
     def _check_start(self, t: ArrayLike, initial_kernel: ArrayLike) -> None:
-        expected = (*self.kernel_shape, self.head.shape[0])
-        check_kernel(initial_kernel, "initial_kernel")
-        if np.shape(initial_kernel)[-4:] != expected:
-            raise ValueError(
-                f"initial_kernel must end in the axes (kh, kw, C, K) = {expected}, got"
-                f" {np.shape(initial_kernel)}."
-            )
+        check_initial_kernel(initial_kernel, self.kernel_shape, self.head.shape[0])
         check_iterations(t)
 
 

@@ -15,6 +15,7 @@ from theory._checks import (
     check_iterations,
     check_kernel,
     check_kind,
+    check_outputs,
     check_positive,
     check_squares,
 )
@@ -141,12 +142,7 @@ def _check_start(moments: MeanPatchMoments, head: Any, initial_kernel: Any) -> N
             f" {(*moments.kernel_shape, filters)} of the moments and the head, got"
             f" {np.shape(initial_kernel)}; map over several with jax.vmap."
         )
-    outputs, wanted = (int(np.prod(np.shape(x)[1:])) for x in (head, moments.cross))
-    if outputs != wanted:
-        raise ValueError(
-            f"head of shape {np.shape(head)} has {outputs} outputs, but the targets"
-            f" have {wanted}."
-        )
+    check_outputs(head, moments.cross)
     values = concrete(head), concrete(initial_kernel)
     if all(value is not None and not value.any() for value in values):
         raise ValueError(
