@@ -20,7 +20,7 @@ class Present(NamedTuple):
     """The first layers that are there.
 
     Attributes:
-      kernels: float64, (kh, kw, 3, K) each.
+      kernels: float64, (kh, kw, C, K) each.
       networks: what they are: the fields of `download.pretrained.Network`, "tensor",
         "format", and whether it is the user's "own".
       missing: titles of the networks that are not there.
@@ -35,6 +35,7 @@ def present(
     data_dir: Path | None,
     files: Sequence[Path] = (),
     tensors: Sequence[str] = (),
+    channels: int = 3,
     **options: Any,
 ) -> Present:
     """The first layers of the networks that were fetched, and of files of the user's.
@@ -43,16 +44,17 @@ def present(
       data_dir: as in `linear_cnn.load_images`.
       files, tensors, options: more networks; which of their tensors, as in
         `tensor_names`; and arguments of `linear_cnn.load_first_layer` for these.
+      channels: of the networks' input. Those that were fetched have 3, and are left
+        aside beside others.
 
     Raises:
       FileNotFoundError: a file that was named is not there. ValueError: a file cannot
         be read.
     """
     folder = datasets.data_folder(data_dir) / "pretrained"
-    found = [
-        network for network in pretrained.NETWORKS if (folder / network.file).exists()
-    ]
-    missing = [network.title for network in pretrained.NETWORKS if network not in found]
+    known = pretrained.NETWORKS if channels == 3 else ()
+    found = [network for network in known if (folder / network.file).exists()]
+    missing = [network.title for network in known if network not in found]
     layers = [
         linear_cnn.load_first_layer(
             folder / network.file, channel_order=network.channel_order
@@ -61,7 +63,9 @@ def present(
     ]
     downloaded = len(found)
     for file, name in zip(files, tensor_names(files, tensors), strict=True):
-        layers.append(linear_cnn.load_first_layer(file, name, **options))
+        layers.append(
+            linear_cnn.load_first_layer(file, name, channels=channels, **options)
+        )
         title = _title(
             file,
             {network.title for network in found}

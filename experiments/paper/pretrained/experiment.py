@@ -72,8 +72,11 @@ class Settings:
     one of these files, NAME for all others."""
     layout: Literal["OIHW", "HWIO", "OHWI"] | None = None
     """Order of the kernel's axes in these files, where it is not recognised."""
+    channels: int = 3
+    """Of the input of the networks in these files. The downloaded networks have 3, and
+    are left aside beside others; the data sets need as many."""
     channel_order: Literal["RGB", "BGR"] = "RGB"
-    """Of the input of the networks in these files."""
+    """Of the input of the networks in these files, if it has 3 channels."""
     seed: int = 0
     """Of the random filters."""
     out: Path = Path("results")
@@ -101,7 +104,7 @@ def resolve(settings: Settings) -> Settings:
         raise ValueError(
             f"--preset must be one of {', '.join(PRESETS)}, got {settings.preset!r}."
         )
-    frame.check_at_least(settings, {"images": 1})
+    frame.check_at_least(settings, {"images": 1, "channels": 1})
     if settings.second == settings.dataset:
         raise ValueError(
             '--second must be another data set than --dataset, or "", got'
@@ -115,7 +118,7 @@ def compute(settings: Settings) -> Arrays:
     """Kernels and profiles.
 
     Returns:
-      "networks" and "missing" (JSON); "<n>/kernel" (kh, kw, 3, K) of network n; "bases"
+      "networks" and "missing" (JSON); "<n>/kernel" (kh, kw, C, K) of network n; "bases"
       (B,) names; and for basis b and kernel size s "<b>/<s>/" with "members" (M,), the
       networks of this size; "variance" (d,); for each of CONVENTIONS the profiles (M,
       d), and "<convention>/fit/" with the fields of `theory.ProfileFit`; and for each
@@ -128,6 +131,7 @@ def compute(settings: Settings) -> Arrays:
         settings.files,
         settings.tensor,
         layout=settings.layout,
+        channels=settings.channels,
         channel_order=settings.channel_order,
     )
     if not banks:
@@ -159,10 +163,12 @@ def compute(settings: Settings) -> Arrays:
 
 def _images(dataset: str, settings: Settings) -> np.ndarray:
     pixels = inputs.load(dataset, settings.data_dir, settings.images).images
-    if pixels.shape[-1] != 3:
+    if pixels.shape[-1] != settings.channels:
         raise ValueError(
             f"images of {dataset} have {pixels.shape[-1]} channels, but the"
-            " networks' filters have 3."
+            f" networks' filters have {settings.channels}; give --dataset and --second"
+            f" (or --second '') of {settings.channels} channels, or --channels"
+            f" {pixels.shape[-1]} with --files of such networks."
         )
     return linear_cnn.normalize_channels(
         pixels, *trained.PAPER_CHANNELS.get(dataset, (None, None))
@@ -222,7 +228,9 @@ def _random(
                 if key in found:
                     continue
                 profiles = random_profiles(
-                    random, (*size, 3, number), np.asarray(spectrum.components)
+                    random,
+                    (*size, banks[0].shape[2], number),
+                    np.asarray(spectrum.components),
                 )
                 fit = theory.fit_profile(profiles, spectrum.variance)
                 found |= {key: profiles, f"{key}/fit": np.asarray(fit.correlation)}

@@ -103,7 +103,7 @@ def described(arrays: Arrays, key: str) -> list[dict[str, Any]]:
 
 
 def kernels(arrays: Arrays, key: str) -> list[np.ndarray]:
-    """The first layers of a group's networks, (kh, kw, 3, K) each."""
+    """The first layers of a group's networks, (kh, kw, C, K) each."""
     return [arrays[f"{index}/kernel"] for index in arrays[f"{key}/members"]]
 
 

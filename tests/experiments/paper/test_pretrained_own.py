@@ -73,6 +73,30 @@ def test_own_networks_change_no_verdict(seed, tmp_path, present):
     assert numbers(among)[title] < numbers(alone)[title] - 0.05
 
 
+def test_grey_networks(tmp_path, present):
+    """Beside none of those that were downloaded, whose input has colours."""
+    random = np.random.default_rng(0)
+    images, labels = random.uniform(size=(40, 8, 8, 1)), np.arange(40) % 2
+    np.savez(tmp_path / "grey.npz", images=images.astype(np.float32), labels=labels)
+    files = tuple(tmp_path / f"{name}.npz" for name in "ab")
+    for file in files:
+        np.savez(file, w=smooth_bank(7)[:, :, :1])
+    grey = {"files": files, "channels": 1}
+    with pytest.raises(
+        ValueError, match=r"photographs have 3 channels.*or --channels 3"
+    ):
+        measured(**grey)
+    changed = settings(tmp_path, dataset=str(tmp_path / "grey.npz"), **grey)
+    pretrained.main(changed)
+    arrays = pretrained.compute(changed)
+    assert arrays["0/3x3/unit"].shape == (2, 9)
+    assert arrays["0/3x3/random/12"].shape == (profiles.BANKS, 9)
+    summary = pretrained.summary(arrays)
+    assert (summary["checks"], summary["missing"]) == ([], [])
+    with pytest.raises(ValueError, match=r"a\.npz: no tensor.*channels=1"):
+        measured(files=files)
+
+
 def test_rows_of_own_networks(tmp_path, present):
     np.savez(tmp_path / "mine.npz", w=smooth_bank(7, filters=9))
     np.savez(tmp_path / "large.npz", w=smooth_bank(8, 7))
