@@ -147,13 +147,20 @@ def _hint(
             f"; the graph gives {_listed({key: kernels[key] for key in unused})} to no"
             " convolution, so that only name= reads them"
         )
+    if not known and (hint := _other_channels(contents, kernels, by_shapes)):
+        return hint
     for key, shape in kernels.items():
         if fits := _advised(shape, kernels, known, by_shapes, channels):
             why = "" if known else ", as a kernel that is not square needs"
             return f"; {quoted(key)} would be one with layout={_either(fits)}{why}"
+    return _other_channels(contents, kernels, known or by_shapes)
+
+
+def _other_channels(contents: _Contents, kernels: _Shapes, known: Layout | None) -> str:
+    """The kernel, if any, that another number of channels would make the first."""
     for other in _USUAL:
         for key, shape in kernels.items():
-            fits = _layouts(shape, known or by_shapes, other)
+            fits = _layouts(shape, known, other)
             if key not in contents.others and any(
                 not _is_pixel(shape, fit) for fit in fits
             ):
@@ -201,12 +208,9 @@ def _layouts_of(
         hint = f" It would be one with layout={_either(others)}." if others else ""
         if others and not known:
             hint += " Without layout=, kernels must be square."
-        own = {
-            _channels(shape, fit)
-            for fit in ([known or by_shapes] if known or by_shapes else _square(shape))
-            if fit and len(shape) == 4 and min(shape) > 0
-        }
-        if not hint and own - {channels}:
+        own = _other_numbers(shape, known, channels)
+        # Of a lone kernel that is square the usual numbers are likelier.
+        if own and (not others or (not known and own & {*_USUAL})):
             numbers = " or ".join(f"channels={number}" for number in sorted(own))
             hint = f" It would be one with {numbers}."
         raise _Refused(
@@ -215,6 +219,16 @@ def _layouts_of(
             f" channels{f' in the layout {known}' if known else ''}.{hint}"
         )
     return layouts
+
+
+def _other_numbers(
+    shape: tuple[int, ...], known: Layout | None, channels: int
+) -> set[int]:
+    """The numbers of channels with which a tensor would be a kernel."""
+    if len(shape) != 4 or min(shape) <= 0 or _size(shape) > _LARGEST:
+        return set()
+    fits = [known] if known else _square(shape)
+    return {_channels(shape, fit) for fit in fits} - {channels}
 
 
 def _check_first(

@@ -16,7 +16,9 @@ _USUAL = (3, 1, 4, 2)  # channels of images
 
 
 def _square(shape: tuple[int, ...]) -> list[Layout]:
-    """The layouts in which a kernel is square."""
+    """The layouts in which a kernel is square; none of what has not 4 axes."""
+    if len(shape) != 4:
+        return []
     return [
         layout
         for layout, (height, width, *_) in _TO_HWIO.items()

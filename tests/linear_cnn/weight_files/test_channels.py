@@ -50,6 +50,15 @@ def test_convolutions_of_single_channels_are_candidates_beside_a_grey_layer():
     assert linear_cnn.first_layer(weights, "stem", channels=1).kernel.shape[2] == 1
 
 
+def test_a_lone_grey_kernel_and_what_is_no_kernel():
+    """(3, 3, 1, 12) could be 3 filters of 1x12 pixels and 3 channels."""
+    for name in (None, "w"):
+        with pytest.raises(ValueError, match=r"channels=1[;.]"):
+            linear_cnn.first_layer({"w": np.ones((3, 3, 1, 12))}, name)
+    with pytest.raises(ValueError, match=r"no convolution with 3 input channels\.$"):
+        linear_cnn.first_layer({"w": np.ones(12)}, "w")
+
+
 def test_a_layer_before_one_of_three_channels():
     weights = {"grey": np.ones((3, 1, 5, 5)), "next": np.ones((8, 3, 5, 5))}
     with pytest.raises(ValueError, match=r"'grey'.*before 'next'.*channels= or name="):
