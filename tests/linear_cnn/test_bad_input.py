@@ -191,7 +191,7 @@ def test_images(use, images, error, message):
         (
             {"loss": "hinge"},
             ValueError,
-            r"loss must be one of \['cross_entropy', 'mse'\], got 'hinge'",
+            r"loss must be one of \['cross_entropy', 'mse'\] or a function .* 'hinge'",
         ),
         (
             {"optimizer": 0.1},
