@@ -166,7 +166,7 @@ METHODS = {
         partial(our_fit, count=PROFILES)
     ),
     "scan of 19,961 times": Method(scan_of_times),
-    "LinearDynamics.kernel, 1,024 kernels": Method(
+    "LinearDynamics.profile, 1,024 kernels": Method(
         partial(squared_profiles, size=1024)
     ),
     **{

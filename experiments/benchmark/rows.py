@@ -128,7 +128,7 @@ def rows(shape: tuple[int, ...]) -> list[Row]:
         row(
             CLOSED,
             "squared profiles of 1,024 initial kernels at 200 times",
-            Task("LinearDynamics.kernel, 1,024 kernels", min(some, 1000)),
+            Task("LinearDynamics.profile, 1,024 kernels", min(some, 1000)),
             None,
             Target("seconds_again", "at most", 0.08),
         ),

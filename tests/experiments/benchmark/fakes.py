@@ -10,7 +10,7 @@ FIT, FITS, SCAN = (
     "theory.fit_profile, 256 profiles",
     "scan of 19,961 times",
 )
-KERNELS = "LinearDynamics.kernel, 1,024 kernels"
+KERNELS = "LinearDynamics.profile, 1,024 kernels"
 PEERS = {"torch": "2.0", "scikit-learn": "1.0"}
 
 
