@@ -144,11 +144,9 @@ def gradient_descent(
 
     * ``sgd(eta, momentum=b, nesterov=True)``: ``momentum=b, nesterov=True``
     * ``chain(add_decayed_weights(m), sgd(eta, b))``: ``momentum=b, weight_decay=m``
-    * ``chain(trace(b), add_decayed_weights(m), scale_by_learning_rate(eta))``: the
-      same, and ``decoupled=True``
-    * ``sgd(piecewise_constant_schedule(...), b)``: ``learning_rate=(boundaries,
-      rates)``
-    * ``sgd(any_schedule, b)``: the rates of all steps as ``learning_rate``
+    * ``chain(trace(b), add_decayed_weights(m), scale(-eta))``: ``decoupled=True`` too
+    * ``sgd(piecewise_constant_schedule(...), b)``: a pair (boundaries, rates)
+    * ``sgd(any_schedule, b)``: the rates of all steps
 
     Args:
       moments: of the training images and targets; for cross-entropy of one-hot targets
