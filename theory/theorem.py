@@ -228,7 +228,10 @@ def whitening_schedule(
        t = \left\lceil \frac{\log \epsilon}{\log(1 - \eta' \lambda_m^2)} \right\rceil
 
     Ours, from the paper's equation 3. It inverts `iteration_profile`; the time of a
-    given profile is that of `fit_profile`.
+    given profile is that of `fit_profile`. The rate is the effective one, eta' = 2 eta
+    h / J as in `theorem_profile`, and both hold where the theorem does: look at
+    `decorrelation_ratio` first. On images whose patches are correlated, eta may be far
+    beyond `largest_stable_learning_rate`.
 
     Args:
       variance: lambda_i^2, (d,), e.g. `PatchSpectrum.variance`.
