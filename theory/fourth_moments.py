@@ -2,7 +2,7 @@
 on a linear CNN depends on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -70,21 +70,11 @@ class MeanPatchFourthMoments:
         check_same_patches(
             self, other, "patches_per_image", "kernel_shape", "stride", "padding"
         )
-        return MeanPatchFourthMoments(
-            **weighted_mean(
-                self,
-                other,
-                "second",
-                "cross",
-                "fourth",
-                "fourth_cross",
-                "fourth_target",
-            ),
+        means = ("second", "cross", "fourth", "fourth_cross", "fourth_target")
+        return replace(
+            self,
+            **weighted_mean(self, other, *means),
             count=self.count + other.count,
-            patches_per_image=self.patches_per_image,
-            kernel_shape=self.kernel_shape,
-            stride=self.stride,
-            padding=self.padding,
         )
 
 

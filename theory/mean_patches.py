@@ -1,7 +1,7 @@
 """Moments of the images' mean patches: all that a linear CNN sees of its data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -79,14 +79,11 @@ class MeanPatchMoments:
             * (gap[..., :, None] * gap[..., None, :] if gap.ndim else gap * gap)
         )
         within = [m.target_covariance * (m.count - 1) for m in (self, other)]
-        return MeanPatchMoments(
+        return replace(
+            self,
             **weighted_mean(self, other, "second", "cross", "mean", "target_mean"),
             target_covariance=(within[0] + within[1] + between) / (count - 1),
             count=count,
-            patches_per_image=self.patches_per_image,
-            kernel_shape=self.kernel_shape,
-            stride=self.stride,
-            padding=self.padding,
         )
 
 
