@@ -157,14 +157,11 @@ def _check_optimizer(
     program: _Program, outline: _State, layout: _Layout | None
 ) -> None:
     """Raise if the optimizer asks for more than the loop has; nothing is computed."""
-    weights = outline.trained
-    if layout is not None:
-        weights, moments = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
-            (outline.trained, outline.moments),
-        )
-    else:
-        moments = outline.moments
+    axes_of_seeds = 0 if layout is None else 1
+    weights, moments = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes_of_seeds:], leaf.dtype),
+        (outline.trained, outline.moments),
+    )
     update = optax.with_extra_args_support(program.optimizer).update
     value = jax.ShapeDtypeStruct((), outline.loss.dtype)
     try:

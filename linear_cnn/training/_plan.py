@@ -101,8 +101,6 @@ def _plan(
         shared = all(shape[:1] == (count,) for shape in leaves)
         of_each = seeds is not None and not shared
     check("targets", targets, count, seeds=seeds if of_each else None)
-    if augment is not None:
-        _check_augment(augment, images, batch_size)
     if validation is not None:
         if not isinstance(validation, tuple | list) or len(validation) != 2:
             raise TypeError(
@@ -134,6 +132,8 @@ def _plan(
                 f"batch_size must be at most the number of images {count}, got"
                 f" {batch_size}."
             )
+    if augment is not None:
+        _check_augment(augment, images, batch_size)
     records, last = _checked_records(
         steps, epochs, record_steps, count // (batch_size or count)
     )

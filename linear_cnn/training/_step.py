@@ -225,20 +225,17 @@ def _measure(
             if program.loss == "cross_entropy"
             else new
         )
-        losses = loss_function(program.loss)(outputs, y)
-        # In float16 the sum over many images would overflow.
-        losses = losses.astype(
-            losses.dtype if losses.dtype.itemsize >= 4 else jnp.float32
-        )
-        metrics = (
-            jnp.sum(jnp.where(new, metric(outputs, y), 0))
-            for _, metric in program.metrics
-        )
-        return (
-            jnp.sum(jnp.where(new, losses, jnp.zeros_like(losses))),
-            jnp.sum(correct & new),
-            *metrics,
-        )
+
+        def total(function: ForEach) -> jax.Array:
+            values = function(outputs, y)
+            # In float16 the sum over many images would overflow.
+            values = values.astype(
+                values.dtype if values.dtype.itemsize >= 4 else jnp.float32
+            )
+            return jnp.sum(jnp.where(new, values, jnp.zeros_like(values)))
+
+        metrics = (total(metric) for _, metric in program.metrics)
+        return total(loss_function(program.loss)), jnp.sum(correct & new), *metrics
 
     starts = jnp.arange(-(-count // size)) * size
     loss, correct, *metrics = (

@@ -327,3 +327,42 @@ def test_a_loss_that_is_not_finite_at_the_start():
             steps=2,
             loss=lambda outputs, targets: jnp.log(-1 - outputs[:, 0] ** 2),
         )
+
+
+def test_metrics_over_many_images_do_not_overflow_float16():
+    def init(key):
+        return LinearCNN(
+            2, 3, head=np.eye(3), init_std=0.0, dtype=jnp.float16, rngs=nnx.Rngs(key)
+        )
+
+    def large(outputs, targets):
+        return outputs[:, 0] + 30_000
+
+    run = train(
+        init,
+        IMAGES.astype(np.float16),
+        SOFT,
+        key=KEYS[0],
+        optimizer=SGD,
+        steps=0,
+        metrics={"large": large},
+    )
+    np.testing.assert_allclose(run.metrics["large"], 30_000, rtol=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [2.0, 0, 100])
+def test_a_bad_batch_size_is_named_before_the_augmentation_is_tried(batch_size):
+    def augment(key, images):
+        raise AssertionError
+
+    with pytest.raises((ValueError, TypeError), match="batch_size must be"):
+        train(
+            linear,
+            IMAGES,
+            SOFT,
+            key=KEYS[0],
+            optimizer=SGD,
+            steps=1,
+            batch_size=batch_size,
+            augment=augment,
+        )
