@@ -2,6 +2,7 @@
 one can test the other."""
 
 import operator
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+_INSIDE = ("linear_cnn", "flax")
 Padding = str | int | Sequence[int | Sequence[int]]
 
 
@@ -25,6 +27,35 @@ def integer(name: str, value: Any, *, minimum: int) -> int:
     if number < minimum:
         raise ValueError(f"{name} must be >= {minimum}, got {number}.")
     return number
+
+
+def renamed(old: str, given: Any, new: str, value: Any) -> Any:
+    """A stride whose argument once had another name: `given` is what came under the old
+    one, None if nothing did; 1 is the default of the new one."""
+    if given is None:
+        return value
+    if np.any(np.asarray(value) != 1):
+        raise TypeError(
+            f"{old}={given!r} is the old name of {new}={value!r}; give {new} alone."
+        )
+    warnings.warn(
+        f"{old} is now called {new}, as in theory; write {new}={given!r}.",
+        DeprecationWarning,
+        stacklevel=_outside(),
+    )
+    return given
+
+
+def _outside() -> int:
+    """The stack level of the caller's first call that came from outside of this package
+    and of Flax, whose modules are made by calls of its own."""
+    level, frame = 1, sys._getframe(1)
+    while (
+        frame.f_back is not None
+        and str(frame.f_globals.get("__name__")).partition(".")[0] in _INSIDE
+    ):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def pair(name: str, value: Any, *, minimum: int = 1) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from linear_cnn._checks import (
     check_images,
     pair,
     pixels_of_padding,
+    renamed,
 )
 
 
@@ -22,8 +23,9 @@ def mean_patch_images(
     images: ArrayLike,
     kernel_size: int | Sequence[int],
     *,
-    strides: int | Sequence[int] = 1,
+    stride: int | Sequence[int] = 1,
     padding: Padding = "VALID",
+    strides: int | Sequence[int] | None = None,
 ) -> jax.Array:
     """The mean patch of every image, as an image of the kernel's size with one
     location.
@@ -34,8 +36,9 @@ def mean_patch_images(
 
     Args:
       images: floating point, (N, H, W, C).
-      kernel_size, strides, padding: of the convolution, as `LinearCNN` takes them; zero
+      kernel_size, stride, padding: of the convolution, as `LinearCNN` takes them; zero
         padding only.
+      strides: the old name of `stride`; warns.
 
     Returns:
       images, (N, kh, kw, C), of the same dtype.
@@ -60,7 +63,8 @@ def mean_patch_images(
     """
     check_images(images)
     images = jnp.asarray(images)
-    kernel, steps = pair("kernel_size", kernel_size), pair("strides", strides)
+    stride = renamed("strides", strides, "stride", stride)
+    kernel, steps = pair("kernel_size", kernel_size), pair("stride", stride)
     pads = pixels_of_padding(padding, images.shape[1:3], kernel, steps)
     check_fits(images.shape[1:3], pads, kernel)
     padded = jnp.pad(images, ((0, 0), *pads, (0, 0)))

@@ -244,6 +244,8 @@ def _init(
     arguments = {
         name: value for name, value in asdict(network).items() if value is not None
     }
+    if "first_strides" in arguments:  # as stored runs call it
+        arguments["first_stride"] = arguments.pop("first_strides")
     make = getattr(linear_cnn, arguments.pop("name"))
     return lambda key: make(
         classes=classes, in_features=channels, rngs=nnx.Rngs(key), **arguments

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from linear_cnn._checks import check_rngs, integer, pair
+from linear_cnn._checks import check_rngs, integer, pair, renamed
 from linear_cnn.networks._convolution import Convolution
 
 
@@ -62,16 +62,19 @@ def first_convolution_layer(
     in_features: int,
     features: int,
     kernel_size: int | Sequence[int],
-    strides: int | Sequence[int],
+    stride: int | Sequence[int],
+    old_stride: int | Sequence[int] | None,
     **settings: Any,
 ) -> nnx.Conv:
+    """`old_stride` is what came as first_strides, the earlier name."""
     in_features = integer("in_features", in_features, minimum=1)
     check_rngs(settings["rngs"])
+    stride = renamed("first_strides", old_stride, "first_stride", stride)
     return convolution_layer(
         in_features,
         features,
         pair("first_kernel_size", kernel_size),
-        pair("first_strides", strides),
+        pair("first_stride", stride),
         **settings,
     )
 
@@ -158,5 +161,5 @@ def check_layers_fit(images: jax.Array, conv1: nnx.Conv, pools: int = 0) -> None
             f"images of shape {images.shape} are too small: a first kernel of"
             f" {kernel_size[0]}x{kernel_size[1]} with strides {strides} and {pools} max"
             f" pools need at least {smallest[0]}x{smallest[1]} pixels; enlarge the"
-            " images, or give a smaller first_kernel_size or first_strides."
+            " images, or give a smaller first_kernel_size or first_stride."
         )

@@ -11,7 +11,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from linear_cnn._checks import check_rngs, integer, pair
+from linear_cnn._checks import check_rngs, integer, pair, renamed
 from linear_cnn.networks._convolution import Convolution, patch_convolution
 
 
@@ -68,7 +68,7 @@ class LinearCNN(nnx.Module):
         features: int,
         kernel_size: int | Sequence[int] = 3,
         *,
-        strides: int | Sequence[int] = 1,
+        stride: int | Sequence[int] = 1,
         padding: str | int | Sequence[int | tuple[int, int]] = "VALID",
         head: ArrayLike | Sequence[float] | Sequence[Sequence[float]] | None = None,
         read_out: str = "mean",
@@ -78,6 +78,7 @@ class LinearCNN(nnx.Module):
         init_std: float = 1e-3,
         dtype: DTypeLike = jnp.float32,
         conv_general_dilated: Convolution = patch_convolution,
+        strides: int | Sequence[int] | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         """Draw the filters.
@@ -86,7 +87,8 @@ class LinearCNN(nnx.Module):
           in_features: C, channels of the images.
           features: K, number of filters.
           kernel_size: kh = kw, or (kh, kw).
-          strides, padding: of the convolution, as `flax.nnx.Conv` takes them.
+          stride, padding: of the convolution, as `flax.nnx.Conv` takes strides and
+            padding.
           head: a, (K,) or (K, M); all ones, one output, if None (the paper's choice).
             Of a dense read-out (K, J) or (K, J, M); if None independent Gaussian
             weights of variance 1 / J, drawn after the filters, so other ones for every
@@ -100,15 +102,17 @@ class LinearCNN(nnx.Module):
           conv_general_dilated: how to convolve: `patch_convolution`, fast under
             `jax.vmap` over seeds, or `jax.lax.conv_general_dilated`, which needs less
             memory for large images.
+          strides: the old name of `stride`; warns.
           rngs: source of the initial filters and of a drawn head.
 
         Raises:
           ValueError: a head of the wrong shape, not finite, or of zeros that are not
-            trained; a negative init_std; malformed kernel_size or strides; an unknown
+            trained; a negative init_std; malformed kernel_size or stride; an unknown
             read-out; image_size and outputs where no head is drawn, or no image_size
             where one is.
         """
         check_rngs(rngs)
+        stride = renamed("strides", strides, "stride", stride)
         _check_read_out(read_out, head, image_size, outputs)
         drawn = read_out == "dense" and head is None
         if not drawn:
@@ -125,7 +129,7 @@ class LinearCNN(nnx.Module):
             in_features,
             features,
             pair("kernel_size", kernel_size),
-            strides=pair("strides", strides),
+            strides=pair("stride", stride),
             padding=padding,
             use_bias=False,
             kernel_init=nnx.initializers.normal(init_std),

@@ -43,7 +43,7 @@ class ResNet(nnx.Module):
     the two modes are those of `VGG`.
 
     By default the first layer is that of CIFAR networks, 3x3 with stride 1. That of
-    ImageNet networks is `ResNet(18, 1000, first_kernel_size=7, first_strides=2,
+    ImageNet networks is `ResNet(18, 1000, first_kernel_size=7, first_stride=2,
     first_pool=True)`, with 11,689,512 parameters.
 
     Attributes:
@@ -72,10 +72,11 @@ class ResNet(nnx.Module):
         width: float = 1.0,
         first_features: int | None = None,
         first_kernel_size: int | Sequence[int] = 3,
-        first_strides: int | Sequence[int] = 1,
+        first_stride: int | Sequence[int] = 1,
         first_pool: bool = False,
         dtype: DTypeLike = jnp.float32,
         conv_general_dilated: Convolution = convolution,
+        first_strides: int | Sequence[int] | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         """Draw the weights.
@@ -87,7 +88,7 @@ class ResNet(nnx.Module):
           width: multiplies the numbers of filters; rounded, at least 1.
           first_features: K, number of filters of `conv1` alone; that of the first stage
             if None.
-          first_kernel_size, first_strides: of `conv1` alone; one number or (down,
+          first_kernel_size, first_stride: of `conv1` alone; one number or (down,
             right).
           first_pool: whether a 3x3 max pool with stride 2 follows the first layer, as
             in ImageNet networks.
@@ -95,6 +96,7 @@ class ResNet(nnx.Module):
           conv_general_dilated: how to convolve, with the arguments of
             `jax.lax.conv_general_dilated`. By default whichever is fast: on a CPU
             `patch_convolution`, elsewhere XLA's own but under `jax.vmap` over seeds.
+          first_strides: the old name of `first_stride`; warns.
           rngs: source of the initial weights.
 
         Raises:
@@ -112,6 +114,7 @@ class ResNet(nnx.Module):
             in_features,
             channels,
             first_kernel_size,
+            first_stride,
             first_strides,
             use_bias=False,
             **convolve,

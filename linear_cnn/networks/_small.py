@@ -51,10 +51,11 @@ class SmallCNN(nnx.Module):
         in_features: int = 3,
         features: Sequence[int] = (8, 16, 32),
         first_kernel_size: int | Sequence[int] = 3,
-        first_strides: int | Sequence[int] = 1,
+        first_stride: int | Sequence[int] = 1,
         batch_norm: bool = False,
         dtype: DTypeLike = jnp.float32,
         conv_general_dilated: Convolution = convolution,
+        first_strides: int | Sequence[int] | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         """Draw the weights.
@@ -63,7 +64,7 @@ class SmallCNN(nnx.Module):
           classes: M, number of outputs.
           in_features: C, channels of the images.
           features: number of filters of each convolution; that of `conv1` is the first.
-          first_kernel_size, first_strides: of `conv1` alone; one number or (down,
+          first_kernel_size, first_stride: of `conv1` alone; one number or (down,
             right).
           batch_norm: whether batch norm, as in `VGG`, follows each convolution; conv1's
             initial weights are the same.
@@ -71,6 +72,7 @@ class SmallCNN(nnx.Module):
           conv_general_dilated: how to convolve, with the arguments of
             `jax.lax.conv_general_dilated`. By default whichever is fast: on a CPU
             `patch_convolution`, elsewhere XLA's own but under `jax.vmap` over seeds.
+          first_strides: the old name of `first_stride`; warns.
           rngs: source of the initial weights.
 
         Raises:
@@ -86,7 +88,12 @@ class SmallCNN(nnx.Module):
         make: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         convolve = make | {"conv_general_dilated": conv_general_dilated}
         self.conv1 = first_convolution_layer(
-            in_features, features[0], first_kernel_size, first_strides, **convolve
+            in_features,
+            features[0],
+            first_kernel_size,
+            first_stride,
+            first_strides,
+            **convolve,
         )
         layers: list[Callable[..., Any]] = []
         for index, channels in enumerate(features):

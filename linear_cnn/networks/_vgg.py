@@ -79,10 +79,11 @@ class VGG(nnx.Module):
         width: float = 1.0,
         first_features: int | None = None,
         first_kernel_size: int | Sequence[int] = 3,
-        first_strides: int | Sequence[int] = 1,
+        first_stride: int | Sequence[int] = 1,
         dropout: float = 0.5,
         dtype: DTypeLike = jnp.float32,
         conv_general_dilated: Convolution = convolution,
+        first_strides: int | Sequence[int] | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         """Draw the weights.
@@ -94,13 +95,14 @@ class VGG(nnx.Module):
           width: multiplies the numbers of filters and the classifier's width of 512;
             rounded, at least 1.
           first_features: K, number of filters of `conv1` alone; 64 * width if None.
-          first_kernel_size, first_strides: of `conv1` alone; one number or (down,
+          first_kernel_size, first_stride: of `conv1` alone; one number or (down,
             right).
           dropout: probability that dropout sets an entry to 0.
           dtype: of weights, statistics and computation; images are converted to it.
           conv_general_dilated: how to convolve, with the arguments of
             `jax.lax.conv_general_dilated`. By default whichever is fast: on a CPU
             `patch_convolution`, elsewhere XLA's own but under `jax.vmap` over seeds.
+          first_strides: the old name of `first_stride`; warns.
           rngs: source of the initial weights and of the dropout masks.
 
         Raises:
@@ -117,7 +119,12 @@ class VGG(nnx.Module):
         convolve = make | {"conv_general_dilated": conv_general_dilated}
         channels = first_width(first_features, scaled_width(64, width))
         self.conv1 = first_convolution_layer(
-            in_features, channels, first_kernel_size, first_strides, **convolve
+            in_features,
+            channels,
+            first_kernel_size,
+            first_stride,
+            first_strides,
+            **convolve,
         )
         layers: list[Callable[..., Any]] = [BatchNorm(channels, **make), nnx.relu]
         for stage, (convolutions, full_width) in enumerate(

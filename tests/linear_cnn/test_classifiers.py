@@ -17,7 +17,7 @@ from linear_cnn.networks._convolution import convolution
 RANDOM = np.random.default_rng(5)
 # Odd, so that SAME and the pools meet borders.
 IMAGES = RANDOM.normal(size=(4, 35, 38, 2))
-IMAGENET_STEM = {"first_kernel_size": 7, "first_strides": 2, "first_pool": True}
+IMAGENET_STEM = {"first_kernel_size": 7, "first_stride": 2, "first_pool": True}
 
 
 def make(network, *arguments, **settings):
@@ -211,7 +211,7 @@ def small_twin(network, x, norm):
     [
         (VGG, vgg_twin, {"first_features": 3}),
         (ResNet, resnet_twin, IMAGENET_STEM | {"first_features": 5}),
-        (SmallCNN, small_twin, {"first_kernel_size": (2, 5), "first_strides": (2, 1)}),
+        (SmallCNN, small_twin, {"first_kernel_size": (2, 5), "first_stride": (2, 1)}),
         (SmallCNN, small_twin, {"batch_norm": True}),
     ],
 )
@@ -446,7 +446,7 @@ def test_numbers_of_filters(network, arguments, settings, filters):
 
 @pytest.mark.parametrize("network", [VGG, ResNet, SmallCNN])
 def test_the_first_layer_has_its_own_kernel_strides_and_channels(network):
-    settings = {"first_kernel_size": (5, 2), "first_strides": (3, 2), "in_features": 4}
+    settings = {"first_kernel_size": (5, 2), "first_stride": (3, 2), "in_features": 4}
     model = nnx.eval_shape(lambda: tiny(network, **settings))
     first = model.conv1.out_features
     assert model.conv1.kernel.shape == (5, 2, 4, first)
@@ -534,9 +534,9 @@ def test_the_first_layer_has_its_own_kernel_strides_and_channels(network):
         (
             SmallCNN,
             (),
-            {"first_strides": (1, 2, 3)},
+            {"first_stride": (1, 2, 3)},
             ValueError,
-            "first_strides must be an integer or a pair",
+            "first_stride must be an integer or a pair",
         ),
         (
             SmallCNN,
@@ -570,10 +570,10 @@ def test_malformed_settings_are_refused(network, arguments, settings, error, mes
     ("network", "settings", "least"),
     [
         (VGG, {}, (32, 32)),
-        (VGG, {"first_strides": (2, 1)}, (63, 32)),
+        (VGG, {"first_stride": (2, 1)}, (63, 32)),
         (ResNet, {"first_kernel_size": (5, 2)}, (5, 2)),
         (SmallCNN, {}, (4, 4)),
-        (SmallCNN, {"first_kernel_size": 7, "first_strides": 2}, (7, 7)),
+        (SmallCNN, {"first_kernel_size": 7, "first_stride": 2}, (7, 7)),
     ],
 )
 def test_images_that_do_not_suit_the_network_are_refused(network, settings, least):

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from linear_cnn import LinearCNN, first_kernel
+from linear_cnn import (
+    VGG,
+    LinearCNN,
+    ResNet,
+    SmallCNN,
+    first_kernel,
+    mean_patch_images,
+)
 from tests.linear_cnn.twins import linear_outputs, patches_by_loop
 
 RANDOM = np.random.default_rng(3)
@@ -40,7 +47,7 @@ def test_outputs_equal_an_explicit_loop(
         2,
         4,
         kernel_size,
-        strides=strides,
+        stride=strides,
         padding=padding,
         head=head,
         init_std=0.5,
@@ -141,7 +148,7 @@ def test_initial_filters_are_independent_gaussians():
             {"kernel_size": (3, 3, 3)},
             r"kernel_size must be an integer or a pair of integers, got \(3, 3, 3\)",
         ),
-        ({"strides": (1, -1)}, "strides must be >= 1, got -1"),
+        ({"stride": (1, -1)}, "stride must be >= 1, got -1"),
     ],
 )
 def test_malformed_settings_are_refused(settings, message):
@@ -180,3 +187,31 @@ def test_first_kernel_names_what_is_missing():
     )
     with pytest.raises(ValueError, match=r"attribute `conv1`.*\['dense'\]"):
         first_kernel({"dense": {"kernel": jnp.zeros(1)}})
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda **given: LinearCNN(3, 2, rngs=nnx.Rngs(0), **given), "stride"),
+        (lambda **given: VGG(11, rngs=nnx.Rngs(0), **given), "first_stride"),
+        (lambda **given: ResNet(18, rngs=nnx.Rngs(0), **given), "first_stride"),
+        (lambda **given: SmallCNN(rngs=nnx.Rngs(0), **given), "first_stride"),
+        (
+            lambda **given: mean_patch_images(jnp.ones((1, 6, 6, 1)), 2, **given),
+            "stride",
+        ),
+    ],
+)
+def test_the_old_name_of_a_stride_warns_and_works(make, name):
+    """The warning is shown where the caller's own line is."""
+    outline = nnx.eval_shape if name == "first_stride" else lambda made: made()
+    with pytest.warns(DeprecationWarning, match=f"now called {name}.*{name}=") as seen:
+        old = outline(lambda: make(**{f"{name}s": (2, 3)}))
+    assert [warning.filename for warning in seen] == [__file__]
+    new = outline(lambda: make(**{name: (2, 3)}))
+    if isinstance(new, nnx.Module):
+        assert old.conv1.strides == new.conv1.strides == (2, 3)
+    else:
+        np.testing.assert_array_equal(old, new)
+    with pytest.raises(TypeError, match=f"old name of {name}.*give {name} alone"):
+        make(**{name: 2, f"{name}s": 3})

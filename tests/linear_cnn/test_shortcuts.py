@@ -32,7 +32,7 @@ def test_mean_patches(size, kernel_size, strides, padding):
         .mean(axis=1)
         .reshape(3, *kernel_size, 2)
     )
-    means = mean_patch_images(images, kernel_size, strides=strides, padding=padding)
+    means = mean_patch_images(images, kernel_size, stride=strides, padding=padding)
     assert means.shape == expected.shape
     np.testing.assert_allclose(means, expected, rtol=0, atol=1e-15)
 
@@ -40,8 +40,8 @@ def test_mean_patches(size, kernel_size, strides, padding):
 def test_one_number_stands_for_both_axes():
     images = RANDOM.normal(size=(2, 6, 7, 1))
     np.testing.assert_array_equal(
-        mean_patch_images(images, 3, strides=2, padding="same"),
-        mean_patch_images(images, [np.int64(3), 3], strides=(2, 2), padding="SAME"),
+        mean_patch_images(images, 3, stride=2, padding="same"),
+        mean_patch_images(images, [np.int64(3), 3], stride=(2, 2), padding="SAME"),
     )
 
 
@@ -127,8 +127,8 @@ def test_integer_targets_count_as_numbers():
             ValueError,
             r"4x4 pixels \(padded to 6x6\) are smaller",
         ),
-        ({"strides": 0}, ValueError, "strides must be >= 1, got 0"),
-        ({"strides": (1, -2)}, ValueError, "strides must be >= 1, got -2"),
+        ({"stride": 0}, ValueError, "stride must be >= 1, got 0"),
+        ({"stride": (1, -2)}, ValueError, "stride must be >= 1, got -2"),
         (
             {"padding": "CIRCULAR"},
             ValueError,

@@ -41,7 +41,7 @@ def linear(key):
         2,
         3,
         (2, 3),
-        strides=(1, 2),
+        stride=(1, 2),
         head=HEAD,
         init_std=0.3,
         dtype=jnp.float64,
@@ -181,7 +181,7 @@ def test_the_loss_over_many_images_does_not_overflow_float16():
             2,
             3,
             (2, 3),
-            strides=(1, 2),
+            stride=(1, 2),
             init_std=0,
             dtype=jnp.float16,
             rngs=nnx.Rngs(key),
@@ -200,7 +200,7 @@ def test_adam_in_float32():
 
     def single(key):
         return LinearCNN(
-            2, 3, (2, 3), strides=(1, 2), head=head, init_std=0.3, rngs=nnx.Rngs(key)
+            2, 3, (2, 3), stride=(1, 2), head=head, init_std=0.3, rngs=nnx.Rngs(key)
         )
 
     trajectory = train_linear(single, optimizer=ADAM)

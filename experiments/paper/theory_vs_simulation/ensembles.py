@@ -51,7 +51,7 @@ def run_ensemble(
         settings,
         key,
         labels,
-        linear_cnn.mean_patch_images(images, size, strides=stride),
+        linear_cnn.mean_patch_images(images, size, stride=stride),
         targets,
         learning_rate,
         records,

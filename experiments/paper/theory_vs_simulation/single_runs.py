@@ -70,7 +70,7 @@ def exact_run(
     records = record_steps(steps or settings.exact_steps)
 
     seen: Any = images
-    conv: dict[str, Any] = {"strides": stride, "padding": padding}
+    conv: dict[str, Any] = {"stride": stride, "padding": padding}
     if data != "images":
         seen, conv = linear_cnn.mean_patch_images(images, size, **conv), {}
     if data == "compressed":

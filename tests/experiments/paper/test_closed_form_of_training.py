@@ -36,7 +36,7 @@ class Case:
     dtype: type = jnp.float64
 
     def init(self, key):
-        return self._network(key, strides=self.strides, padding=self.padding)
+        return self._network(key, stride=self.strides, padding=self.padding)
 
     def init_on_mean_patches(self, key):
         return self._network(key)
@@ -157,7 +157,7 @@ def test_smaller_data_give_the_same_trajectory(case):
     images, targets = data(case)
     full = simulate(case.init, images, targets)
     small = mean_patch_images(
-        images, case.kernel_size, strides=case.strides, padding=case.padding
+        images, case.kernel_size, stride=case.strides, padding=case.padding
     )
     compressed, projected = compress(small, targets)
     d = np.prod(small.shape[1:])
