@@ -10,7 +10,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.frame import PRESET_NAMES, WHEREABOUTS, Preset, disk
+from experiments.frame import AS_STORED, PRESET_NAMES, WHEREABOUTS, Preset, disk
 
 UNKNOWN = "not measured"  # too long for 2 cores
 OURS = "ours"  # in the place of a figure of the paper
@@ -265,6 +265,7 @@ def shown_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     without_meaning = getattr(here.Settings, "without_meaning", None)
     if without_meaning is not None:
         hidden |= without_meaning({k: v for k, v in given.items() if k not in hidden})
+    hidden |= {key for key, value in AS_STORED.items() if given.get(key) == value}
     if given.get("preset") is None:
         hidden.add("preset")
     return {key: value for key, value in given.items() if key not in hidden}

@@ -56,6 +56,11 @@ class Settings:
     dataset: str = "photographs"
     """Images: photographs, cifar10, or another name or path that linear_cnn.load_images
     takes."""
+    size: int | tuple[int, int] | None = None
+    """To scale and crop each image of a folder to: pixels of a side, or height and
+    width. None: all have one size."""
+    upright: bool = False
+    """Turn the images of a folder as their EXIF orientation says."""
     images: int | None = None
     """Use only the first so many images; by default all, of which no more than
     50,000."""
@@ -125,7 +130,12 @@ def load(settings: Settings) -> np.ndarray:
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}.")
-    images = linear_cnn.load_images(settings.dataset).images
+    images = linear_cnn.load_images(
+        settings.dataset,
+        size=settings.size,
+        upright=settings.upright,
+        need_labels=False,
+    ).images
     if settings.images is not None and settings.images > len(images):
         raise ValueError(
             f"--images is {settings.images:,}, but {settings.dataset} has"

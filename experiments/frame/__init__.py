@@ -12,6 +12,7 @@ from experiments.frame.checks import (
 )
 from experiments.frame.experiment import Arrays, Table, finished, run
 from experiments.frame.settings import (
+    AS_STORED,
     PRESET_NAMES,
     WHEREABOUTS,
     Preset,
@@ -20,6 +21,7 @@ from experiments.frame.settings import (
 )
 
 __all__ = [
+    "AS_STORED",
     "PRESET_NAMES",
     "WHEREABOUTS",
     "Arrays",

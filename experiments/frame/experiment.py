@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.frame import disk, figures
 from experiments.frame.checks import as_rows, read_checks
-from experiments.frame.settings import WHEREABOUTS
+from experiments.frame.settings import AS_STORED, WHEREABOUTS
 
 Arrays = dict[str, np.ndarray]
 SMOKE = "smoke run: means nothing"
@@ -165,6 +165,7 @@ def _results_depend_on(settings: Any) -> Any:
         return None
     # A preset is only where the other settings began.
     others = ("preset", *WHEREABOUTS)
+    settings = AS_STORED | settings
     return {name: value for name, value in settings.items() if name not in others}
 
 

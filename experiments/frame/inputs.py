@@ -2,8 +2,7 @@
 asked for."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,21 +11,34 @@ import linear_cnn
 
 class Inputs(NamedTuple):
     """Images as float32 in [0, 1], (N, H, W, C), with labels (N,) and the names of the
-    classes."""
+    classes; without labels as in `linear_cnn.ImageSet`."""
 
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
 
 
-def load(dataset: str, data_dir: Path | None, limit: int | None) -> Inputs:
-    """The training images of a data set, all of them or `limit` evenly spaced ones.
+def load(settings: Any, *, need_labels: bool = True) -> Inputs:
+    """The training images that settings name, all of them or as many evenly spaced ones
+    as they ask for.
+
+    Args:
+      settings: with `dataset`, `data_dir`, `size`, `upright` and `images`, as in
+        `frame.Settings`.
+      need_labels: as in `linear_cnn.load_images`.
 
     Raises:
       FileNotFoundError: the data set is not there; the message says how to get it.
         ValueError: its name is unknown.
     """
-    images, labels, class_names = linear_cnn.load_images(dataset, data_dir=data_dir)
+    images, labels, class_names = linear_cnn.load_images(
+        settings.dataset,
+        data_dir=settings.data_dir,
+        size=settings.size,
+        upright=settings.upright,
+        need_labels=need_labels,
+    )
+    limit = settings.images
     if limit is not None and limit < len(labels):
         chosen = np.linspace(0, len(labels) - 1, limit).round().astype(int)
         images, labels = images[chosen], labels[chosen]

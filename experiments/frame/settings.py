@@ -9,6 +9,9 @@ Preset = Literal["smoke", "cpu", "paper"]
 PRESET_NAMES: tuple[Preset, ...] = get_args(Preset)
 # Settings that say where things lie and how to come by them, not what the results are.
 WHEREABOUTS = ("out", "store", "data_dir", "fresh", "redraw")
+# How the images of a folder are taken where nothing is said, and results that were made
+# when nothing could be said.
+AS_STORED: dict[str, Any] = {"size": None, "upright": False}
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,11 @@ class Settings:
     data_dir: Path | None = None
     """Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by
     default."""
+    size: int | tuple[int, int] | None = None
+    """To scale and crop each image of a folder to: pixels of a side, or height and
+    width. None: all have one size."""
+    upright: bool = False
+    """Turn the images of a folder as their EXIF orientation says."""
     images: int | None = None
     """Use only so many images, evenly spaced; all by default."""
     out: Path = Path("results")

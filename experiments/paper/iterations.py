@@ -65,9 +65,7 @@ def main(settings: Settings) -> None:
 def compute(settings: Settings) -> Arrays:
     """Profiles at each number of iterations, (T, d), by the theorem and by the exact
     expectation."""
-    pixels, labels, _ = inputs.load(
-        settings.dataset, settings.data_dir, settings.images
-    )
+    pixels = inputs.load(settings, need_labels=False).images
     images = linear_cnn.normalize_channels(pixels)
     spectrum = theory.patch_spectrum(images, settings.kernel_size, center=False)
     iterations = 10 ** np.arange(settings.decades + 1)
@@ -75,7 +73,9 @@ def compute(settings: Settings) -> Arrays:
 
     # Labels that know nothing of the images, of variance 1; the number of filters drops
     # out with the scale.
-    moments = theory.mean_patch_moments(images, labels, settings.kernel_size)
+    moments = theory.mean_patch_moments(
+        images, np.zeros(len(images)), settings.kernel_size
+    )
     moments = replace(moments, target_covariance=jnp.ones(()))
     head = np.ones(1)
     learning_rate = (

@@ -50,9 +50,7 @@ def main(settings: Settings) -> None:
 
 def compute(settings: Settings) -> Arrays:
     """Correlations, (classes, d), of true and of shuffled labels, with their noise."""
-    pixels, labels, class_names = inputs.load(
-        settings.dataset, settings.data_dir, settings.images
-    )
+    pixels, labels, class_names = inputs.load(settings)
     images = linear_cnn.normalize_channels(pixels)
     spectrum = theory.patch_spectrum(images, settings.kernel_size)
     shuffled = linear_cnn.shuffle_labels(labels, jax.random.key(settings.seed))

@@ -77,7 +77,8 @@ def load_all(named: Mapping[str, Run], data_dir: Path | None = None) -> dict[str
     sources: dict[Any, _Source] = {}
     found = {}
     for name, run in named.items():
-        wanted = (run.dataset, run.images, run.validation, run.hold_out, run.classes)
+        files = (run.dataset, run.size, run.upright)
+        wanted = (files, run.images, run.validation, run.hold_out, run.classes)
         if wanted not in sources:
             sources[wanted] = _source(*wanted, data_dir)
         found[name] = _data(run, sources[wanted])
@@ -85,14 +86,15 @@ def load_all(named: Mapping[str, Run], data_dir: Path | None = None) -> dict[str
 
 
 def _source(
-    dataset: str,
+    files: tuple[str, int | tuple[int, int] | None, bool],
     count: int | None,
     validated: int,
     hold_out: int | None,
     classes: tuple[str, ...] | None,
     data_dir: Path | None,
 ) -> _Source:
-    training = _image_set(dataset, "train", data_dir)
+    dataset = files[0]
+    training = _image_set(*files, "train", data_dir)
     # By their place, until they are chosen.
     candidates = training._replace(images=np.arange(len(training.labels)))
     held_out = None
@@ -109,7 +111,7 @@ def _source(
     validation = None
     if validated:
         if held_out is None:
-            test = _test_set(dataset, data_dir)
+            test = _test_set(files, data_dir)
             candidates = test._replace(images=np.arange(len(test.labels)))
             own, own_labels, _ = _chosen(test, candidates, classes, validated)
         else:
@@ -153,13 +155,21 @@ def _data(run: Run, source: _Source) -> Data:
 
 
 @lru_cache(maxsize=2)
-def _image_set(dataset: str, split: str, data_dir: Path | None) -> linear_cnn.ImageSet:
-    return linear_cnn.load_images(dataset, split, data_dir)
+def _image_set(
+    dataset: str,
+    size: int | tuple[int, int] | None,
+    upright: bool,
+    split: str,
+    data_dir: Path | None,
+) -> linear_cnn.ImageSet:
+    return linear_cnn.load_images(dataset, split, data_dir, size=size, upright=upright)
 
 
-def _test_set(dataset: str, data_dir: Path | None) -> linear_cnn.ImageSet:
+def _test_set(
+    files: tuple[str, int | tuple[int, int] | None, bool], data_dir: Path | None
+) -> linear_cnn.ImageSet:
     try:
-        return _image_set(dataset, "test", data_dir)
+        return _image_set(*files, "test", data_dir)
     except ValueError as error:
         raise ValueError(
             f"no images to validate on: {error} Hold images of the training set out"

@@ -66,6 +66,11 @@ class Run:
     scaled_component: tuple[int, float] | None = None
     """Principal component (from 1) of the non-overlapping patches, and the factor by
     which it is scaled in all images; None: images as they are."""
+    size: int | tuple[int, int] | None = None
+    """To scale and crop each image of a folder to, as `linear_cnn.ImageFiles` takes it;
+    None: all have one size."""
+    upright: bool = False
+    """Whether the images of a folder are turned by their EXIF orientation."""
     frozen: tuple[str, ...] = ()
     """Layers that keep their initial weights."""
 

@@ -78,6 +78,11 @@ class Settings:
     data_dir: Path | None = None
     """Where the data sets lie; $LINEAR_CNN_DATA or a folder of the user's cache by
     default."""
+    size: int | tuple[int, int] | None = None
+    """To scale and crop each image of a folder to: pixels of a side, or height and
+    width. None: all have one size."""
+    upright: bool = False
+    """Turn the images of a folder as their EXIF orientation says."""
     images: int = 2_000
     """Training images, as many of each class, evenly spaced among its own."""
     validation: int = 500
@@ -200,6 +205,8 @@ def base_run(settings: Settings, **changes: Any) -> Run:
     kept = {name: changes.pop(name, None) for name in ("first_strides", "batch_norm")}
     shared = (
         "dataset",
+        "size",
+        "upright",
         "images",
         "validation",
         "hold_out",

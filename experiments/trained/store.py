@@ -33,7 +33,7 @@ import optax
 from flax import nnx
 
 import linear_cnn
-from experiments.frame import Arrays, disk
+from experiments.frame import AS_STORED, Arrays, disk
 from experiments.trained.data import Data
 from experiments.trained.run import Network, Run
 from linear_cnn.training._lock import locked
@@ -65,6 +65,9 @@ def configuration(run: Run, data: Data) -> dict[str, Any]:
     # So that runs are found that were stored when there was no choice.
     if run.schedule == "constant":
         del plain["schedule"]
+    for name, value in AS_STORED.items():
+        if plain[name] == value:
+            del plain[name]
     if run.network.batch_norm is None:
         del plain["network"]["batch_norm"]
     return plain

@@ -1,5 +1,6 @@
 """Labelled images, and their pixels as floats."""
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,8 +19,8 @@ class ImageSet(NamedTuple):
       images: uint8 in 0 ... 255 or float32 in [0, 1], (N, H, W, C): an array, or
         `ImageFiles`, which are read where they are indexed. `scale_pixels` and
         `image_batches` make float32 in [0, 1] of them all.
-      labels: int32, (N,), indices into `class_names`.
-      class_names: one name a class.
+      labels: int32, (N,), indices into `class_names`; -1 of images without labels.
+      class_names: one name a class; of images without labels none.
 
     Examples:
       >>> import linear_cnn
@@ -70,7 +71,8 @@ def image_batches(
     An iterator, to be used once.
 
     Args:
-      images: (N, H, W, C), an array or `ImageFiles`.
+      images: (N, H, W, C), an array or `ImageFiles`. Of files of different sizes a
+        batch ends where the size changes.
       size: images in a batch; the last one holds what is left.
 
     Raises:
@@ -85,7 +87,16 @@ def image_batches(
       [(2, 1.0), (2, 1.0), (1, 1.0)]
     """
     size = integer("size", size, minimum=1)
-    return (
-        scale_pixels(images[start : start + size])
-        for start in range(0, len(images), size)
-    )
+    return (scale_pixels(images[part]) for part in _parts(images, size))
+
+
+def _parts(images: np.ndarray | jax.Array | ImageFiles, size: int) -> Iterator[slice]:
+    """At most so many consecutive images of one height and width, and so on to the
+    last."""
+    changes: np.ndarray = np.empty(0, int)
+    if isinstance(images, ImageFiles):
+        differ = (images.sizes[1:] != images.sizes[:-1]).any(axis=1)
+        changes = np.flatnonzero(differ) + 1
+    for first, last in itertools.pairwise([0, *changes.tolist(), len(images)]):
+        for start in range(first, last, size):
+            yield slice(start, min(start + size, last))

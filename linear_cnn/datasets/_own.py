@@ -28,7 +28,11 @@ _SURROGATES, _LAST_CHARACTER = (0xD800, 0xDFFF), 0x10FFFF
 
 
 def image_folder(
-    folder: str | Path, size: int | Sequence[int] | None = None
+    folder: str | Path,
+    size: int | Sequence[int] | None = None,
+    *,
+    upright: bool = False,
+    need_labels: bool = True,
 ) -> ImageSet:
     """The images in a folder with one subfolder a class, read where they are indexed.
 
@@ -39,11 +43,14 @@ def image_folder(
 
     Args:
       folder: with the class folders.
-      size: as in `ImageFiles`, whose errors apply too.
+      size, upright: as in `ImageFiles`, whose errors apply too.
+      need_labels: False: a folder without subfolders will do. Its images get the label
+        -1, and there are no class names.
 
     Raises:
-      FileNotFoundError: no such folder. ValueError: no class folders, or one without
-        images; a link beside the class folders that leads nowhere or back.
+      FileNotFoundError: no such folder. ValueError: no class folders, where labels are
+        needed, or one without images; no images at all; a link beside the class folders
+        that leads nowhere or back.
 
     Examples:
       >>> import tempfile
@@ -60,11 +67,18 @@ def image_folder(
     """
     folder = _existing_folder(folder)
     classes = class_folders(folder)
-    if not classes:
+    if not classes and need_labels:
         raise ValueError(
             f"{folder} has no subfolders; put the images of each class into one, or use"
-            " labelled_folder and a table."
+            " labelled_folder and a table. Labels are needed here; what needs none"
+            " (patch statistics) takes the folder as it is, by need_labels=False."
         )
+    if not classes:
+        files = files_below(folder)
+        if not files:
+            raise ValueError(f"{folder} holds no images; put some into it.")
+        labels = np.full(len(files), -1, np.int32)
+        return ImageSet(ImageFiles(files, size, upright=upright), labels, ())
     contents = [files_below(path) for path in classes]
     for path, files in zip(classes, contents, strict=True):
         if not files:
@@ -76,7 +90,9 @@ def image_folder(
         np.arange(len(classes), dtype=np.int32), [len(files) for files in contents]
     )
     return ImageSet(
-        ImageFiles(list(itertools.chain.from_iterable(contents)), size),
+        ImageFiles(
+            list(itertools.chain.from_iterable(contents)), size, upright=upright
+        ),
         labels,
         tuple(path.name for path in classes),
     )
@@ -89,6 +105,7 @@ def labelled_folder(
     label_column: str,
     file_column: str = "image_id",
     size: int | Sequence[int] | None = None,
+    upright: bool = False,
 ) -> ImageSet:
     r"""The images that a table lists, with labels from one of its columns, read where
     they are indexed.
@@ -105,7 +122,7 @@ def labelled_folder(
         numbers if all are integers, else of the alphabet: -1 and 1 become the labels 0
         and 1.
       file_column: with the names of the files.
-      size: as in `ImageFiles`, whose errors apply too.
+      size, upright: as in `ImageFiles`, whose errors apply too.
 
     Raises:
       FileNotFoundError: no such folder, table, or file in the folder. ValueError: no
@@ -152,7 +169,7 @@ def labelled_folder(
     )
     numbers = {value: number for number, value in enumerate(classes)}
     return ImageSet(
-        ImageFiles(files, size),
+        ImageFiles(files, size, upright=upright),
         np.array([numbers[value] for value in values], np.int32),
         classes,
     )

@@ -96,6 +96,20 @@ def test_what_is_named_goes_before_the_preset(
     assert given == [module.Settings()]
 
 
+@pytest.mark.parametrize("name", ["iterations", "consistency", "pretrained"])
+def test_size_of_the_images_of_a_folder(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    module, given = catalogue.module(name), []
+    monkeypatch.setattr(module, "main", given.append)
+    run(name, "--size", "32")
+    run(name, "--size", "32", "48", "--upright")
+    assert [(one.size, one.upright) for one in given] == [(32, False), ((32, 48), True)]
+    saved = json.loads(json.dumps(dataclasses.asdict(given[1]), default=str))
+    said = catalogue.command(name, saved, Path("results"))
+    assert said.endswith("--size 32 48 --upright")
+
+
 def test_list(capsys) -> None:
     run("list")
     printed = capsys.readouterr().out

@@ -555,7 +555,20 @@ def test_a_folder_of_class_folders(tmp_path):
     assert image_folder(tmp_path, (5, 4)).images.shape == (4, 5, 4, 3)
 
 
+def test_a_folder_without_classes_where_no_labels_are_needed(tmp_path):
+    flat = pictures(tmp_path / "flat", "b.png", "a.jpg", ".hidden.png")
+    images, labels, class_names = load_images(flat, need_labels=False, size=(5, 4))
+    assert images.shape == (2, 5, 4, 3)
+    np.testing.assert_array_equal(np.asarray(images)[:, 0, 0, 0], [1, 0])
+    assert (labels.tolist(), labels.dtype, class_names) == ([-1, -1], np.int32, ())
+    # Class folders count where they are, as always.
+    folder = pictures(tmp_path / "own", "a/0.png", "b/1.png", "loose.png")
+    assert image_folder(folder, need_labels=False).labels.tolist() == [0, 1]
+
+
 def test_folders_without_classes_or_images_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no images; put some into it"):
+        image_folder(tmp_path, need_labels=False)
     with pytest.raises(FileNotFoundError, match="nowhere is not an existing folder"):
         image_folder(tmp_path / "nowhere")
     with pytest.raises(
@@ -833,6 +846,10 @@ def test_image_sets_by_name(tmp_path, cifar10_pixels, monkeypatch):
         == load_images(str(folder)).class_names
         == ("a", "b")
     )
+    for name in ("photographs", "cifar10"):
+        for options in ({"size": 8}, {"upright": True}):
+            with pytest.raises(ValueError, match=f"folder, got .* '{name}'; leave"):
+                load_images(name, **options)
     for name in ("photographs", folder):
         with pytest.raises(
             ValueError,

@@ -1,6 +1,7 @@
 """Image files as an array: what indexing reads, how images are brought to RGB and to
 one size, what is refused."""
 
+import itertools
 import struct
 import zlib
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from linear_cnn import ImageFiles
+from linear_cnn import ImageFiles, image_batches, scale_pixels
 
 RANDOM = np.random.default_rng(3)
 PIXELS = RANDOM.integers(0, 256, (5, 4, 6, 3), np.uint8)
@@ -151,15 +152,90 @@ def test_images_of_different_sizes_need_a_size(tmp_path, files):
     other = saved(
         tmp_path / "other.png", Image.fromarray(np.zeros((7, 8, 3), np.uint8))
     )
-    with pytest.raises(
-        ValueError,
-        match=(
-            r"0\.png has 4x6 pixels and .*other\.png 7x8; image_folder and .*"
-            r" size=\(height, width\)"
-        ),
-    ):
-        ImageFiles([*files, other])
+    images = ImageFiles([*files, other])
+    for use in (lambda: images.shape, lambda: np.asarray(images), lambda: images[2:]):
+        with pytest.raises(
+            ValueError,
+            match=(
+                r"\.png has 4x6 pixels and .*other\.png 7x8; scale and crop them with"
+                r" size=\(height, width\) \(--size .*image_batches"
+            ),
+        ):
+            use()
     assert ImageFiles([*files, other], 3)[:].shape == (6, 3, 3, 3)
+
+
+def test_images_of_different_sizes_go_by_one(tmp_path, files):
+    other = saved(
+        tmp_path / "other.png", Image.fromarray(np.zeros((7, 8, 3), np.uint8))
+    )
+    images = ImageFiles([*files[:3], other, *files[3:]])
+    assert images.sizes.tolist() == [[4, 6]] * 3 + [[7, 8]] + [[4, 6]] * 2
+    assert images[3].shape == (7, 8, 3)
+    np.testing.assert_array_equal(images[[0, 4]], PIXELS[[0, 3]])
+    batches = list(image_batches(images, size=2))
+    assert [len(batch) for batch in batches] == [2, 1, 1, 2]
+    assert batches[2].shape == (1, 7, 8, 3)
+    np.testing.assert_array_equal(
+        np.concatenate(batches[:2] + batches[3:]), scale_pixels(PIXELS)
+    )
+
+
+# What each orientation says of the first row and the first column of the stored pixels:
+# the side of the upright image where they belong (EXIF 2.3, section 4.6.4).
+SIDES = {
+    1: ("top", "left"),
+    2: ("top", "right"),
+    3: ("bottom", "right"),
+    4: ("bottom", "left"),
+    5: ("left", "top"),
+    6: ("right", "top"),
+    7: ("right", "bottom"),
+    8: ("left", "bottom"),
+}
+
+
+def side(pixels, name):
+    """The outermost row or column, from its upper or left end."""
+    return {
+        "top": pixels[0],
+        "bottom": pixels[-1],
+        "left": pixels[:, 0],
+        "right": pixels[:, -1],
+    }[name]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "suffix"),
+    [
+        *itertools.product(SIDES, ("png", "tif", "tif of LZW")),
+        (9, "png"),  # is none
+        (9, "tif"),
+    ],
+)
+def test_images_are_turned_where_that_is_asked_for(tmp_path, orientation, suffix):
+    stored = PIXELS[0]
+    file, options = tmp_path / f"a.{suffix[:3]}", {}
+    if suffix == "png":
+        options["exif"] = Image.Exif()
+        options["exif"][274] = orientation
+    else:
+        options["tiffinfo"] = {274: orientation}
+        options["compression"] = "tiff_lzw" if "LZW" in suffix else None
+    saved(file, Image.fromarray(stored), **options)
+    np.testing.assert_array_equal(ImageFiles([file])[0], stored)
+    images = ImageFiles([file], upright=True)
+    row, column = SIDES.get(orientation, SIDES[1])
+    upright = images[0]
+    assert images.shape == (1, *upright.shape)
+    found, expected = side(upright, row), stored[0]
+    if column in ("right", "bottom"):  # the first of the row belongs there
+        expected = expected[::-1]
+    np.testing.assert_array_equal(found, expected)
+    expected = stored[:, 0] if row in ("top", "left") else stored[::-1, 0]
+    np.testing.assert_array_equal(side(upright, column), expected)
+    # Scaled and cropped after it was turned.
+    assert ImageFiles([file], (2, 3), upright=True)[:].shape == (1, 2, 3, 3)
 
 
 def ppm_up_to(largest):

@@ -55,9 +55,7 @@ def load(settings: Settings) -> Problem:
     Raises:
       ValueError: there is no such label.
     """
-    pixels, labels, names = inputs.load(
-        settings.dataset, settings.data_dir, settings.images
-    )
+    pixels, labels, names = inputs.load(settings)
     if settings.label >= len(names):
         known = ", ".join(f"{number} {name}" for number, name in enumerate(names))
         raise ValueError(f"--label must be one of {known}; got {settings.label}.")

@@ -44,9 +44,7 @@ def load(settings: Settings) -> Data:
     Raises:
       FileNotFoundError, ValueError: they are not there, or fewer than a batch.
     """
-    pixels, labels, names = inputs.load(
-        settings.dataset, settings.data_dir, settings.images
-    )
+    pixels, labels, names = inputs.load(settings)
     if len(labels) < settings.batch_size:
         raise ValueError(
             f"the batch of {settings.batch_size} is more than the {len(labels)} images;"

@@ -26,7 +26,7 @@ of the kernel size that most networks have, and pretrained_<size> for each other
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +45,7 @@ from experiments.paper.pretrained.profiles import (
     scaled,
 )
 from experiments.paper.pretrained.verdicts import summary, table
+from linear_cnn.datasets._image_sets import is_folder
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Settings:
     folders, or an .npz file."""
     second: str = "photographs"
     """Another one, for a second basis; "" for none."""
+    size: int | tuple[int, int] | None = None
+    """To scale and crop each image of a folder to: pixels of a side, or height and
+    width. None: all have one size."""
+    upright: bool = False
+    """Turn the images of a folder as their EXIF orientation says."""
     images: int = 10_000
     """Use only so many images of each, evenly spaced."""
     data_dir: Path | None = None
@@ -144,7 +150,7 @@ def compute(settings: Settings) -> Arrays:
         "missing": np.array(json.dumps(missing)),
     }
     arrays |= {f"{index}/kernel": bank for index, bank in enumerate(banks)}
-    bases = [name for name in (settings.dataset, settings.second) if name]
+    bases = _data_sets(settings)
     arrays["bases"] = np.array(bases)
     spectra = {}
     for basis, dataset in enumerate(bases):
@@ -162,7 +168,10 @@ def compute(settings: Settings) -> Arrays:
 
 
 def _images(dataset: str, settings: Settings) -> np.ndarray:
-    pixels = inputs.load(dataset, settings.data_dir, settings.images).images
+    given = replace(settings, dataset=dataset)
+    if not is_folder(dataset) and any(map(is_folder, _data_sets(settings))):
+        given = replace(given, size=None, upright=False)  # they are meant for the other
+    pixels = inputs.load(given, need_labels=False).images
     if pixels.shape[-1] != settings.channels:
         raise ValueError(
             f"images of {dataset} have {pixels.shape[-1]} channels, but the"
@@ -173,6 +182,10 @@ def _images(dataset: str, settings: Settings) -> np.ndarray:
     return linear_cnn.normalize_channels(
         pixels, *trained.PAPER_CHANNELS.get(dataset, (None, None))
     )
+
+
+def _data_sets(settings: Settings) -> list[str]:
+    return [name for name in (settings.dataset, settings.second) if name]
 
 
 def _key(basis: int, size: tuple[int, ...]) -> str:

@@ -81,9 +81,7 @@ def compute(settings: Settings) -> Arrays:
     shuffle_key, exact_key, head_key, ensemble_key = jax.random.split(
         jax.random.key(settings.seed), 4
     )
-    pixels, classes, class_names = inputs.load(
-        settings.dataset, settings.data_dir, settings.images
-    )
+    pixels, classes, class_names = inputs.load(settings)
     check_inputs(settings, pixels, class_names)
     # The theorem assumes patches of mean zero; channels are brought to one scale as for
     # CIFAR-10 in the paper.

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from experiments import benchmark
+from experiments import benchmark, frame
 from experiments.benchmark import Settings
 from experiments.benchmark import benchmark as whole
 from experiments.benchmark import measurement as one
@@ -85,6 +85,7 @@ def test_peer_and_ours_take_turns_and_ratios_say_how_much_better_ours_is(
     ]
     assert summary["rows"][3]["difference"] is None  # other images, other numbers
     given = {"dataset": "photographs", "images": 20, "repeats": 3, "only": None}
+    given |= frame.AS_STORED
     assert summary["settings"] == {"out": str(tmp_path), "publish": None} | given
     assert summary["programs"] == []
 

@@ -186,6 +186,8 @@ OLD_CHECK = {"check": "name", "value": 1.0, "bound": ">= 0", "passed": True}
         ({}, NEW_CHECK, True),
         ({"preset": "paper"}, NEW_CHECK, True),
         ({"images": 7}, NEW_CHECK, False),
+        ({"size": None, "upright": False}, NEW_CHECK, True),
+        ({"size": 32}, NEW_CHECK, False),
         ({"another": 1}, NEW_CHECK, False),
         ({}, OLD_CHECK, False),
     ],
@@ -210,4 +212,4 @@ def test_results_of_before(
 def test_the_settings_of_before_are_all_there(name: str) -> None:
     module = catalogue.module(name)
     fields = asdict(module.Settings()).keys()
-    assert fields - WRITTEN_BEFORE[name].keys() <= {"preset"}
+    assert fields - WRITTEN_BEFORE[name].keys() <= {"preset", "size", "upright"}

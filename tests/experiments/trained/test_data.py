@@ -152,9 +152,9 @@ def test_runs_with_the_same_images_load_them_once(
     def counted(module: Any, name: str) -> None:
         original = getattr(module, name)
 
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
             calls[name] += 1
-            return original(*arguments)
+            return original(*arguments, **options)
 
         monkeypatch.setattr(module, name, call)
 
@@ -257,7 +257,9 @@ def test_cifar10_has_the_channels_of_the_paper_and_its_test_set(
         for split in ("train", "test")
     }
     monkeypatch.setattr(
-        trained_data, "_image_set", lambda dataset, split, data_dir: sets[split]
+        trained_data,
+        "_image_set",
+        lambda dataset, size, upright, split, data_dir: sets[split],
     )
     data = trained_data.load(
         dataclasses.replace(

@@ -34,7 +34,7 @@ def test_presets_complete_every_setting(tmp_path: Path) -> None:
             for field in dataclasses.fields(given)
             if getattr(given, field.name) is None
         ]
-        assert set(missing) <= {"data_dir", "hold_out"}
+        assert set(missing) <= {"data_dir", "hold_out", "size"}
         assert (given.preset, given.store) == (preset, tmp_path / "runs")
     changed = random_labels.resolve(
         random_labels.Settings(epochs=7, validation=0, width=1)
