@@ -4,8 +4,9 @@ Moments of parts of the images add up (`a + b`) to those of all of them, so that
 and reduce can drive them.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -21,8 +22,8 @@ from theory._precision import (
     without_rounding,
 )
 from theory.pair_sums import assemble_pair_sums, pair_sums
-from theory.patches import Padding, Window, patch_sums
-from theory.streaming import Images, Statistic, accumulate
+from theory.patches import Padding, Window, patch_sums, window
+from theory.streaming import Images, Statistic, accumulate, iterated
 
 
 def weighted_mean(a: Any, b: Any, *names: str) -> dict[str, Any]:
@@ -206,7 +207,9 @@ def patch_moments(
     Args:
       images: floating point, (N, H, W, C), channels last; on the host, on a device or
         sharded along N over several devices (each sums its own, collectives add them
-        up); or an iterable of such arrays, like batches read from a disk.
+        up); or an iterable of such arrays, like batches read from a disk. Their images
+        may have different heights and widths: each patch then counts alike, whatever
+        the size of its image. On an accelerator each size is compiled for.
       kernel_size: kh = kw, or (kh, kw).
       stride, padding: as of the convolution; padding "VALID", "SAME", "SAME_LOWER",
         pixels, or pairs of them.
@@ -217,8 +220,10 @@ def patch_moments(
       checked.
 
     Raises:
-      TypeError: images of integer dtype. ValueError: wrong rank, NaN, batches of
-        different shapes or none at all, or images smaller than the kernel.
+      TypeError: images of integer dtype. ValueError: wrong rank, NaN, no batch at all,
+        images of another number of channels or of another padding than the first (of
+        "SAME" it depends on the size), or smaller than the kernel; of batches it says
+        which image.
 
     Examples:
       >>> import numpy as np
@@ -234,8 +239,13 @@ def patch_moments(
       >>> again = theory.patch_moments(batches, 5, stride=2, padding="SAME")
       >>> np.allclose(again.covariance, moments.covariance)
       True
-    """
 
+      Images of different sizes, one a batch:
+
+      >>> several = [images[:1], images[1:2, :6], images[2:3, :, :5]]
+      >>> theory.patch_moments(several, 5).count  # 16 + 8 + 4 locations
+      28
+    """
     return accumulated_moments(images, (kernel_size, stride, padding))
 
 
@@ -247,15 +257,79 @@ def accumulated_moments(
     """`patch_moments` of a geometry (kernel_size, stride, padding); `check` as in
     `accumulate`."""
 
-    def build(result: Any, count: int, where: Window, channels: int) -> PatchMoments:
+    def build(
+        result: Any, count: int, where: Window, channels: int
+    ) -> tuple[PatchMoments, Any]:
         patches = count * where.locations[0] * where.locations[1]
-        mean, covariance = result
+        deviation, covariance, origin = result
         shape = (*where.kernel_size, channels)
-        return PatchMoments(
-            mean, covariance, patches, shape, where.stride, where.padding
+        moments = PatchMoments(
+            deviation, covariance, patches, shape, where.stride, where.padding
         )
+        return moments, origin
 
-    return as_results(accumulate(_PATCHES, None, images, None, geometry, build, check))
+    # About one origin, so that adding them costs no digits.
+    origin, total = None, None
+    for group in _of_one_size(images, geometry):
+        moments, origin = accumulate(
+            _PATCHES, None, group, None, geometry, build, check, origin=origin
+        )
+        total = moments if total is None else total + moments
+    assert total is not None
+    assert origin is not None
+    kh, kw, _ = total.kernel_shape
+    repeated_origin = namespace(origin).tile(origin, kh * kw)
+    return as_results(replace(total, mean=total.mean + repeated_origin))
+
+
+def _of_one_size(images: Any, geometry: tuple[Any, Any, Padding]) -> Iterator[Any]:
+    """An array as it is; of batches those together that follow one another and have one
+    height and width, each read when it is its turn.
+
+    Raises:
+      ValueError: an image that is smaller than the kernel, or has other channels or
+        another padding than the first one; it says which.
+    """
+    nested = isinstance(images, (list, tuple)) and not all(
+        hasattr(item, "shape") for item in images[:1]
+    )
+    if hasattr(images, "shape") or is_traced(images) or nested:
+        yield images
+        return
+
+    first: tuple[int, Window] | None = None
+    seen = 0
+
+    def size(batch: Any) -> tuple[int, ...]:
+        nonlocal first, seen
+        shape = np.shape(batch)
+        if len(shape) != 4:
+            return shape  # which is refused where it is read
+        try:
+            where = window(shape, *geometry)
+        except ValueError as error:
+            raise ValueError(f"image {seen}: {error}") from error
+        first = first or (shape[3], where)
+        channels, expected = first
+        if shape[3] != channels:
+            raise ValueError(
+                f"image {seen} has {shape[3]} channels, but image 0 has {channels};"
+                " bring them to as many, or leave some out."
+            )
+        if where.padding != expected.padding:
+            raise ValueError(
+                f"image {seen} of {shape[1]}x{shape[2]} pixels is padded by"
+                f" {where.padding}, but image 0 by {expected.padding}; of images of"
+                " different sizes give the padding in pixels, not as"
+                f" {geometry[2]!r}."
+            )
+        seen += shape[0]
+        return shape[1:3]
+
+    for _, group in itertools.groupby(iterated(images), size):
+        yield group
+    if not seen:
+        yield ()  # which has an error of its own
 
 
 def _patch_sums(images: Any, targets: Any, where: Window, settings: None) -> Any:
@@ -269,13 +343,13 @@ def _finish_patches(
     target_origin: Any,
     where: Window,
     settings: None,
-) -> tuple[Any, Any]:
+) -> tuple[Any, Any, Any]:
     image, products = sums
     patches = count * (where.locations[0] * where.locations[1])
     deviation = patch_sums(image[None], where)[0] / patches
     second = assemble_pair_sums(products, where, (0,), image.shape[-1])[0] / patches
     covariance = second - deviation[:, None] * deviation[None, :]
-    return deviation + repeated(origin, where), (covariance + covariance.T) / 2
+    return deviation, (covariance + covariance.T) / 2, origin
 
 
 _PATCHES = Statistic(_patch_sums, _finish_patches)

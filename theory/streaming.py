@@ -169,7 +169,7 @@ def _batches(images: Any, targets: Any, geometry: Any) -> Iterator[tuple[Any, An
     """Batches of images and their targets; arrays on the host in pieces, those on
     devices as they are."""
     seen, shape = 0, None
-    for item in [images] if hasattr(images, "shape") else _iterated(images):
+    for item in [images] if hasattr(images, "shape") else iterated(images):
         if not hasattr(item, "shape") or (
             isinstance(item, jax.Array) and _is_on_host(item)
         ):
@@ -180,8 +180,8 @@ def _batches(images: Any, targets: Any, geometry: Any) -> Iterator[tuple[Any, An
             window(shape, *geometry)  # raises before anything is computed
         if tuple(item.shape[1:]) != shape[1:]:
             raise ValueError(
-                f"batches must hold images of one shape, got {shape[1:]}, then"
-                f" {tuple(item.shape[1:])}."
+                f"batches must hold images of one shape here, got {shape[1:]}, then"
+                f" {tuple(item.shape[1:])}; scale and crop them to one."
             )
         size = (
             item.shape[0]
@@ -220,7 +220,7 @@ def _batches(images: Any, targets: Any, geometry: Any) -> Iterator[tuple[Any, An
         )
 
 
-def _iterated(images: Any) -> Iterable[Any]:
+def iterated(images: Any) -> Iterable[Any]:
     labelled = hasattr(images, "images")  # a named tuple is an iterable too
     if isinstance(images, Iterable) and not isinstance(images, str) and not labelled:
         return images

@@ -326,6 +326,65 @@ def test_images_on_eight_devices():
     run_on_eight_devices(__name__)
 
 
+# --- images of different sizes ---
+
+SIZES = [(4, 11), (9, 3), (2, 3), (9, 3), (4, 11), (17, 23), (5, 5)]
+
+
+def of_different_sizes(mean=0.0):
+    """One or two images of each size, whose means differ."""
+    random = np.random.default_rng(5)
+    return [
+        mean
+        + number / 3
+        + random.normal(size=(1 + number % 2, *size, 2)).cumsum(axis=2)
+        for number, size in enumerate(SIZES)
+    ]
+
+
+@pytest.mark.parametrize("mean", [0, 1e5])
+@pytest.mark.parametrize(("stride", "padding"), [(1, "VALID"), (2, ((1, 0), (2, 2)))])
+def test_every_patch_counts_alike_whatever_the_size_of_its_image(mean, stride, padding):
+    images = of_different_sizes(mean)
+    rows = np.concatenate([patch_rows(x, KERNEL, stride, padding) for x in images])
+    expected = mean_and_covariance(rows)
+    orders = [
+        images,
+        images[::-1],
+        [x[:1] for x in images] + [x[1:] for x in images[1::2]],
+    ]
+    for several in (*orders, map(jnp.asarray, images)):
+        moments = patch_moments(iter(several), KERNEL, stride=stride, padding=padding)
+        assert moments.count == len(rows)
+        assert relative_error(moments.mean, expected[0]) < 1e-12
+        assert entry_error(moments.covariance, expected[1]) < 200
+    # Another weight, each image alike, is another covariance.
+    each = [mean_and_covariance(patch_rows(x, KERNEL, stride, padding)) for x in images]
+    alike = np.mean([covariance for _, covariance in each], axis=0)
+    assert relative_error(moments.covariance, alike) > 0.05
+
+
+def test_an_image_that_does_not_fit_is_named():
+    images = of_different_sizes()  # 10 images, the last two batches of 1
+    small = np.ones((1, 1, 5, 2))
+    with pytest.raises(ValueError, match=r"image 3: images of 1x5 .*smaller than ker"):
+        patch_spectrum([*images[:2], small], KERNEL)
+    with pytest.raises(ValueError, match=r"image 0: images of 1x5 .*smaller than ker"):
+        patch_spectrum([small, *images], KERNEL)
+    with pytest.raises(ValueError, match="image 10 has 1 channels, but image 0 has 2;"):
+        patch_moments([*images, np.ones((1, 4, 4, 1))], KERNEL)
+    with pytest.raises(
+        ValueError,
+        match=r"image 1 of 9x3 .*, but image 0 by .*in pixels, not as 'SAME'",
+    ):
+        patch_moments(images, 2, stride=2, padding="SAME")
+    with pytest.raises(ValueError, match=r"got \(4, 11, 2\); a single image is images"):
+        patch_moments([images[0], images[0][0]], KERNEL)
+    holes = [images[0], np.full((1, 5, 5, 2), np.nan)]
+    with pytest.raises(ValueError, match="images has 50 entries that are NaN"):
+        patch_moments(holes, KERNEL)
+
+
 # --- bad input ---
 
 
@@ -337,11 +396,11 @@ def test_bad_batches():
     with pytest.raises(
         ValueError,
         match=(
-            r"batches must hold images of one shape, got \(4, 11, 2\), then \(3,"
-            r" 11, 2\)"
+            r"batches must hold images of one shape here, got \(4, 11, 2\), then \(3,"
+            r" 11, 2\); scale and crop them to one"
         ),
     ):
-        patch_moments(iter([IMAGES[:12], IMAGES[:12, :3]]), KERNEL)
+        cross_moments(iter([IMAGES[:12], IMAGES[:12, :3]]), KERNEL, 1)
     with pytest.raises(TypeError, match="images must be floating point, got uint8"):
         patch_moments(iter([IMAGES[:12], IMAGES[:12].astype(np.uint8)]), KERNEL)
     with pytest.raises(ValueError, match=r"no empty axis, got \(0, 4, 11, 2\)"):
