@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from linear_cnn._checks import integer
-from linear_cnn.networks._convolution import Convolution, convolution, max_pool
+from linear_cnn.networks._convolution import Convolution, convolution
 from linear_cnn.networks._layers import (
     BatchNorm,
     check_layers_fit,
@@ -17,6 +17,7 @@ from linear_cnn.networks._layers import (
     first_convolution_layer,
     linear_layer,
 )
+from linear_cnn.networks._pooling import max_pool
 
 
 class SmallCNN(nnx.Module):

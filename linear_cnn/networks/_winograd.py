@@ -36,7 +36,8 @@ def responses(
     """Responses (N, H - 2, W - 2, K) of images (N, H, W, C) to filters (3, 3, C, K); or
     to filters (3, 3, K, C) that are `turned` by half a circle."""
     count, rows, columns, _ = images.shape
-    kernels = _transform(_from_filters(turned), filters.reshape(9, -1))
+    from_filters = _FROM_FILTERS[:, ::-1] if turned else _FROM_FILTERS
+    kernels = _transform(from_filters, filters.reshape(9, -1))
     # The product takes the filters as they lie: reading them across takes long.
     places = product(
         _tiles(images),
@@ -51,10 +52,10 @@ def responses(
 
 
 def filter_gradient(
-    images: jax.Array, cotangents: jax.Array, turned: bool, product: Product
+    images: jax.Array, cotangents: jax.Array, product: Product
 ) -> jax.Array:
-    """Gradient of the filters, in their own order, from the cotangents (N, H - 2, W -
-    2, K) of the responses.
+    """Gradient of the filters (3, 3, C, K) from the cotangents (N, H - 2, W - 2, K) of
+    the responses.
 
     The cotangents are brought into the order (16, K, tiles), in which a product over
     the tiles takes half as long on a CPU as in that of the tiles themselves.
@@ -66,13 +67,8 @@ def filter_gradient(
     quarters = quarters.transpose(2, 4, 5, 0, 1, 3).reshape(4, -1)
     places = _transform(_TO_RESPONSES.T, quarters).reshape(16, features, -1)
     kernels = product(places, _tiles(images), (((2,), (1,)), ((0,), (0,))))
-    gradient = _transform(_from_filters(turned).T, kernels.reshape(16, -1))
-    gradient = gradient.reshape(3, 3, features, -1)
-    return gradient if turned else gradient.swapaxes(2, 3)
-
-
-def _from_filters(turned: bool) -> np.ndarray:
-    return _FROM_FILTERS[:, ::-1] if turned else _FROM_FILTERS
+    gradient = _transform(_FROM_FILTERS.T, kernels.reshape(16, -1))
+    return gradient.reshape(3, 3, features, -1).swapaxes(2, 3)
 
 
 def _tiles(images: jax.Array) -> jax.Array:

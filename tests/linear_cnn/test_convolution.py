@@ -1,4 +1,4 @@
-"""`patch_convolution` and `max_pool` against XLA's own."""
+"""`patch_convolution` against XLA's own."""
 
 import re
 
@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 
 from linear_cnn import patch_convolution
-from linear_cnn.networks._convolution import convolution, max_pool
+from linear_cnn.networks._convolution import convolution
 
 NHWC = lax.conv_dimension_numbers((1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC"))
 
@@ -93,6 +93,7 @@ def test_values_and_gradients_equal_those_of_xla(
         ((3, 3), (1, 2), (16, 16), None, 1),
         ((3, 2), (1, 1), (16, 16), None, 1),
         ((3, 3), (1, 1), (16, 16), lax.Precision.HIGHEST, 1),
+        ((3, 3), (1, 1), (16, 16), "float32", 1),  # its other name
     ],
 )
 def test_winograd_serves_wide_layers_of_3x3_filters(
@@ -214,6 +215,23 @@ def test_gradients_survive_every_transformation(monkeypatch, widths, backend):
             )
 
 
+def test_filters_that_shards_of_images_share_get_the_sum_of_the_gradients():
+    images, kernel = random_arrays((2, 4, 4, 2), (3, 3, 2, 2))
+
+    def gradients(images, kernel):
+        def loss(images, kernel):
+            return jnp.sin(patch_convolution(images, kernel, (1, 1), "SAME")).sum()
+
+        return jax.grad(loss, (0, 1))(images, kernel)
+
+    mesh = jax.make_mesh((2,), ("images",), axis_types=(jax.sharding.AxisType.Auto,))
+    apart, shared = jax.sharding.PartitionSpec("images"), jax.sharding.PartitionSpec()
+    specs = {"in_specs": (apart, shared), "out_specs": (apart, shared)}
+    sharded = jax.jit(jax.shard_map(gradients, mesh=mesh, **specs))(images, kernel)
+    for own, other in zip(sharded, gradients(images, kernel), strict=True):
+        np.testing.assert_allclose(own, other, rtol=0, atol=1e-13)
+
+
 def test_gradients_of_images_that_nobody_asks_for_cost_nothing():
     images, kernel = random_arrays((2, 6, 5, 3), (3, 3, 3, 4))
 
@@ -223,48 +241,6 @@ def test_gradients_of_images_that_nobody_asks_for_cost_nothing():
     program = jax.jit(jax.grad(loss)).lower(kernel).as_text()
     # Responses, gradient of the kernel.
     assert program.count("stablehlo.dot_general") == 2
-
-
-@pytest.mark.parametrize(
-    ("backend", "size", "widths", "strides"),
-    [
-        ("cpu", (3, 2), (2, 2), (1, 2)),
-        ("gpu", (3, 2), (2, 2), (1, 2)),
-        ("cpu", (3, 3), (16, 17), (1, 1)),  # as Winograd's algorithm
-    ],
-)
-def test_second_derivatives_in_reverse_mode_are_right_and_forward_mode_is_refused(
-    monkeypatch, backend, size, widths, strides
-):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    images, kernel = random_arrays((1, 3, 4, widths[0]), (*size, *widths))
-
-    def penalty(convolve, images, kernel):
-        def loss(images):
-            return jnp.sin(
-                convolve(images, kernel, strides, "SAME", dimension_numbers=NHWC)
-            ).sum()
-
-        return jnp.square(jax.grad(loss)(images)).sum()
-
-    own, other = (
-        jax.jit(
-            jax.grad(
-                lambda *arrays, convolve=convolve: penalty(convolve, *arrays), (0, 1)
-            )
-        )(images, kernel)
-        for convolve in (convolution, lax.conv_general_dilated)
-    )
-    for ours, theirs in zip(own, other, strict=True):
-        np.testing.assert_allclose(
-            ours, theirs, rtol=0, atol=1e-13 * np.abs(theirs).max()
-        )
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(
-            lambda kernel: convolution(images, kernel, (1, 1), "SAME"),
-            (kernel,),
-            (kernel,),
-        )
 
 
 @pytest.mark.parametrize(
@@ -375,30 +351,55 @@ def test_it_serves_a_flax_convolution():
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("images", "kernel", "strides", "padding", "arguments"),
     [
-        {"lhs_dilation": (1, 2)},
-        {"rhs_dilation": (2, 1)},
-        {"feature_group_count": 2},
-        {"batch_group_count": 2},
-        {
-            "dimension_numbers": lax.conv_dimension_numbers(
-                (1, 1, 1, 1), (1, 1, 1, 1), ("NCHW", "OIHW", "NCHW")
+        ((2, 4, 4, 2), (3, 3, 2, 2), (1, 1), "VALID", {"lhs_dilation": (1, 1)}),
+        ((2, 4, 4, 2), (3, 3, 2, 2), (1, 1), [(0, 0)] * 2, {"lhs_dilation": (1, 2)}),
+        ((2, 6, 4, 2), (3, 3, 2, 2), (1, 1), "SAME", {"rhs_dilation": (2, 1)}),
+        ((2, 4, 4, 4), (3, 3, 2, 6), (2, 1), "SAME", {"feature_group_count": 2}),
+        ((2, 4, 4, 2), (3, 3, 2, 2), (1, 1), "VALID", {"batch_group_count": 2}),
+        ((2, 3, 4, 4), (2, 3, 3, 3), (1, 1), "VALID", {"dimension_numbers": None}),
+        *(
+            (images, kernel, strides, "SAME", {"dimension_numbers": layout})
+            for images, kernel, strides, layout in (
+                ((2, 5, 3), (2, 3, 4), (2,), ("NWC", "WIO", "NWC")),
+                ((2, 3, 4, 4), (2, 3, 3, 3), (1, 1), ("NCHW", "OIHW", "NCHW")),
+                ((2, 4, 4, 3), (3, 3, 3, 2), (1, 1), ("NHWC", "HWIO", "NHWC")),
+                (
+                    *((1, 4, 3, 4, 2), (2, 2, 2, 2, 3), (1, 2, 1)),
+                    ("NDHWC", "DHWIO", "NDHWC"),
+                ),
             )
-        },
-        {"dimension_numbers": None},
-        {"out_sharding": jax.sharding.PartitionSpec()},
+        ),
     ],
 )
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_what_it_does_not_compute_is_refused(monkeypatch, backend, arguments):
+def test_what_is_no_product_of_patches_is_left_to_xla(
+    monkeypatch, backend, images, kernel, strides, padding, arguments
+):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    images, kernel = random_arrays((2, 4, 4, 2), (3, 3, 2, 2))
-    (name,) = arguments
-    with pytest.raises(
-        NotImplementedError, match=rf"{name}=.*Use jax\.lax\.conv_general_dilated"
-    ):
-        convolution(images, kernel, (1, 1), "VALID", **arguments)
+    images, kernel = random_arrays(images, kernel)
+    given = (images, kernel, strides, padding)
+    np.testing.assert_allclose(
+        convolution(*given, **arguments),
+        lax.conv_general_dilated(*given, **{"dimension_numbers": NHWC} | arguments),
+        rtol=0,
+        atol=1e-13,
+    )
+
+
+def test_integers_are_left_to_xla():
+    """Winograd's filters are halved."""
+    images, kernel = (
+        jnp.arange(np.prod(shape)).reshape(shape) % 5
+        for shape in ((1, 4, 4, 16), (3, 3, 16, 16))
+    )
+    np.testing.assert_array_equal(
+        patch_convolution(images, kernel, (1, 1), "SAME"),
+        lax.conv_general_dilated(
+            images, kernel, (1, 1), "SAME", dimension_numbers=NHWC
+        ),
+    )
 
 
 def test_dilation_by_one_is_none():
@@ -418,55 +419,3 @@ def test_images_that_do_not_fit_the_kernel_are_refused():
         ValueError, match=r"\(1, 4, 2, 2\) have 2 channels, but the filters 3"
     ):
         patch_convolution(images, jnp.zeros((1, 1, 3, 1)), (1, 1), "VALID")
-
-
-def xla_max_pool(images, window):
-    shape = (1, window, window, 1)
-    return lax.reduce_window(images, -jnp.inf, lax.max, shape, shape, "VALID")
-
-
-@pytest.mark.parametrize(
-    ("size", "window"),
-    [((4, 6), 2), ((5, 3), 2), ((7, 8), 3), ((3, 3), 3), ((2, 3), 1)],
-)
-def test_max_pool_equals_that_of_xla(size, window):
-    """Of entries that tie, as zeros after ReLU do, the first gets the gradient."""
-    generator = np.random.default_rng(3)
-    images = jnp.asarray(
-        generator.integers(-2, 3, size=(3, 4, *size, 5)).clip(0), jnp.float64
-    )
-
-    @jax.jit
-    def values_and_gradients(images):
-        results = []
-        for pool in (max_pool, xla_max_pool):
-            values, pull_back = jax.vjp(
-                jax.vmap(lambda images, pool=pool: pool(images, window)), images
-            )
-            weights = jnp.cos(jnp.arange(values.size, dtype=values.dtype)).reshape(
-                values.shape
-            )
-            results.append(
-                (
-                    values,
-                    *pull_back(weights),
-                    jax.vmap(lambda images, pool=pool: pool(images, window))(images),
-                )
-            )
-        return results
-
-    for own, other in zip(*values_and_gradients(images), strict=True):
-        assert own.shape[1:] == other.shape[1:]
-        np.testing.assert_array_equal(own, other)
-
-
-def test_max_pool_passes_nan_on():
-    images = jnp.ones((1, 2, 2, 1)).at[0, 0, 1, 0].set(jnp.nan)
-    assert np.isnan(max_pool(images)).all()
-    assert np.isnan(jax.vjp(max_pool, images)[0]).all()
-
-
-@pytest.mark.parametrize("window", [0, 3])
-def test_max_pool_refuses_windows_that_do_not_fit(window):
-    with pytest.raises(ValueError, match=rf"window must be .*{window}"):
-        max_pool(jnp.zeros((1, 2, 3, 1)), window)
