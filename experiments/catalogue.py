@@ -94,11 +94,34 @@ CATALOGUE: dict[str, Experiment] = {
         " network)",
         "Fig. 2, 20",
         _times("1 min", "70 min", UNKNOWN),
+        captions={
+            "frozen_first_layer": (
+                "How much worse networks with a frozen first layer are: at the end of"
+                " training against depth, and the slope of that over training."
+            ),
+            "frozen_first_layer_training": (
+                "Losses and accuracies over training: dark and solid of the training"
+                " images, light, dashed and hatched of the validation images, mean ±"
+                " s.d."
+            ),
+        },
     ),
     "decorrelation": Experiment(
         "the trained first layer decorrelates pixels, but does not whiten them",
         "Fig. 6",
         _times("seconds", "35 min", UNKNOWN),
+        captions={
+            "decorrelation": (
+                "Autocorrelation of the responses against distance: in our convention,"
+                " in others, and the closed form against trained layers."
+            ),
+            "decorrelation_times": (
+                "Trained layers against the closed form over its time: the largest"
+                " difference of each network at each record, and, of networks at the"
+                " end of training, how far curves and profiles are from those of any"
+                " time."
+            ),
+        },
     ),
     "energy_labels": Experiment(
         "labels made from the patches: there the first layer learns something else",

@@ -22,6 +22,7 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
     "lines.linewidth": 1.3,
+    "hatch.linewidth": 0.5,
     "figure.constrained_layout.use": True,
     "savefig.dpi": 150,
     "svg.hashsalt": "linear-cnn",
@@ -47,14 +48,15 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 def component_axis(axis: Any, count: int) -> None:
     """The same horizontal axis for every figure over components."""
     axis.set(xlabel=COMPONENTS, xlim=(0.3, count + 0.7))
-    axis.set_xticks([1, *range(5, count + 1, 5)])
+    step = next(step for step in (1, 2, 5, 10, 20, 50, count) if count <= 10 * step)
+    axis.set_xticks(sorted({1, *range(step, count + 1, step)}))
 
 
 def epoch_axis(axis: Any, last: int) -> None:
     """Epochs, on a scale that shows the first ones too."""
-    ticks = [
-        epoch for epoch in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500) if epoch <= last
-    ]
+    # The last one too, and none that its number would run into.
+    usual = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+    ticks = [*(epoch for epoch in usual if 1.3 * epoch < last), last]
     axis.set_xscale("symlog", linthresh=1, linscale=0.3)
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
     axis.set_xticks([], minor=True)
@@ -67,18 +69,25 @@ def legend_below(axis: Any, distance: float = 0.14) -> None:
 
 
 def band(
-    axis: Any, x: np.ndarray, values: np.ndarray, colour: str, **line: Any
+    axis: Any,
+    x: np.ndarray,
+    values: np.ndarray,
+    colour: str,
+    *,
+    hatch: str | None = None,
+    **line: Any,
 ) -> None:
-    """Mean and standard deviation of (networks, x); points where they are not defined
-    are left out."""
+    """Mean and standard deviation of (networks, x), this as a band, filled or hatched;
+    points where they are not defined are left out."""
     known = ~np.isnan(values).any(axis=0)
     x, values = x[known], values[:, known]
     mean, deviation = (
         values.mean(axis=0),
         (values.std(axis=0, ddof=1) if len(values) > 1 else 0),
     )
+    style = {"alpha": 0.2} if hatch is None else {"facecolor": "none", "hatch": hatch}
     axis.fill_between(
-        x, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0
+        x, mean - deviation, mean + deviation, color=colour, linewidth=0, **style
     )
     axis.plot(x, mean, color=colour, **line)
 

@@ -21,8 +21,8 @@ convolution first. Two earlier settings, in which no such slope was found:
         --first-features 64 --learning-rate 0.01 --schedule constant \\
         --depth-epochs 30 --depth-seeds 4 2 2 4 --out results/few_images
 
-Writes <out>/frozen_first_layer/<dataset>/{config.json, arrays.npz, summary.json,
-frozen_first_layer.png, .pdf}.
+Writes <out>/frozen_first_layer/<dataset>/{config.json, arrays.npz, summary.json},
+and as .png and .pdf the figures frozen_first_layer and frozen_first_layer_training.
 """
 
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from scipy import stats
 
 from experiments import frame, trained
@@ -234,20 +235,33 @@ def summary(arrays: Arrays) -> dict[str, Any]:
 
 
 def draw(folder: Path, arrays: Arrays) -> None:
-    """Above, losses and accuracies of every depth over training; below, the gaps
-    against depth, and their slope."""
+    """The gaps against depth, and their slope; then losses and accuracies of every
+    depth over training."""
+    figures.save(_gaps(arrays), folder, NAME)
+    figures.save(_over_training(arrays), folder, f"{NAME}_training")
+
+
+def _over_training(arrays: Arrays) -> Figure:
+    """Losses and accuracies of every depth over training."""
     depths, runs = arrays["depths"], trained.measured(arrays)
-    figure = plt.figure(figsize=(2.6 * max(4, len(depths)), 8.4))
-    parts: Any = figure.subfigures(2, 1, height_ratios=(5, 3))
-    panels = parts[0].subplots(2, len(depths), sharex=True, sharey="row", squeeze=False)
-    kinds = {"learnt": figures.COLOURS[0], "frozen": figures.COLOURS[1]}
+    figure, panels = plt.subplots(
+        2,
+        len(depths),
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+        figsize=(2.6 * max(4, len(depths)), 5.4),
+    )
+    # Of training the dark colour, of validation the light one of its kind.
+    blue, red, _, _, orange, sky, _ = figures.COLOURS
+    kinds = {"learnt": (blue, sky, "////"), "frozen": (red, orange, "\\\\\\\\")}
     for column, depth in enumerate(depths):
         for axis, measure in zip(panels[:, column], ("loss", "accuracy"), strict=True):
-            for kind, colour in kinds.items():
+            for kind, (dark, light, hatch) in kinds.items():
                 epochs = runs[f"{kind}/{depth}"].epochs
-                for part, line, label in (
-                    ("", "-", "training"),
-                    ("validation_", "--", "validation"),
+                for part, colour, line, filled, label in (
+                    ("", dark, "-", None, "training"),
+                    ("validation_", light, "--", hatch, "validation"),
                 ):
                     values = runs[f"{kind}/{depth}"][f"{part}{measure}"]
                     figures.band(
@@ -255,6 +269,7 @@ def draw(folder: Path, arrays: Arrays) -> None:
                         epochs,
                         values,
                         colour,
+                        hatch=filled,
                         linestyle=line,
                         label=f"first layer {kind}, {label}",
                     )
@@ -265,10 +280,15 @@ def draw(folder: Path, arrays: Arrays) -> None:
         )
     panels[0, 0].set_ylabel("cross-entropy (nats)")
     panels[1, 0].set_ylabel("accuracy")
-    parts[0].legend(
+    figure.legend(
         *panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4
     )
-    axes = parts[1].subplots(1, 3)
+    return figure
+
+
+def _gaps(arrays: Arrays) -> Figure:
+    """The gaps at the end against depth, and their slope over training."""
+    figure, axes = plt.subplots(1, 3, figsize=(10.4, 4))
     for axis, measures, unit in (
         (axes[0], ("loss", "validation_loss"), "loss (nats)"),
         (axes[1], ("accuracy", "validation_accuracy"), "accuracy"),
@@ -298,7 +318,7 @@ def draw(folder: Path, arrays: Arrays) -> None:
             ylabel=f"gap in {unit}, frozen - learnt",
             title="At the end",
         )
-        axis.set_xticks(depths)
+        axis.set_xticks(arrays["depths"])
         figures.legend_below(axis, 0.25)
     for measure, colour in zip(
         ("loss", "validation_loss"), figures.COLOURS[2:], strict=False
@@ -318,7 +338,7 @@ def draw(folder: Path, arrays: Arrays) -> None:
     figures.epoch_axis(axes[2], _epochs(arrays)[-1])
     axes[2].set(ylabel="slope of the gap (nats a layer)", title="Slope over training")
     figures.legend_below(axes[2], 0.25)
-    figures.save(figure, folder, NAME)
+    return figure
 
 
 def table(summary: dict[str, Any]) -> frame.Table:

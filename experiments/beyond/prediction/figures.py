@@ -249,7 +249,7 @@ def _amplitude(folder: Path, measured: verdicts.Runs) -> None:
     for (name, run), colour in zip(shown.items(), itertools.cycle(figures.COLOURS)):
         config = run.config
         shuffled = name.startswith("shuffled")
-        style = {
+        style: dict[str, Any] = {
             "linestyle": "--" if shuffled else "-",
             "marker": "s" if name.startswith("batch") else "o",
             "markersize": 3,

@@ -18,8 +18,8 @@ and by its correlation with the formula, as the paper fits it. The correlation i
 flat over a factor of two in time, in which the closed form's curve moves by more than
 the bound.
 
-Writes <out>/decorrelation/<dataset>/{config.json, arrays.npz, summary.json,
-decorrelation.png, decorrelation.pdf}.
+Writes <out>/decorrelation/<dataset>/{config.json, arrays.npz, summary.json},
+and as .png and .pdf the figures decorrelation and decorrelation_times.
 """
 
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import theory
-from experiments import frame, trained
+from experiments import catalogue, frame, trained
 from experiments.frame import disk
 from experiments.paper import (
     consistency,
@@ -52,11 +52,14 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_files(out: Path, name: str) -> None:
     folder = out / name / "photographs"
-    files = {"config.json", "arrays.npz", "summary.json", f"{name}.png", f"{name}.pdf"}
+    figures = [*catalogue.CATALOGUE[name].captions] or [name]
+    files = {f"{figure}{suffix}" for figure in figures for suffix in (".png", ".pdf")}
+    files |= {"config.json", "arrays.npz", "summary.json"}
     assert {file.name for file in folder.iterdir()} == files
-    with Image.open(folder / f"{name}.png") as picture:
-        assert min(picture.size) > 400
-        assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+    for figure in figures:
+        with Image.open(folder / f"{figure}.png") as picture:
+            assert min(picture.size) > 400
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 20
     settings = json.loads((folder / "config.json").read_text())["settings"]
     assert settings["preset"] == "smoke"
     assert settings["images"] == 256
