@@ -28,7 +28,7 @@ from theory._precision import (
 from theory.linear_law import (
     GaussianEnergy,
     Targets,
-    expectation,
+    expected,
     law_of_drive,
     quantiles,
 )
@@ -291,11 +291,13 @@ def _curvature(dynamics: LinearDynamics) -> jax.Array:
     return dynamics.gradient_factor * alpha[:, None] * h[None]
 
 
+# A program of its own, and all modes in one: those with momentum take long to compile,
+# and every method needs it.
+@jax.jit
 def _modes(dynamics: LinearDynamics, t: jax.Array) -> tuple[Response, Response]:
     """What t steps make of the modes, t.shape + (d, M), and of the filter directions
     that the head does not read, t.shape."""
     curvature = _curvature(dynamics)
-    # All in one, since programs with momentum take long to compile.
     found = responses(
         dynamics.learning_rate,
         dynamics.optimizer,
@@ -324,15 +326,20 @@ def _gained(dynamics: LinearDynamics, modes: Response, length: jax.Array) -> jax
 
 
 @float64_outside_traces
-@jax.jit
 def _kernel(
     dynamics: LinearDynamics, t: ArrayLike, initial_kernel: ArrayLike
 ) -> jax.Array:
-    kernel, t, e, drive = as_floats(
-        initial_kernel, t, dynamics.components, dynamics.drive
-    )
+    kernel, t, _ = as_floats(initial_kernel, t, dynamics.head)
+    found = _kernels_of(dynamics, *_modes(dynamics, t.reshape(-1)), kernel)
+    return found.reshape(*t.shape, *kernel.shape)
+
+
+@jax.jit
+def _kernels_of(
+    dynamics: LinearDynamics, modes: Response, unread: Response, kernel: jax.Array
+) -> jax.Array:
+    e, drive, kernel = as_floats(dynamics.components, dynamics.drive, kernel)
     units, length = _read(dynamics)
-    modes, unread = _modes(dynamics, t.reshape(-1))
     w = kernel.reshape(-1, e.shape[0], units.shape[0])  # every batch axis in one
     initial = einsum("di,bdk,kj->bij", e, w, units)
     moved = modes.moved - unread.moved[:, None, None]
@@ -341,12 +348,10 @@ def _kernel(
     change = einsum("di,tbij,kj->tbdk", e, change, units)
     if dynamics.optimizer.weight_decay is not None:
         change = change + unread.moved[:, None, None, None] * w[None]
-    change = change.reshape(*t.shape, *kernel.shape)
-    return jnp.broadcast_to(kernel, change.shape) + change
+    return kernel[None] + change.reshape(moved.shape[0], *kernel.shape)
 
 
 @float64_outside_traces
-@jax.jit
 def _profile(
     dynamics: LinearDynamics,
     t: ArrayLike,
@@ -354,11 +359,23 @@ def _profile(
     components: ArrayLike | None,
     change: ArrayLike,
 ) -> jax.Array:
-    kernel, t, e, drive = as_floats(
-        initial_kernel, t, dynamics.components, dynamics.drive
-    )
+    kernel, t, _ = as_floats(initial_kernel, t, dynamics.head)
+    modes = _modes(dynamics, t.reshape(-1))
+    found = _profiles_of(dynamics, *modes, kernel, components, change)
+    return found.reshape(*t.shape, *found.shape[1:])
+
+
+@jax.jit
+def _profiles_of(
+    dynamics: LinearDynamics,
+    modes: Response,
+    unread: Response,
+    kernel: jax.Array,
+    components: ArrayLike | None,
+    change: ArrayLike,
+) -> jax.Array:
+    e, drive, kernel = as_floats(dynamics.components, dynamics.drive, kernel)
     units, length = _read(dynamics)
-    modes, unread = _modes(dynamics, t.reshape(-1))
     w = kernel.reshape(-1, e.shape[0], units.shape[0])
     u = e if components is None else as_floats(components, e)[0]
     along = einsum("dp,bdk->bpk", u, w)
@@ -374,12 +391,14 @@ def _profile(
         kept[:, None, None] ** 2 * (rest**2).sum(axis=-1)[None]
     )
     profile = square_root(energy / units.shape[0])
-    return profile.reshape(*t.shape, *kernel.shape[:-4], -1)
+    return profile.reshape(kept.shape[0], *kernel.shape[:-4], u.shape[1])
 
 
+@partial(jax.jit, static_argnums=5)
 def _law(
     dynamics: LinearDynamics,
-    t: jax.Array,
+    modes: Response,
+    unread: Response,
     init_std: jax.Array,
     components: ArrayLike | None,
     targets: Targets,
@@ -387,7 +406,6 @@ def _law(
 ) -> GaussianEnergy:
     (e,) = as_floats(dynamics.components)
     _, length = _read(dynamics)
-    modes, unread = _modes(dynamics, t)
     kept = jnp.where(change, modes.moved, modes.kept)
     kept_unread = jnp.where(change, unread.moved, unread.kept)
     read = (length > 0).astype(e.dtype)  # 1 for the filter directions that it reads
@@ -415,7 +433,6 @@ def _law(
 
 
 @float64_outside_traces
-@partial(jax.jit, static_argnums=5)
 def _profile_law(
     dynamics: LinearDynamics,
     q: ArrayLike | None,
@@ -427,6 +444,7 @@ def _profile_law(
 ) -> jax.Array:
     """The quantiles of e, or its root mean square if q is None."""
     t, init_std, _ = as_floats(t, init_std, dynamics.head)
-    law = _law(dynamics, t, init_std, components, targets, change)
-    energy = expectation(law) if q is None else quantiles(law, as_floats(q, t)[0])
-    return square_root(energy / dynamics.head.shape[0])
+    modes = _modes(dynamics, t)
+    law = _law(dynamics, *modes, init_std, components, targets, change)
+    filters = dynamics.head.shape[0]
+    return expected(law, filters) if q is None else quantiles(law, q, filters)

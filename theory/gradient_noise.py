@@ -123,7 +123,7 @@ def _noise_profile(
     directions = directions_of(dynamics, modes, law.components)
 
     def left(one: jax.Array, other: jax.Array, t: jax.Array) -> jax.Array:
-        return _sums(one, other, t, batch_size, count, continuous=modes.continuous)
+        return _sums(one, other, t, batch_size, count, continuous=dynamics.continuous)
 
     if law.covariance is None:
         weights = (directions**2).sum(axis=2)

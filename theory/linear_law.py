@@ -5,8 +5,9 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from theory._precision import einsum
+from theory._precision import as_floats, einsum, square_root
 from theory.quadratic_form import quadratic_form_quantile
 
 # The "mse" loss is the mean over images of the squared error summed over outputs; its
@@ -63,22 +64,27 @@ def law_of_drive(
     )
 
 
-def expectation(law: GaussianEnergy) -> jax.Array:
-    """E[K e_u^2], t.shape + (p,)."""
-    return (
+# Programs of their own: they take long to compile, and serve dynamics of every kind.
+@jax.jit
+def expected(law: GaussianEnergy, filters: int) -> jax.Array:
+    """sqrt(E[e_u^2]), t.shape + (p,)."""
+    energy = (
         law.variance * law.degrees
         + jnp.trace(law.covariance, axis1=-2, axis2=-1)
         + jnp.sum(law.mean**2, axis=-1)
     )
+    return square_root(energy / filters)
 
 
-def quantiles(law: GaussianEnergy, q: jax.Array) -> jax.Array:
-    """Quantiles of K e_u^2, q.shape + t.shape + (p,)."""
+@jax.jit
+def quantiles(law: GaussianEnergy, q: ArrayLike, filters: int) -> jax.Array:
+    """Quantiles of e_u, q.shape + t.shape + (p,)."""
+    (q, _) = as_floats(q, law.mean)
     weights, axes = jnp.linalg.eigh(law.covariance)
     means = einsum("...jl,...j->...l", axes, law.mean)
     # The first term stands for the filter directions that the head does not read.
     unread = jnp.ones((*weights.shape[:-1], 1), weights.dtype)
-    return quadratic_form_quantile(
+    energy = quadratic_form_quantile(
         q.reshape(*q.shape, *(1,) * (weights.ndim - 1)),
         variances=jnp.concatenate(
             [law.variance[..., None] * unread, jnp.maximum(weights, 0)], axis=-1
@@ -88,3 +94,4 @@ def quantiles(law: GaussianEnergy, q: jax.Array) -> jax.Array:
             [law.degrees * unread, jnp.ones_like(weights)], axis=-1
         ),
     )
+    return square_root(energy / filters)

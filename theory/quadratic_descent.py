@@ -171,7 +171,7 @@ def _decompose(
     of_curvature, of_drive = (jnp.maximum(jnp.asarray(e, b.dtype), own) for e in eps)
     values, vectors = eigenmodes(matrix)
     h = without_rounding(values, of_curvature)
-    modes = Modes(eta, Optimizer(), h, vectors, None, continuous)
+    modes = Modes(eta, h, vectors, None)
     along = modes.along(b.reshape(h.shape), jnp.maximum(of_curvature, of_drive))
     start = None
     if weights is not None:
@@ -180,7 +180,7 @@ def _decompose(
         start = start.reshape(shape)
     dynamics = QuadraticDynamics(
         learning_rate=eta,
-        optimizer=modes.optimizer,
+        optimizer=Optimizer(),
         curvature=h.reshape(shape),
         modes=vectors.reshape(*shape, -1),
         drive=along.reshape(shape),

@@ -30,7 +30,7 @@ from theory._precision import (
 )
 from theory.modes import is_noise
 from theory.optimizer import Optimizer, Response, check_times, last_rate, responses
-from theory.quadratic_form import quadratic_form_quantile
+from theory.quadratic_form import quantiles_in_turn
 
 
 @jax.tree_util.register_dataclass
@@ -261,21 +261,9 @@ class Modes(NamedTuple):
     n), and the weights at the start along them, (groups, n)."""
 
     learning_rate: jax.Array
-    optimizer: Optimizer
     curvature: jax.Array
     modes: jax.Array
     start: jax.Array | None
-    continuous: bool
-
-    def responses(self, t: jax.Array) -> Response:
-        """What t steps make of the modes, t.shape + (groups, n)."""
-        return responses(
-            self.learning_rate,
-            self.optimizer,
-            self.curvature,
-            t,
-            continuous=self.continuous,
-        )
 
     def moved(self, response: Response, drive: jax.Array | None) -> jax.Array | None:
         """The change along the modes by a drive (groups, n) or none, and by the decay
@@ -306,23 +294,33 @@ def modes_of(dynamics: QuadraticDynamics) -> Modes:
     n, start = h.shape[-1], dynamics.start
     return Modes(
         eta,
-        dynamics.optimizer,
         h.reshape(-1, n),
         vectors.reshape(-1, n, n),
         None if start is None else as_floats(start, h)[0].reshape(-1, n),
-        dynamics.continuous,
     )
 
 
-@float64_outside_traces
+# A program of its own: every method needs it, and momentum takes long to compile.
 @jax.jit
+def _responses(dynamics: QuadraticDynamics, t: jax.Array) -> Response:
+    """What t steps make of the modes, t.shape + (groups, n)."""
+    eta, h, continuous = *modes_of(dynamics)[:2], dynamics.continuous
+    return responses(eta, dynamics.optimizer, h, t, continuous=continuous)
+
+
+@float64_outside_traces
 def _change(dynamics: QuadraticDynamics, t: ArrayLike) -> jax.Array:
-    modes = modes_of(dynamics)
-    t, drive, _ = as_floats(t, dynamics.drive, modes.learning_rate)
-    response = modes.responses(t.reshape(-1))
-    moved = modes.moved(response, drive.reshape(modes.curvature.shape))
-    change = einsum("gnm,tgm->tgn", modes.modes, moved)
+    t, _ = as_floats(t, dynamics.drive)
+    change = _change_of(dynamics, _responses(dynamics, t.reshape(-1)))
     return change.reshape(*t.shape, *dynamics.shape)
+
+
+@jax.jit
+def _change_of(dynamics: QuadraticDynamics, response: Response) -> jax.Array:
+    modes = modes_of(dynamics)
+    drive, _ = as_floats(dynamics.drive, response.kept)
+    moved = modes.moved(response, drive.reshape(modes.curvature.shape))
+    return einsum("gnm,tgm->tgn", modes.modes, moved)
 
 
 def _drawn(law: Law, modes: Modes) -> jax.Array:
@@ -376,11 +374,17 @@ def mode_shares(
 
 
 @float64_outside_traces
-@jax.jit
 def _expected_profile(dynamics: QuadraticDynamics, t: ArrayLike, law: Law) -> jax.Array:
+    t, _ = as_floats(t, dynamics.learning_rate)
+    found = _expected_of(dynamics, _responses(dynamics, t.reshape(-1)), law)
+    return found.reshape(*t.shape, *found.shape[1:])
+
+
+@jax.jit
+def _expected_of(
+    dynamics: QuadraticDynamics, response: Response, law: Law
+) -> jax.Array:
     modes = modes_of(dynamics)
-    t, _ = as_floats(t, modes.learning_rate)
-    response = modes.responses(t.reshape(-1))
     sums = response.gained  # (times, groups, n)
     directions = directions_of(dynamics, modes, law.components)
     if law.covariance is None:
@@ -400,25 +404,34 @@ def _expected_profile(dynamics: QuadraticDynamics, t: ArrayLike, law: Law) -> ja
         moved = einsum("gpfm,tgm->tpgf", directions, mean)
         energy = energy + (moved**2).sum(axis=(-2, -1))
     filters = math.prod(dynamics.shape[:-1])
-    return square_root(energy / filters).reshape(*t.shape, -1)
+    return square_root(energy / filters)
 
 
 @float64_outside_traces
-@jax.jit
 def _profile_quantiles(
     dynamics: QuadraticDynamics, q: ArrayLike, t: ArrayLike, law: Law
 ) -> jax.Array:
+    q, t, _ = as_floats(q, t, dynamics.learning_rate)
+    forms = _forms(dynamics, _responses(dynamics, t.reshape(-1)), law)
+    energy = quantiles_in_turn(q, *forms)
+    found = square_root(energy / math.prod(dynamics.shape[:-1]))
+    return found.reshape(*q.shape, *t.shape, *found.shape[q.ndim + 1 :])
+
+
+@jax.jit
+def _forms(
+    dynamics: QuadraticDynamics, response: Response, law: Law
+) -> tuple[jax.Array, jax.Array]:
+    """The energy along each component as a sum of squares of independent Gaussian
+    variables: their variances and means, each (times, p, terms)."""
     modes = modes_of(dynamics)
-    q, t, _ = as_floats(q, t, modes.learning_rate)
     directions = directions_of(dynamics, modes, law.components)
     covariance = (
         _drawn(law, modes) if law.covariance is None else given_covariance(law, modes)
     )
     mean_drive = _mean(law, modes)
 
-    def at_time(t: jax.Array) -> jax.Array:
-        """q.shape + (p,)."""
-        response = modes.responses(t)  # (groups, n)
+    def at_time(response: Response) -> tuple[jax.Array, jax.Array]:
         moved = directions * response.gained[:, None, None]
         driven = (
             moved * covariance[:, None, None]
@@ -431,15 +444,7 @@ def _profile_quantiles(
         mean = modes.moved(response, mean_drive)
         if mean is not None:
             means = einsum("pgfe,gpfm,gm->pge", axes, directions, mean)
-        flat = (variances.shape[0], -1)
-        variances = jnp.maximum(variances, 0).reshape(flat)
-        return quadratic_form_quantile(
-            q[..., None],
-            variances=variances,
-            means=means.reshape(flat),
-            degrees=jnp.ones_like(variances),
-        )
+        terms = (variances.shape[0], -1)
+        return jnp.maximum(variances, 0).reshape(terms), means.reshape(terms)
 
-    energy = jnp.moveaxis(lax.map(at_time, t.reshape(-1)), 0, -2)
-    filters = math.prod(dynamics.shape[:-1])
-    return square_root(energy / filters).reshape(*q.shape, *t.shape, -1)
+    return lax.map(at_time, response)

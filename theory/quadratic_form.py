@@ -119,6 +119,30 @@ def quadratic_form_quantile(
     return constant + jnp.where(degenerate, 0, scale * _quantile(q, terms))
 
 
+@jax.jit
+def quantiles_in_turn(
+    q: jax.Array, variances: jax.Array, means: jax.Array
+) -> jax.Array:
+    """Quantiles of sums of squares at many times, one time after the other, since the
+    memory for all at once would be large.
+
+    Args:
+      variances, means: of one Gaussian variable a term, (times, ..., terms).
+
+    Returns:
+      q.shape + (times, ...).
+    """
+    columns = q.reshape(*q.shape, *(1,) * (means.ndim - 2))
+
+    def at_time(form: tuple[jax.Array, jax.Array]) -> jax.Array:
+        v, m = form
+        return quadratic_form_quantile(
+            columns, variances=v, means=m, degrees=jnp.ones_like(v)
+        )
+
+    return jnp.moveaxis(lax.map(at_time, (variances, means)), 0, q.ndim)
+
+
 @jax.custom_jvp
 @jax.jit
 def _quantile(q: jax.Array, terms: _Terms) -> jax.Array:
