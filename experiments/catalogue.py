@@ -22,8 +22,8 @@ class Experiment(NamedTuple):
     Attributes:
       shows: in a few words.
       paper: the figures and tables of the paper, or OURS.
-      time: how long each preset takes on 2 cores; training that experiments share is
-        counted where it comes first.
+      time: how long each preset takes on 2 cores, the first time, when programs have to
+        be compiled; training that experiments share is counted where it comes first.
       needs: what `python -m experiments data` must have got, beside the data set.
       captions: of its figures by their names, where `draw` makes several.
     """
@@ -67,27 +67,27 @@ CATALOGUE: dict[str, Experiment] = {
         "the closed form at growing t: which components are whitened, and which come"
         " next",
         "Fig. 4",
-        _times("seconds", "seconds", "seconds"),
+        _times("10 s", "15 s", "15 s"),
     ),
     "label_correlation": Experiment(
         "labels are nearly uncorrelated with the principal components of patches",
         "Fig. 5",
-        _times("seconds", "seconds", "seconds"),
+        _times("10 s", "15 s", "15 s"),
     ),
     "random_labels": Experiment(
         "the first layer learns the same from true and from shuffled labels",
         "Fig. 3, Table 2",
-        _times("seconds", "30 min", UNKNOWN),
+        _times("15 s", "30 min", UNKNOWN),
     ),
     "formula_fit": Experiment(
         "the formula fitted to the first layer of trained networks",
         "Fig. 7, 14-16, Table 3",
-        _times("seconds", "16 min", UNKNOWN),
+        _times("15 s", "16 min", UNKNOWN),
     ),
     "consistency": Experiment(
         "the same profile across seeds, widths and architectures",
         "Fig. 1, 9-13, Table 1",
-        _times("1 min", "33 min", UNKNOWN),
+        _times("30 s", "33 min", UNKNOWN),
     ),
     "frozen_first_layer": Experiment(
         "does it matter that the first layer learns? (paper: the less, the deeper the"
@@ -109,7 +109,7 @@ CATALOGUE: dict[str, Experiment] = {
     "decorrelation": Experiment(
         "the trained first layer decorrelates pixels, but does not whiten them",
         "Fig. 6",
-        _times("seconds", "35 min", UNKNOWN),
+        _times("20 s", "35 min", UNKNOWN),
         captions={
             "decorrelation": (
                 "Autocorrelation of the responses against distance: in our convention,"
@@ -126,23 +126,23 @@ CATALOGUE: dict[str, Experiment] = {
     "energy_labels": Experiment(
         "labels made from the patches: there the first layer learns something else",
         "Fig. 8a, 17",
-        _times("seconds", "60 min", UNKNOWN),
+        _times("15 s", "60 min", UNKNOWN),
     ),
     "spectral_scaling": Experiment(
         "one component of all patches scaled: the formula follows",
         "Fig. 8b, 18",
-        _times("seconds", "8 min", UNKNOWN),
+        _times("15 s", "8 min", UNKNOWN),
     ),
     "filters": Experiment(
         "the filters themselves, trained ones beside the initial ones",
         "Fig. 19",
-        _times("seconds", "seconds", UNKNOWN),
+        _times("5 s", "10 s", UNKNOWN),
     ),
     "pretrained": Experiment(
         "first layers of downloaded networks, much the same within and between"
         " families",
         "Fig. 10, 11, demo notebook",
-        _times("seconds", "1 min", UNKNOWN),
+        _times("20 s", "1 min", UNKNOWN),
         needs=("pretrained",),
         captions={
             "pretrained": (
@@ -323,8 +323,8 @@ def text() -> str:
         "smoke: photographs and tiny networks, only to see that all works; cpu: some"
         " images of CIFAR-10 (python -m experiments data cifar10 gets it); paper: all"
         " of them, and networks as wide as the paper's, for a GPU. Times are of 2"
-        " cores; training that experiments share is counted where it comes first. Each"
-        " experiment takes --help; python -m experiments all runs them one after the"
-        " other."
+        " cores, the first time; training that experiments share is counted where it"
+        " comes first. Each experiment takes --help; python -m experiments all runs"
+        " them one after the other."
     )
     return "\n".join([*lines, "", *textwrap.wrap(note, 100)])

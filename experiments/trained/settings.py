@@ -4,8 +4,7 @@ ask for.
 An experiment has a preset of each name beside its own settings. All begin with what
 stands here:
 
-    smoke   photographs, tiny networks: does everything work? Seconds; the numbers mean
-            nothing.
+    smoke   photographs, tiny networks: does everything work? The numbers mean nothing.
     cpu     2,000 images of CIFAR-10, narrow networks with a first layer of the paper's
             width, for 2 cores: the defaults.
     paper   all of CIFAR-10, networks of the paper's width, for an accelerator.
@@ -69,7 +68,7 @@ class Settings:
     """What every experiment on trained networks lets its user choose."""
 
     preset: Preset = "cpu"
-    """Where all other settings begin. smoke: photographs, tiny networks, seconds; cpu:
+    """Where all other settings begin. smoke: photographs, tiny networks; cpu:
     2000 images of CIFAR-10 for 2 cores (frozen_first_layer: 50000, for 2 epochs);
     paper: all of it, for an accelerator."""
     dataset: str = "cifar10"

@@ -24,7 +24,7 @@ class Settings(frame.Settings):
     """First layers made from the closed form, against drawn ones (ours)."""
 
     preset: Preset | None = "cpu"
-    """Where all other settings begin. smoke: photographs, tiny networks, a minute; cpu:
+    """Where all other settings begin. smoke: photographs, tiny networks; cpu:
     4000 images of CIFAR-10 for 2 cores; paper: all of it, for an accelerator."""
     dataset: str = "cifar10"
     """photographs, cifar10, cifar100, fashion_mnist, a folder of class folders, or an

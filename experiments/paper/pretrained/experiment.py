@@ -19,9 +19,9 @@ weights are not known, hence not subtracted.
 Files of the user's own stand beside the downloaded networks, in rows of their own, and
 change none of the verdicts, which are about the paper.
 
-Takes half a minute. Writes <out>/pretrained/<dataset>/{config.json, arrays.npz,
-summary.json}, and as .png and .pdf the figures pretrained and pretrained_conventions,
-of the kernel size that most networks have, and pretrained_<size> for each other size.
+Writes <out>/pretrained/<dataset>/{config.json, arrays.npz, summary.json}, and as .png
+and .pdf the figures pretrained and pretrained_conventions, of the kernel size that most
+networks have, and pretrained_<size> for each other size.
 """
 
 import json
