@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 import linear_cnn
 from experiments.benchmark.comparison import compare
@@ -36,6 +35,7 @@ from experiments.benchmark.publication import listings, publish
 from experiments.benchmark.rows import LARGEST_KERNEL, MANY, Row, Task, chosen, rows
 from experiments.frame import disk
 from experiments.frame.disk import version
+from linear_cnn._progress import progress_bar
 
 NAME = "benchmark"
 PROFILED = (
@@ -192,7 +192,7 @@ def run(
         for row in table_rows
     ]
     folder = next(iter(files.values())).parent
-    with tqdm(total=repeats * sum(map(len, plans)), unit="process") as bar:
+    with progress_bar(total=repeats * sum(map(len, plans)), unit="process") as bar:
         for row, tasks in zip(table_rows, plans, strict=True):
             measured: dict[Task, list[Measurement]] = {task: [] for task in tasks}
             caches = {

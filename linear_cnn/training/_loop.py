@@ -19,8 +19,8 @@ import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.stages import Lowered
-from tqdm import tqdm
 
+from linear_cnn._progress import progress_bar
 from linear_cnn.training._checkpoints import Checkpoints, in_use
 from linear_cnn.training._compilation import compiled_beside
 from linear_cnn.training._identity import identify
@@ -99,7 +99,7 @@ def _run(
         # Without checkpoints there is nothing to save.
         signalled = stack.enter_context(stop_later()) if checkpoints else _never
         bar = stack.enter_context(
-            tqdm(
+            progress_bar(
                 total=last,
                 initial=step,
                 disable=not progress,
@@ -121,8 +121,8 @@ def _run(
                     # Waits for the result.
                     _check_steps(state, rows, records, layout, seeds)
                     seconds = time.perf_counter() - began
-                    bar.update(end - step)
                     _report(bar, state, rows, (end - step) * images_per_step / seconds)
+                    bar.update(end - step)
                     stretch = stretch * 2 if seconds < _STRETCH_SECONDS else stretch
                 step = end
             if step == target and recording_now:
@@ -371,4 +371,5 @@ def _report(bar: Any, state: _State, rows: list[dict[str, Any]], rate: float) ->
     for name in ("accuracy", "validation_accuracy"):
         if name in rows[-1]:
             shown[name.replace("_", " ")] = f"{np.mean(rows[-1][name]):.3f}"
-    bar.set_postfix(shown | {"images/s": f"{rate:,.0f}"})
+    # Shown when the bar is due.
+    bar.set_postfix(shown | {"images/s": f"{rate:,.0f}"}, refresh=False)

@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 import linear_cnn
 from experiments import frame
@@ -42,6 +41,7 @@ from experiments.paper.theory_vs_simulation.single_runs import (
     run_permutations,
 )
 from experiments.paper.theory_vs_simulation.verdicts import judge
+from linear_cnn._progress import progress_bar
 
 Stage = Callable[[], dict[str, Any]]
 NAME = "theory_vs_simulation"
@@ -101,7 +101,9 @@ def compute(settings: Settings) -> Arrays:
     ensemble = partial(run_ensemble, settings, ensemble_key, labels)
     raw_steps, tenth = max(1, settings.steps // 10), max(1, settings.exact_steps // 10)
     blocks = -(-settings.seeds // BLOCK)
-    bar = tqdm(total=len(EXACT) + 2 + len(ENSEMBLES) * (blocks + 1), unit="stage")
+    bar = progress_bar(
+        total=len(EXACT) + 2 + len(ENSEMBLES) * (blocks + 1), unit="stage"
+    )
     stages: dict[str, Stage] = {
         "full": lambda: exact(
             raw, true_and_shuffled, steps=settings.full_steps, accumulate=True
