@@ -55,7 +55,8 @@ def check_metrics(metrics: Any) -> dict[str, ForEach]:
             "metrics must be functions (outputs, targets) -> (N,) by their names, e.g."
             f" {{'error': error}}, got {metrics!r}."
         )
-    taken = sorted({"loss", "accuracy"} & set(metrics))
+    own = {"loss", "accuracy"}
+    taken = sorted((own | {f"validation_{name}" for name in own}) & set(metrics))
     if taken:
         raise ValueError(
             f"metrics has {taken}, which is recorded as it is; give it another name."

@@ -180,6 +180,9 @@ METHODS = {
         for name, run in VGG_RUNS.items()
         if name != "16 filters, 4 seeds"  # held against one seed
     },
+    "linear_cnn.train, VGG11-BN, cpu preset, own functions": Method(
+        partial(our_vgg, run=PRESET, own=True)
+    ),
     "XLA's convolution, VGG11-BN, 16 filters": Method(
         partial(our_vgg, run=VGG_RUNS["16 filters"], default_convolution=True)
     ),

@@ -23,6 +23,15 @@ Compute = Callable[[], np.ndarray]
 CLASSES = 10
 SEEDS, SEEDS_BATCH, SEEDS_STEPS = 16, 64, 16
 LEARNING_RATE = 0.01
+# What a user may bring in the place of the loss by name, the accuracy and the images.
+OWN: dict[str, Any] = {
+    "loss": optax.softmax_cross_entropy_with_integer_labels,
+    "metrics": {
+        "correct": lambda y, labels: y.argmax(axis=-1).astype(labels.dtype) == labels
+    },
+    "augment": linear_cnn.random_crop_and_flip,
+    "on_record": lambda step, record: bool(np.isnan(record.loss)),
+}
 XLAS_CONVOLUTION: dict[str, Any] = {"conv_general_dilated": lax.conv_general_dilated}
 
 
@@ -47,10 +56,13 @@ PRESET = VGGRun(width=0.25, batch_size=16, steps=64, first_features=64)
 
 
 def our_vgg(
-    images: np.ndarray, run: VGGRun, default_convolution: bool = False
+    images: np.ndarray,
+    run: VGGRun,
+    default_convolution: bool = False,
+    own: bool = False,
 ) -> Compute:
     """`linear_cnn.train`, or `train_seeds` of several; or the same with XLA's own
-    convolution."""
+    convolution, or with functions of the user's own."""
     convolution: dict[str, Any] = XLAS_CONVOLUTION if default_convolution else {}
 
     def init(key: jax.Array) -> nnx.Module:
@@ -64,7 +76,8 @@ def our_vgg(
             **convolution,
         )
 
-    return _trained(_training(init, images, run.batch_size, run.steps), run.seeds)
+    train = _training(init, images, run.batch_size, run.steps)
+    return _trained(train | (OWN if own else {}), run.seeds)
 
 
 def torch_vgg(images: np.ndarray, run: VGGRun) -> Compute:

@@ -2,7 +2,8 @@
 
 from linear_cnn.networks._closed_form import closed_form_init
 from linear_cnn.networks._convolution import patch_convolution
-from linear_cnn.networks._linear import LinearCNN, first_kernel
+from linear_cnn.networks._linear import LinearCNN
+from linear_cnn.networks._paths import first_kernel
 from linear_cnn.networks._resnet import ResNet
 from linear_cnn.networks._small import SmallCNN
 from linear_cnn.networks._vgg import VGG

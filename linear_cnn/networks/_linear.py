@@ -1,7 +1,7 @@
-"""Networks, and the one place that says where a network's first layer is."""
+"""The linear CNN of the theory."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -232,37 +232,3 @@ def _checked_head(
         )
         raise ValueError(f"head must be finite{zeros}.")
     return a.reshape(*a.shape[:axes], -1)
-
-
-def first_kernel(parameters: Mapping[str, Mapping[str, jax.Array]]) -> jax.Array:
-    """The first layer's kernel, (kh, kw, C, K), among the parameters of a network.
-
-    Every network names its first convolution `conv1`.
-
-    Args:
-      parameters: plain arrays by the names of the layers, as
-        `nnx.as_pure(nnx.state(network, nnx.Param))` gives them.
-
-    Raises:
-      ValueError: it has no such layer.
-
-    Examples:
-      >>> import linear_cnn
-      >>> from flax import nnx
-      >>> network = linear_cnn.LinearCNN(3, 4, rngs=nnx.Rngs(0))
-      >>> parameters = nnx.as_pure(nnx.state(network, nnx.Param))
-      >>> linear_cnn.first_kernel(parameters).shape
-      (3, 3, 3, 4)
-    """
-    if "conv1" not in parameters or "kernel" not in parameters["conv1"]:
-        parts = sorted(map(str, parameters))
-        found = (
-            "its `conv1` has no kernel; make that the convolution itself"
-            if "conv1" in parts
-            else f"it has {parts}"
-        )
-        raise ValueError(
-            "the network needs an attribute `conv1`, its first convolution, for its"
-            f" trajectory to be recorded; {found}."
-        )
-    return parameters["conv1"]["kernel"]

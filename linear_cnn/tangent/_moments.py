@@ -61,7 +61,7 @@ def tangent_moments(
     labels: str = "exact",
     samples: int = 10,
     key: jax.Array | None = None,
-    layer: str = "conv1",
+    layer: str | None = None,
     bias: bool = False,
     blocks: bool = False,
     statistics: str = "data",
@@ -98,7 +98,8 @@ def tangent_moments(
       samples: targets drawn for each image if labels = "sampled".
       key: of the drawn targets.
       layer: attribute path of the convolution, a `flax.nnx.Conv` with two image axes,
-        without groups or mask, that the network calls once.
+        without groups or mask, that the network calls once; by default the first layer,
+        found as `train` finds it.
       bias: whether the filters' biases are among the weights, d then being kh kw C + 1.
       blocks: whether only the blocks of single filters are kept.
       statistics: what batch norms (`flax.nnx.BatchNorm`) normalise by. "data": the
@@ -155,12 +156,14 @@ def tangent_moments(
     data = data.matched(loss, plan.outputs)
     kernel, offset = weights_of(program, variables)
     if bias and offset is None:
-        raise ValueError(f"bias=True, but layer {layer!r} has none; leave it out.")
+        raise ValueError(
+            f"bias=True, but layer {program.layer!r} has none; leave it out."
+        )
     if statistics == "data" and plan.other_norm is not None:
         raise ValueError(
-            f"statistics='data' needs the batch norm after layer {layer!r} to take its"
-            f" responses as they are, but {plan.other_norm!r} takes something else;"
-            " choose statistics='running' or 'batch'."
+            f"statistics='data' needs the batch norm after layer {program.layer!r} to"
+            f" take its responses as they are, but {plan.other_norm!r} takes something"
+            " else; choose statistics='running' or 'batch'."
         )
     shape = kernel.shape[1], kernel.shape[0] + bias
     # Images that see one another are one unit, with one gradient.

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from linear_cnn.networks._paths import first_layer_path
 from linear_cnn.tangent._calls import answer, modules
 
 STATISTICS = ("data", "running", "batch")
@@ -59,7 +60,7 @@ class Own(NamedTuple):
 
 
 def take_apart(
-    network: nnx.Module, layer: str, statistics: str, images: Any
+    network: nnx.Module, layer: str | None, statistics: str, images: Any
 ) -> tuple[Program, Any, Outline]:
     """The program of a network in the mode of the statistics, its variables, and what
     it does with these images, of which nothing is computed. The network itself stays as
@@ -73,6 +74,9 @@ def take_apart(
         raise ValueError(
             f"statistics must be one of {list(STATISTICS)}, got {statistics!r}."
         )
+    if layer is None:
+        path = first_layer_path(network, np.shape(images)[-1], None, "layer")
+        layer = path.removesuffix(".kernel")
     named = modules(network)
     _check_layer(named, layer)
     if statistics == "data":

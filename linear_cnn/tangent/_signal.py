@@ -86,7 +86,7 @@ def backpropagated_signal(
     labels: str = "exact",
     samples: int = 10,
     key: jax.Array | None = None,
-    layer: str = "conv1",
+    layer: str | None = None,
     at: str | None = None,
     statistics: str = "data",
     statistics_images: int = 1000,
@@ -153,7 +153,7 @@ def backpropagated_signal(
         network, layer, statistics, jnp.asarray(data.images[: data.size])
     )
     data = data.matched(loss, plan.outputs)
-    at = at or plan.next_layer or layer
+    at = at or plan.next_layer or program.layer
     shape = jax.eval_shape(
         lambda images: _record(program, at, variables, images)[0],
         jnp.asarray(data.images[: data.size]),

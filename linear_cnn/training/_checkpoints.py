@@ -19,6 +19,8 @@ from linear_cnn.training._lock import locked
 
 LOCK = "in_use.lock"
 KEPT = 2  # lest a damaged one be all there is
+# How a run ended before its last step: `on_record` stopped it, or raised an error.
+STOPPED, FAILED = "stopped by on_record", "on_record failed"
 # Ends of the names of folders that an interruption may leave.
 _UNFINISHED, _REMOVED = ".unfinished", ".removed"
 _CONTENT = "run.json"
@@ -65,14 +67,14 @@ class Checkpoints:
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         """Open a folder that is `in_use` by this process."""
         self._folder, self._identity = folder, identity
-        self._whole: list[int] = []
+        self._whole: dict[int, str | None] = {}  # steps, and how the run ended there
         self._clean()
 
     def restore(
         self, outline: Any, records: np.ndarray
-    ) -> tuple[Any, int, list[dict[str, np.ndarray]]] | None:
-        """State, step and recorded rows of the newest checkpoint that is whole; None if
-        there is none at all.
+    ) -> tuple[Any, int, list[dict[str, np.ndarray]], str | None] | None:
+        """State, step and recorded rows of the newest checkpoint that is whole, and how
+        the run ended there; None if there is none at all.
 
         Args:
           outline: the state's shapes, as `jax.eval_shape` gives them.
@@ -96,28 +98,35 @@ class Checkpoints:
             except _Damaged as reason:
                 damaged[self._folder / str(step)] = str(reason)
                 continue
-            self._whole.append(step)
+            ending = content.get("ending")
+            self._whole[step] = ending
             if damaged:
                 warnings.warn(
                     f"{_listed(damaged)}; training continues from the checkpoint"
                     f" before, of step {step}.",
                     stacklevel=4,  # whoever calls `train`
                 )
-            return restored
+            return *restored, ending
         if damaged:
             raise ValueError(
                 f"no checkpoint in {self._folder} is whole: {_listed(damaged)}. {_ANEW}"
             )
         return None
 
-    def save(self, state: Any, step: int, rows: list[dict[str, np.ndarray]]) -> None:
-        """Write a checkpoint of the state after a step, and drop those that are not
-        among the last two.
+    def save(
+        self,
+        state: Any,
+        step: int,
+        rows: list[dict[str, np.ndarray]],
+        ending: str | None = None,
+    ) -> None:
+        """Write a checkpoint of the state after a step, and how the run ended there if
+        it did; and drop those that are not among the last two.
 
         Raises:
           OSError: it cannot be written; the message says what is left.
         """
-        if step in self._whole:
+        if step in self._whole and self._whole[step] == ending:
             return
         ocp = _orbax()
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -130,7 +139,7 @@ class Checkpoints:
                 for name, array in stacked.items()
             },
             "digests": _digests(kept, stacked),
-        }
+        } | ({"ending": ending} if ending else {})
         place = self._folder / str(step)
         unfinished = self._folder / f"{step}{_UNFINISHED}"
         try:
@@ -145,13 +154,13 @@ class Checkpoints:
             content["files"] = _checksums(unfinished)
             text = json.dumps(content | {"digest": _of_json(content)})
             (unfinished / _CONTENT).write_text(text, encoding="utf-8")
-            if place.exists():  # a damaged one of that step
+            if place.exists():  # damaged, or with another ending
                 self._remove(step)
             unfinished.rename(place)
         except Exception as error:  # Orbax's own, and those of its storage
             self._clean()
             left = (
-                f"from the one of step {self._whole[-1]}, which is whole"
+                f"from the one of step {max(self._whole)}, which is whole"
                 if self._whole
                 else "from the start, since there is none before it"
             )
@@ -159,7 +168,8 @@ class Checkpoints:
                 f"cannot write the checkpoint {place} ({_short(error)}). Make room and"
                 f" start again with the same arguments: training continues {left}."
             ) from error
-        self._whole = [*self._whole, step][-KEPT:]
+        whole = self._whole | {step: ending}
+        self._whole = {kept: whole[kept] for kept in sorted(whole)[-KEPT:]}
         for old in self._steps() - set(self._whole):
             self._remove(old)
 

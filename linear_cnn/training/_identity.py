@@ -13,7 +13,7 @@ import numpy as np
 # By what differs, for the error's message; all others go by their names.
 _IN_WORDS = {
     "program": "optimizer, batch size, loss or network",
-    "recording": "network in inference mode, or loss",
+    "recording": "network in inference mode, loss, metrics or recorded kernels",
     "environment": "devices, versions or XLA_FLAGS",
 }
 

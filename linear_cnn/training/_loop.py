@@ -7,7 +7,7 @@ Between them the host records, reports and keeps checkpoints.
 
 import signal
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.stages import Lowered
 
 from linear_cnn._progress import progress_bar
-from linear_cnn.training._checkpoints import Checkpoints, in_use
+from linear_cnn.training._checkpoints import FAILED, STOPPED, Checkpoints, in_use
 from linear_cnn.training._compilation import compiled_beside
 from linear_cnn.training._identity import identify
 from linear_cnn.training._plan import _matched, _Plan
+from linear_cnn.training._rows import OnRecord, Row, _stops, _trajectory
 from linear_cnn.training._seeds import (
     _advance_all,
     _Layout,
@@ -34,7 +34,7 @@ from linear_cnn.training._seeds import (
     _start_traced,
 )
 from linear_cnn.training._signals import stop, stop_later
-from linear_cnn.training._step import METRIC, _Program, _State
+from linear_cnn.training._step import _Program, _State, _update
 from linear_cnn.training._trajectory import TrainingDiverged, Trajectory
 
 
@@ -46,6 +46,7 @@ def _run(
     checkpoint_dir: str | Path | None,
     progress: bool,
     keep_state: bool,
+    on_record: OnRecord | None,
 ) -> Trajectory:
     count, records = plan.images.shape[0], plan.records
     seeds = 1 if layout is None else keys.shape[0]
@@ -67,11 +68,16 @@ def _run(
         isinstance(leaf, jax.core.Tracer)
         for leaf in jax.tree.leaves((keys, data, validation))
     )
-
     if checkpoint_dir is not None and traced:
         raise ValueError(
             "checkpoint_dir must be None inside jax.jit or jax.vmap: a trace has"
             " nothing to keep."
+        )
+    if on_record is not None and traced:
+        raise ValueError(
+            "on_record must be None inside jax.jit, jax.vmap or jax.grad: a trace has"
+            " no numbers to show. The trajectory that is returned has all records; many"
+            " seeds outside of them is what train_seeds is for."
         )
     images_per_step = seeds * (program.batch_size or count)
     with ExitStack() as stack:
@@ -79,23 +85,41 @@ def _run(
         if traced:
             # Compiler options cannot be given inside a trace.
             state = _start_traced(program, layout, shape, keys)
+            ready = _never
         else:
             recording, training = programs = _lowered(
                 program, layout, outline, keys, data, validation
             )
-            with compiled_beside(training) if last else nullcontext():
-                state = _start_all(program, layout, shape, keys)
-                recording.compile()
-        step = 0
-        rows: list[dict[str, Any]] = []
+            # The first record, and what was kept, need not wait for it.
+            ready = stack.enter_context(compiled_beside(training)) if last else _never
+            state = _start_all(program, layout, shape, keys)
+            recording.compile()
+        step, stopped = 0, False
+        rows: list[Row] = []
         checkpoints = None
+
+        def asked() -> bool:
+            """Whether `on_record` stops the run; an error of it loses no state."""
+            if on_record is None:
+                return False
+            try:
+                return _stops(on_record, step, rows[-1], layout, seeds) and step < last
+            except (Exception, SystemExit):
+                if checkpoints is not None:
+                    checkpoints.save(state, step, rows, FAILED)
+                raise
+
         if folder:
             identity = _identity(programs, state, keys, data, validation, records, last)
             checkpoints = Checkpoints(folder, identity)
             restored = checkpoints.restore(outline, records)
             if restored is not None:
-                state, step, rows = restored
+                state, step, rows, ending = restored
                 state = _place(layout, state, of_each=True)
+                stopped = ending == STOPPED and on_record is not None
+                if ending == FAILED:
+                    stopped = asked()
+                    checkpoints.save(state, step, rows, STOPPED if stopped else None)
         # Without checkpoints there is nothing to save.
         signalled = stack.enter_context(stop_later()) if checkpoints else _never
         bar = stack.enter_context(
@@ -108,11 +132,12 @@ def _run(
             )
         )
         stretch, saved = 1, -np.inf
-        while len(rows) < len(records) or step < last:
+        while not stopped and (len(rows) < len(records) or step < last):
             recording_now = len(rows) < len(records)
             target = int(records[len(rows)]) if recording_now else last
             if step < target:
                 end = target if traced else min(target, step + stretch)
+                ready()
                 began = time.perf_counter()
                 state = _advance_all(
                     program, layout, state, *data, _index(step), _index(end)
@@ -131,13 +156,15 @@ def _run(
                     row = {name: np.asarray(value) for name, value in row.items()}
                     _check_record(row, step, rows, records, layout, seeds)
                 rows.append(row)
+                stopped = asked()
             stopping = signalled() is not None
             if checkpoints is not None and (
                 stopping
+                or stopped
                 or time.perf_counter() - saved > _CHECKPOINT_SECONDS
                 or (len(rows) == len(records) and step == last)
             ):
-                checkpoints.save(state, step, rows)
+                checkpoints.save(state, step, rows, STOPPED if stopped else None)
                 saved = time.perf_counter()
             if stopping:
                 break
@@ -150,7 +177,7 @@ def _run(
             f" the checkpoint in {folder}",
         )
     kept = _final(state, layout, seeds, traced) if keep_state else None
-    return _trajectory(records, rows, layout, seeds, kept)
+    return _trajectory(records, rows, layout, seeds, kept, stopped)
 
 
 def _check_optimizer(
@@ -162,24 +189,14 @@ def _check_optimizer(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes_of_seeds:], leaf.dtype),
         (outline.trained, outline.moments),
     )
-    update = optax.with_extra_args_support(program.optimizer).update
     value = jax.ShapeDtypeStruct((), outline.loss.dtype)
     try:
-        with jax.numpy_dtype_promotion("standard"):
-            jax.eval_shape(
-                lambda g, m, w, v: update(g, m, w, value=v),
-                weights,
-                moments,
-                weights,
-                value,
-            )
-    except TypeError as error:
-        if "argument" not in str(error):
-            raise
+        jax.eval_shape(partial(_update, program), weights, moments, weights, value)
+    except Exception as error:  # each transformation has its own
         raise TypeError(
-            f"optimizer cannot be used here: {error}. It gets the gradients, the"
-            " parameters and the loss as `value`; one that evaluates the loss anew in"
-            " each step, as optax.lbfgs does, needs a loop of its own."
+            f"optimizer cannot be used here: {type(error).__name__}: {error}; it gets"
+            " the gradients, the parameters and the loss as `value`; one that evaluates"
+            " the loss anew in each step, as optax.lbfgs does, needs a loop of its own."
         ) from error
 
 
@@ -200,8 +217,8 @@ def _final(state: _State, layout: _Layout | None, seeds: int, traced: bool) -> A
     return jax.tree.map(one, variables)
 
 
-def _never() -> None:
-    """No signal."""
+def _never() -> Any:
+    """No signal, or nothing to wait for."""
 
 
 def _identity(
@@ -273,36 +290,6 @@ def _index(step: int) -> np.ndarray:
     return np.asarray(step, int)
 
 
-def _trajectory(
-    records: np.ndarray,
-    rows: list[dict[str, Any]],
-    layout: _Layout | None,
-    seeds: int,
-    state: Any = None,
-) -> Trajectory:
-    """The rows side by side; seeds that only filled up a block are dropped."""
-    rows = (
-        rows
-        if layout is None
-        else [{name: value[:seeds] for name, value in row.items()} for row in rows]
-    )
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(rows))
-    stack = partial((jnp if traced else np).stack, axis=0 if layout is None else 1)
-    empty = np.zeros((0,), np.float32)
-    fields = {"steps": records[: len(rows)], "conv1": empty, "loss": empty} | (
-        {name: stack([row[name] for row in rows]) for name in rows[0]} if rows else {}
-    )
-    for kind in ("", "validation_"):
-        start = f"{kind}{METRIC}"
-        names = [name for name in fields if name.startswith(start)]
-        if names:
-            fields[f"{kind}metrics"] = {
-                name.removeprefix(start): fields.pop(name) for name in names
-            }
-    # Put there as they are: `jnp.asarray` compiles a program for each shape.
-    return Trajectory(**jax.device_put(fields), state=state)
-
-
 def _check_steps(
     state: _State, rows: Any, records: np.ndarray, layout: _Layout | None, seeds: int
 ) -> None:
@@ -356,10 +343,15 @@ def _diverged(
     seeds: int,
 ) -> None:
     of_seed = "" if layout is None else f" of seed {seed}"
+    remedy = (
+        "lower the learning rate or scale the images"
+        if rows
+        else "nothing is trained yet, so look at the loss (a logarithm or quotient of"
+        " 0), the scale of the images and the initial weights"
+    )
     raise TrainingDiverged(
-        f"{what}{of_seed} is {value} at {when}; lower the learning rate or scale the"
-        f" images. The {len(rows)} records until then are in this error's"
-        " `trajectory`.",
+        f"{what}{of_seed} is {value} at {when}; {remedy}. The {len(rows)} records until"
+        " then are in this error's `trajectory`.",
         _trajectory(records, rows, layout, seeds),
     )
 

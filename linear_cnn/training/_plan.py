@@ -1,6 +1,7 @@
 """The checked arguments of a run."""
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -83,6 +84,9 @@ def _plan(
     frozen: Sequence[str],
     metrics: Mapping[str, ForEach] | None,
     augment: Augment | None,
+    record: Sequence[str],
+    first_layer: str | None,
+    on_record: Any,
     seeds: int | None = None,
 ) -> _Plan:
     """Check how a run is specified."""
@@ -120,10 +124,19 @@ def _plan(
             "optimizer must be an optax transformation, e.g. optax.sgd(0.1), got"
             f" {optimizer!r}."
         )
-    if isinstance(frozen, str) or not all(isinstance(name, str) for name in frozen):
+    _check_names("frozen", frozen)
+    _check_names("record", record)
+    if len(set(record)) < len(record):
+        raise ValueError(f"record names a kernel twice, got {tuple(record)}.")
+    if first_layer is not None and not isinstance(first_layer, str):
         raise TypeError(
-            "frozen must be a sequence of layer names, e.g. ('conv1',), got"
-            f" {frozen!r}."
+            "first_layer must be the attribute path of one layer, e.g. 'stem.conv', got"
+            f" {first_layer!r}."
+        )
+    if on_record is not None and not _takes_two(on_record):
+        raise TypeError(
+            "on_record must be a function (step, record) -> True, which stops the run,"
+            f" False or None, got {on_record!r}."
         )
     if batch_size is not None:
         batch_size = integer("batch_size", batch_size, minimum=1)
@@ -144,8 +157,34 @@ def _plan(
         tuple(frozen),
         tuple(metrics.items()),
         augment,
+        tuple(record),
+        first_layer,
     )
     return _Plan(settings, images, targets, validation, records, last, of_each)
+
+
+def _takes_two(function: Any) -> bool:
+    """Whether it can be called with two arguments, as far as Python knows."""
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # some of those written in C have no signature
+        pass
+    return True
+
+
+def _check_names(argument: str, names: Any) -> None:
+    """Raise unless they are attribute paths."""
+    if isinstance(names, str) or not (
+        isinstance(names, Collection) and all(isinstance(name, str) for name in names)
+    ):
+        raise TypeError(
+            f"{argument} must be a sequence of attribute paths, e.g. ('conv1',), got"
+            f" {names!r}."
+        )
 
 
 def _of_each(loss: str, shape: tuple[int, ...], count: int, seeds: int | None) -> bool:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from linear_cnn.training._plan import _Plan
 from linear_cnn.training._step import (
     _advance,
-    _kernel,
+    _kernels,
     _measure,
     _predict,
     _Program,
@@ -113,7 +113,7 @@ def _record_all(
     """The fields of a `Trajectory` at this step."""
 
     def record(state: _State, data: Any, targets: Any, validation: Any) -> Any:
-        fields = {"conv1": _kernel(state)} | _measure(program, state, data, targets)
+        fields = _kernels(state) | _measure(program, state, data, targets)
         if validation is not None:
             of_validation = _measure(program, state, *validation)
             fields |= {f"validation_{name}": v for name, v in of_validation.items()}

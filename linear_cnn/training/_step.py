@@ -1,6 +1,7 @@
 """The state of one seed: its start, its steps, and what is measured of it."""
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,10 +13,17 @@ from flax import nnx
 from jax import lax
 
 from linear_cnn._losses import ForEach, Loss, loss_function
-from linear_cnn.networks import first_kernel
+from linear_cnn.networks._paths import (
+    by_path,
+    first_layer_path,
+    kernel_path,
+    nearest,
+    within,
+)
 
 Init = Callable[[jax.Array], nnx.Module]
-METRIC = "metric "  # before the names of metrics among what is recorded
+# Before the names of metrics and of kernels among what is recorded.
+METRIC, KERNEL = "metric ", "kernel "
 _OF_AUGMENTATION = 0xFFFFFFFF  # keys apart from those of the epochs, which count up
 
 
@@ -29,6 +37,8 @@ class _Program(NamedTuple):
     frozen: tuple[str, ...]
     metrics: tuple[tuple[str, ForEach], ...] = ()
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    record: tuple[str, ...] = ()
+    first_layer: str | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -46,6 +56,8 @@ class _State:
     failed: jax.Array  # the first step whose loss was not finite, or -1
     training_graph: Any = field(metadata={"static": True})
     inference_graph: Any = field(metadata={"static": True})
+    # Paths of the kernels that are recorded, by the names of their records.
+    kernels: tuple[tuple[str, str], ...] = field(metadata={"static": True})
     # Shapes and dtypes of the outputs for all images, and their tree.
     outputs: tuple[tuple[Any, ...], Any] = field(metadata={"static": True})
 
@@ -65,8 +77,15 @@ def _start(program: _Program, shape: jax.ShapeDtypeStruct, key: jax.Array) -> _S
             f"init must return a flax.nnx.Module, got {type(network).__name__}; those"
             " of flax.linen are none."
         )
-    first_kernel(nnx.as_pure(nnx.state(network, nnx.Param)))
-    is_frozen = _frozen_filter(network, program.frozen)
+    parameters = by_path(nnx.as_pure(nnx.state(network, nnx.Param)))
+    first = first_layer_path(
+        network, shape.shape[-1], program.first_layer, "first_layer"
+    )
+    others = {
+        f"{KERNEL}{name}": kernel_path("record", name, parameters)
+        for name in program.record
+    }
+    is_frozen = _frozen_filter(parameters, program.frozen)
     network.eval()
     inference_graph = nnx.split(network, is_frozen, nnx.Param, ...)[0]
     network.train()
@@ -94,6 +113,7 @@ def _start(program: _Program, shape: jax.ShapeDtypeStruct, key: jax.Array) -> _S
         failed=jnp.asarray(-1, int),
         training_graph=training_graph,
         inference_graph=inference_graph,
+        kernels=(("conv1", first), *others.items()),
         outputs=_outline(outputs),
     )
 
@@ -110,21 +130,18 @@ def _loss_dtype(outputs: Any) -> Any:
 
 
 def _frozen_filter(
-    network: nnx.Module, names: Sequence[str]
+    paths: Iterable[str], names: Sequence[str]
 ) -> Callable[[Any, Any], bool]:
-    """Which variables are parameters of the named layers, or are named themselves."""
-    paths = [
-        ".".join(map(str, path))
-        for path, _ in nnx.to_flat_state(nnx.state(network, nnx.Param))
-    ]
-    prefixes = tuple(f"{name}." for name in names)
-    for name, prefix in zip(names, prefixes, strict=True):
-        if not any(f"{path}.".startswith(prefix) for path in paths):
-            layers = sorted({path.rpartition(".")[0] for path in paths})
+    """Which variables are parameters of the named layers, or are named themselves;
+    `paths` are those of all parameters."""
+    for name in names:
+        if not within(name, paths):
+            layers = [path.rpartition(".")[0] for path in paths]
             raise ValueError(
-                f"frozen names the layer {name!r}, but the network's layers with"
-                f" parameters are {layers}."
+                f"frozen names {name!r}, which the network does not have; name a layer"
+                f" or a parameter: {nearest(name, [*layers, *paths])}."
             )
+    prefixes = tuple(f"{name}." for name in names)
 
     def is_frozen(path: Any, variable: Any) -> bool:
         return issubclass(
@@ -180,12 +197,9 @@ def _advance(
         (loss, rest), gradients = jax.value_and_grad(batch_loss, has_aux=True)(
             state.trained, state, x, y
         )
-        # Some of optax's own arithmetic needs it.
-        with jax.numpy_dtype_promotion("standard"):
-            optimizer = optax.with_extra_args_support(program.optimizer)
-            updates, moments = optimizer.update(
-                gradients, state.moments, state.trained, value=loss
-            )
+        updates, moments = _update(
+            program, gradients, state.moments, state.trained, loss
+        )
         loss = loss.astype(state.loss.dtype)
         sound = state.failed < 0
         return replace(
@@ -199,6 +213,25 @@ def _advance(
         )
 
     return lax.fori_loop(start, stop, step, state)
+
+
+def _update(
+    program: _Program, gradients: Any, moments: Any, weights: Any, loss: jax.Array
+) -> tuple[Any, Any]:
+    """What the optimizer makes of gradients and loss: updates and its next state."""
+    update = optax.with_extra_args_support(program.optimizer).update
+    # Of those with other arguments than gradients and parameters not all take the loss.
+    accepted = inspect.signature(update).parameters.values()
+    takes_loss = any(
+        parameter.name == "value" or parameter.kind is parameter.VAR_KEYWORD
+        for parameter in accepted
+    )
+    # Some of optax's own arithmetic needs it.
+    with jax.numpy_dtype_promotion("standard"):
+        found: tuple[Any, Any] = update(
+            gradients, moments, weights, **({"value": loss} if takes_loss else {})
+        )
+    return found
 
 
 def _measure(
@@ -252,7 +285,7 @@ def _measure(
     }
 
 
-def _kernel(state: _State) -> jax.Array:
-    return first_kernel(
-        state.frozen if "kernel" in state.frozen.get("conv1", {}) else state.trained
-    )
+def _kernels(state: _State) -> dict[str, jax.Array]:
+    """The kernels that are recorded."""
+    parameters = by_path(state.trained) | by_path(state.frozen)
+    return {name: parameters[path] for name, path in state.kernels}

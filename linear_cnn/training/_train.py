@@ -13,6 +13,7 @@ from linear_cnn._checks import check_keys
 from linear_cnn._losses import ForEach, Loss
 from linear_cnn.training._loop import _run
 from linear_cnn.training._plan import Augment, _plan
+from linear_cnn.training._rows import OnRecord
 from linear_cnn.training._seeds import _layout
 from linear_cnn.training._step import Init, _Program
 from linear_cnn.training._trajectory import Trajectory
@@ -34,6 +35,9 @@ def train(
     validation: tuple[ArrayLike, Any] | None = None,
     augment: Augment | None = None,
     frozen: Sequence[str] = (),
+    first_layer: str | None = None,
+    record: Sequence[str] = (),
+    on_record: OnRecord | None = None,
     keep_state: bool = True,
     checkpoint_dir: str | Path | None = None,
     progress: bool = False,
@@ -41,15 +45,16 @@ def train(
     """Train a network and record the trajectory of its first layer. Pure in `key`.
 
     Programs are compiled anew only for new shapes, or new `init`, `optimizer`,
-    `batch_size`, `loss`, `metrics`, `augment` or `frozen` objects, so make functions
-    and optimizer once and reuse them; keys, data, steps and the values of
-    `record_steps` are free. Inside `jax.jit` or `jax.vmap` it works too, without checks
-    of the values, checkpoints or progress.
+    `batch_size`, `loss`, `metrics`, `augment`, `frozen`, `first_layer` or `record`
+    objects, so make functions and optimizer once and reuse them; keys, data, steps,
+    the values of `record_steps` and `on_record` are free. Inside `jax.jit` or
+    `jax.vmap` it works too, without checks of the values, checkpoints, progress or
+    `on_record`.
 
     Args:
-      init: key -> `flax.nnx.Module` that maps images to outputs (N, M) and has its
-        first convolution in `conv1`. It is trained in training mode (`network.train()`)
-        and recorded in inference mode (`network.eval()`).
+      init: key -> `flax.nnx.Module` that maps images to outputs (N, M). It is trained
+        in training mode (`network.train()`) and recorded in inference mode
+        (`network.eval()`).
       images: floating point, (N, H, W, C); their dtype should be that of the network
         (`LinearCNN` converts them).
       targets: for "mse" real numbers, (N,) or (N, M), converted to the dtype of the
@@ -79,8 +84,24 @@ def train(
       augment: (key, images) -> images of the same shape and type, applied to each batch
         before a step with a key of its own, e.g. `random_crop_and_flip`; not to what is
         recorded.
-      frozen: names of layers, or of single parameters, that keep their initial values,
-        as attribute paths: ("conv1",), or ("conv1.kernel",), whose bias then learns.
+      frozen: layers, or single parameters, that keep their initial values, by their
+        attribute paths: ("conv1",), or ("conv1.kernel",), whose bias then learns.
+      first_layer: attribute path of the layer that is recorded in `Trajectory.conv1`,
+        such as "stem.conv". By default the layer `conv1`, else the only convolution
+        (`flax.nnx.Conv` of two image axes, not in groups) that takes as many channels
+        as the images have, else the only one at all.
+      record: kernels of other layers to record in `Trajectory.kernels`, by the paths of
+        the layers or, if they are not called `kernel`, their own: any parameters of two
+        or more axes.
+      on_record: (step, record) -> bool or None, called by the host after every record,
+        that of step 0 included. `record` is a `Trajectory` of this step alone, without
+        the axis R and the state: NumPy arrays that cannot be written to. True stops the
+        run; the trajectory then has the records so far, says that it was `stopped`, and
+        its state is that of this step. What the function raises is passed on, after a
+        checkpoint. It is no part of a run's identity: a run that is continued from a
+        checkpoint is asked about its new records alone (and the one where the function
+        failed); one that was stopped comes back as it is, or without `on_record` is
+        trained to its end.
       keep_state: return the trained network's variables, `Trajectory.state`.
       checkpoint_dir: folder for checkpoints (Orbax), of one process at a time. Killed
         at any moment and called again with the same arguments, the run continues from
@@ -94,13 +115,15 @@ def train(
       the trajectory.
 
     Raises:
-      TypeError, ValueError: malformed arguments, a network without `conv1`, outputs
-        that do not match the targets, a loss or metric that does not give one number
-        for each image, an augmentation that changes the shape, an optimizer that needs
-        more than gradients, parameters and loss, checkpoints of another run, in use by
-        another process or all damaged, before anything is trained; the message names
-        the remedy. OSError: a checkpoint cannot be written.
-      TrainingDiverged: a loss is not finite; it holds what was recorded until then.
+      TypeError, ValueError: malformed arguments, a network whose first layer is not
+        told, paths that it does not have, outputs that do not match the targets, a loss
+        or metric that does not give one number for each image, an augmentation that
+        changes shape or type, an optimizer that needs more than gradients, parameters
+        and loss, `on_record` inside a JAX transformation, checkpoints of another run,
+        in use by another process or all damaged, before anything is trained; the
+        message names the remedy. OSError: a checkpoint cannot be written.
+      TrainingDiverged: a loss is not finite, which at step 0 is known before the
+        training's program is compiled; it holds what was recorded until then.
 
     Examples:
       >>> import jax
@@ -129,6 +152,21 @@ def train(
       >>> network = linear_cnn.trained_network(init, run)
       >>> bool(jax.numpy.array_equal(network.conv1.kernel[...], run.conv1[-1]))
       True
+
+      Stopped as soon as it is good enough:
+
+      >>> short = linear_cnn.train(
+      ...     init,
+      ...     images,
+      ...     images[:, 1, 1, 0],
+      ...     optimizer=optax.sgd(0.05),
+      ...     key=jax.random.key(1),
+      ...     steps=1000,
+      ...     record_steps=[10, 100, 1000],
+      ...     on_record=lambda step, record: record.loss < 0.1,
+      ... )
+      >>> short.stopped, int(short.steps[-1]) < 1000
+      (True, True)
     """
     check_keys("key", key, axes=0)
     plan = _plan(
@@ -144,9 +182,14 @@ def train(
         frozen,
         metrics,
         augment,
+        record,
+        first_layer,
+        on_record,
     )
     program = _Program(init, *plan.settings)
-    return _run(program, None, key, plan, checkpoint_dir, progress, keep_state)
+    return _run(
+        program, None, key, plan, checkpoint_dir, progress, keep_state, on_record
+    )
 
 
 def train_seeds(
@@ -165,6 +208,9 @@ def train_seeds(
     validation: tuple[ArrayLike, Any] | None = None,
     augment: Augment | None = None,
     frozen: Sequence[str] = (),
+    first_layer: str | None = None,
+    record: Sequence[str] = (),
+    on_record: OnRecord | None = None,
     keep_state: bool = True,
     checkpoint_dir: str | Path | None = None,
     progress: bool = False,
@@ -179,6 +225,8 @@ def train_seeds(
     Args:
       targets: shared, as in `train`, or one set a seed with a leading seed axis S.
       keys: (S,), one a seed, for example `jax.random.split(key, S)`.
+      on_record: as in `train`; its record has the leading seed axis, and True stops all
+        seeds.
       others: as in `train`; the validation set is shared.
 
     Returns:
@@ -222,8 +270,13 @@ def train_seeds(
         frozen,
         metrics,
         augment,
+        record,
+        first_layer,
+        on_record,
         keys.shape[0],
     )
     program = _Program(init, *plan.settings)
     layout = _layout(program, keys, plan)
-    return _run(program, layout, keys, plan, checkpoint_dir, progress, keep_state)
+    return _run(
+        program, layout, keys, plan, checkpoint_dir, progress, keep_state, on_record
+    )

@@ -1,6 +1,6 @@
 """What training recorded, and the error that holds it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -17,7 +17,8 @@ class Trajectory:
 
     Attributes:
       steps: the recorded steps, (R,), increasing from 0.
-      conv1: the first layer's kernel at these steps, (R, kh, kw, C, K).
+      conv1: the first layer's kernel at these steps, (R, kh, kw, C, K), whatever the
+        network calls that layer.
       loss: the training loss at these steps, (R,).
       accuracy: share of training images whose largest output is their label, (R,); None
         unless the loss is "cross_entropy".
@@ -25,6 +26,10 @@ class Trajectory:
         without them.
       metrics, validation_metrics: means over images of the `metrics` asked for, at
         these steps, (R,), by their names; None without.
+      kernels: the kernels that `record` asked for, at these steps, (R, ...), by the
+        names that it gave; None without.
+      stopped: whether `on_record` ended the run before its last step; then the last of
+        `steps` is where.
       state: all variables of the network after the last step of the run, which may be
         later than the last record: parameters, batch statistics and random streams, a
         tree of arrays. `trained_network` makes the network of them. None with
@@ -52,7 +57,9 @@ class Trajectory:
     validation_accuracy: jax.Array | None = None
     metrics: dict[str, jax.Array] | None = None
     validation_metrics: dict[str, jax.Array] | None = None
+    kernels: dict[str, jax.Array] | None = None
     state: Any = None
+    stopped: bool = field(default=False, metadata={"static": True})
 
 
 class TrainingDiverged(FloatingPointError):

@@ -207,8 +207,8 @@ def test_images(use, images, error, message):
             {"frozen": "conv1"},
             TypeError,
             (
-                r"frozen must be a sequence of layer names, e\.g\. \('conv1',\), got"
-                r" 'conv1'"
+                r"frozen must be a sequence of attribute paths, e\.g\. \('conv1',\),"
+                r" got 'conv1'"
             ),
         ),
         (

@@ -62,13 +62,67 @@ def test_each_program_is_compiled_once(compiled, seeds, steps):
             assert threads["jit(_advance_all)"] is not threading.current_thread()
 
 
+def test_functions_of_ones_own_are_compiled_once(compiled):
+    """The same objects: other keys, and another on_record, compile nothing."""
+
+    def init(key):
+        return linear_cnn.LinearCNN(1, next(widths), rngs=nnx.Rngs(key))
+
+    def loss(outputs, targets):
+        return jnp.abs(outputs[:, 0] - targets)
+
+    def augment(key, images):
+        return images * jax.random.uniform(key, (len(images), 1, 1, 1), images.dtype)
+
+    widths = itertools.repeat(next(WIDTHS))
+    settings = {"optimizer": optax.sgd(0.1), "steps": 3, "batch_size": 3, "loss": loss}
+    settings |= {"augment": augment, "metrics": {"m": loss}, "record": ("conv1",)}
+    programs = ["_advance_all", "_record_all", "_start_traced"]
+    for number, key in enumerate(jax.random.split(KEY, 3)):
+        compiled.clear()
+        seen = []
+        run = linear_cnn.train(
+            init,
+            IMAGES,
+            TARGETS,
+            key=key,
+            on_record=lambda step, record, seen=seen: seen.append(step),
+            **settings,
+        )
+        assert seen == run.steps.tolist() == [0, 2]
+        ours = [name for name, _ in compiled if "_threefry" not in name]
+        names = [name for name in ours if name.removeprefix("jit(")[:-1] in programs]
+        assert sorted(names) == (
+            [f"jit({name})" for name in programs] if not number else []
+        )
+        if number:
+            assert not ours
+
+
 def test_a_program_that_cannot_be_compiled_says_so():
     class Broken:
         def compile(self):
             raise MemoryError("no room")
 
-    with pytest.raises(MemoryError, match="no room"), compiled_beside(Broken()):
+    with (
+        compiled_beside(Broken()) as ready,
+        pytest.raises(MemoryError, match="no room"),
+    ):
+        ready()
+
+
+def test_who_does_not_need_a_program_does_not_wait():
+    class Slow:
+        def compile(self):
+            assert go_on.wait(60)
+            ended.set()
+
+    go_on, ended = threading.Event(), threading.Event()
+    with compiled_beside(Slow()):
         pass
+    assert not ended.is_set()
+    go_on.set()
+    assert ended.wait(60)
 
 
 def test_an_error_inside_is_not_hidden():

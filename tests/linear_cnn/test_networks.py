@@ -185,8 +185,10 @@ def test_first_kernel_names_what_is_missing():
     np.testing.assert_array_equal(
         first_kernel(nnx.as_pure(nnx.state(model, nnx.Param))), model.conv1.kernel[...]
     )
-    with pytest.raises(ValueError, match=r"attribute `conv1`.*\['dense'\]"):
-        first_kernel({"dense": {"kernel": jnp.zeros(1)}})
+    with pytest.raises(
+        ValueError, match=r"layer names 'conv1', which .*: there are 'dense'"
+    ):
+        first_kernel({"dense": {"kernel": jnp.zeros((2, 3))}})
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_all_ways_of_training_train_the_same_small_network(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("who", ["linear_cnn", "torch"])
+@pytest.mark.parametrize("who", ["linear_cnn", "linear_cnn, own functions", "torch"])
 @pytest.mark.parametrize(
     ("first_features", "parameters"), [(None, 612_810), (64, 628_074)]
 )
@@ -83,6 +83,7 @@ def test_all_ways_of_training_train_the_same_vgg(who, first_features, parameters
         pytest.skip(f"{who} is not installed")
     train = training.torch_vgg if who == "torch" else training.our_vgg
     run = VGGRun(0.25, batch_size=4, steps=1, first_features=first_features)
+    options = {"own": True} if "own" in who else {}
     np.testing.assert_array_equal(
-        train(some_images(size=32), run)(), [float(parameters)]
+        train(some_images(size=32), run, **options)(), [float(parameters)]
     )

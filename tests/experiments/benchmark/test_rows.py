@@ -7,7 +7,7 @@ from experiments.benchmark.methods import METHODS
 from experiments.benchmark.rows import GROWTH, chosen, rows
 
 FULL = rows((50_000, 32, 32, 3))
-TRAINING = [256] * 2 + [64] * 2 + [256] * 6 + [64] * 2
+TRAINING = [256] * 2 + [64] * 2 + [256] * 7 + [64] * 2
 
 
 def test_rows_of_cifar_10_have_targets_and_smaller_data_none():
@@ -46,7 +46,7 @@ def test_series_end_where_the_images_do():
 
 
 @pytest.mark.parametrize(
-    ("only", "count"), [(None, len(FULL)), ("Closed forms", 3), ("cpu preset", 2)]
+    ("only", "count"), [(None, len(FULL)), ("Closed forms", 3), ("cpu preset", 3)]
 )
 def test_rows_are_chosen_by_section_title_or_method(only, count):
     assert len(chosen(FULL, only)) == count
