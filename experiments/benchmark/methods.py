@@ -17,6 +17,7 @@ from experiments.benchmark.training import (
     one_seed_after_another,
     our_small,
     our_vgg,
+    own_module,
     torch_vgg,
 )
 
@@ -191,6 +192,10 @@ METHODS = {
     "linear_cnn.train_seeds, SmallCNN": Method(partial(our_small, seeds=SEEDS)),
     "linear_cnn.train, SmallCNN, one after another": Method(one_seed_after_another),
     "XLA's convolution, SmallCNN, lax.map": Method(default_convolution_mapped),
+    "linear_cnn.train_seeds, own module, nnx.Conv as it is": Method(own_module),
+    "linear_cnn.train_seeds, own module, patch_convolution": Method(
+        partial(own_module, conv_general_dilated=linear_cnn.patch_convolution)
+    ),
     **{
         series.method(size): Method(series.at(size))
         for series in SERIES

@@ -5,7 +5,12 @@ from typing import Literal, NamedTuple
 
 from experiments.benchmark.growth import SERIES
 from experiments.benchmark.methods import PROFILES, VGG_RUNS
-from experiments.benchmark.training import SEEDS, SEEDS_BATCH, SEEDS_STEPS
+from experiments.benchmark.training import (
+    OWN_SEEDS,
+    SEEDS,
+    SEEDS_BATCH,
+    SEEDS_STEPS,
+)
 
 # Images: what the official recipe can hold in memory, and all of CIFAR-10's training
 # set.
@@ -243,6 +248,14 @@ def training_rows(shape: tuple[int, ...], cifar: bool) -> list[Row]:
         ("XLA's convolution, SmallCNN, lax.map", 8),
     ):
         add(AGAIN, title, ours, small(peer), second_calls(bound))
+    own = "linear_cnn.train_seeds, own module,"
+    add(
+        AGAIN,
+        f"{OWN_SEEDS} seeds of a module of one's own",
+        small(f"{own} nnx.Conv as it is"),
+        small(f"{own} patch_convolution"),
+        second_calls(0.9),
+    )
     return result
 
 

@@ -22,6 +22,7 @@ import linear_cnn
 Compute = Callable[[], np.ndarray]
 CLASSES = 10
 SEEDS, SEEDS_BATCH, SEEDS_STEPS = 16, 64, 16
+OWN_SEEDS = 4
 LEARNING_RATE = 0.01
 # What a user may bring in the place of the loss by name, the accuracy and the images.
 OWN: dict[str, Any] = {
@@ -77,6 +78,7 @@ def our_vgg(
         )
 
     train = _training(init, images, run.batch_size, run.steps)
+    train["fast_convolutions"] = not default_convolution
     return _trained(train | (OWN if own else {}), run.seeds)
 
 
@@ -156,6 +158,28 @@ def our_small(images: np.ndarray, seeds: int = 1) -> Compute:
     return _trained(_small_training(images), seeds)
 
 
+class OwnNetwork(nnx.Module):
+    """As users write theirs, and as `nnx.Conv` is unless told otherwise."""
+
+    def __init__(self, channels: int, rngs: nnx.Rngs, **convolution: Any) -> None:
+        self.conv1 = nnx.Conv(channels, 16, (3, 3), rngs=rngs, **convolution)
+        self.conv2 = nnx.Conv(16, 32, (3, 3), strides=2, rngs=rngs, **convolution)
+        self.linear = nnx.Linear(32, CLASSES, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        hidden = nnx.relu(self.conv2(nnx.relu(self.conv1(images))))
+        return self.linear(hidden.mean(axis=(1, 2)))
+
+
+def own_module(images: np.ndarray, **convolution: Any) -> Compute:
+    """`linear_cnn.train_seeds` of a module of one's own."""
+
+    def init(key: jax.Array) -> nnx.Module:
+        return OwnNetwork(images.shape[-1], nnx.Rngs(key), **convolution)
+
+    return _trained(_training(init, images, SEEDS_BATCH, SEEDS_STEPS), OWN_SEEDS)
+
+
 def one_seed_after_another(images: np.ndarray) -> Compute:
     """`linear_cnn.train` of the small network, called for each of the seeds."""
     train = _small_training(images)
@@ -173,6 +197,7 @@ def one_seed_after_another(images: np.ndarray) -> Compute:
 def default_convolution_mapped(images: np.ndarray) -> Compute:
     """The small network with XLA's own convolution, its seeds through `jax.lax.map`."""
     train = _small_training(images, **XLAS_CONVOLUTION)
+    train["fast_convolutions"] = False
     _device_for_each_core()
     keys = jax.random.split(jax.random.key(0), SEEDS)
     run = jax.jit(partial(lax.map, lambda key: linear_cnn.train(key=key, **train).loss))

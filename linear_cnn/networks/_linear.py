@@ -101,7 +101,7 @@ class LinearCNN(nnx.Module):
             it.
           conv_general_dilated: how to convolve: `patch_convolution`, fast under
             `jax.vmap` over seeds, or `jax.lax.conv_general_dilated`, which needs less
-            memory for large images.
+            memory for large images (and `train(..., fast_convolutions=False)`).
           strides: the old name of `stride`; warns.
           rngs: source of the initial filters and of a drawn head.
 

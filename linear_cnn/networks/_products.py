@@ -131,7 +131,7 @@ def _multiply(patches: jax.Array, filters: jax.Array, settings: Settings) -> jax
         precision=settings.precision,
         preferred_element_type=settings.preferred_element_type,
     )
-    return flat.reshape(*patches.shape[:-1], -1)
+    return flat.reshape(*patches.shape[:-1], filters.shape[-1])
 
 
 def _flat(images: jax.Array) -> jax.Array:

@@ -47,8 +47,12 @@ def responses(
     height, width = -(-(rows - 2) // 2), -(-(columns - 2) // 2)
     quarters = _transform(_TO_RESPONSES, places.reshape(16, -1))
     # Response (2 t + p, 2 u + q) is entry (t, u) of quarter (p, q).
-    whole = quarters.reshape(2, 2, count, height, width, -1).transpose(2, 3, 0, 4, 1, 5)
-    return whole.reshape(count, 2 * height, 2 * width, -1)[:, : rows - 2, : columns - 2]
+    features = places.shape[2]
+    whole = quarters.reshape(2, 2, count, height, width, features)
+    whole = whole.transpose(2, 3, 0, 4, 1, 5).reshape(
+        count, 2 * height, 2 * width, features
+    )
+    return whole[:, : rows - 2, : columns - 2]
 
 
 def filter_gradient(

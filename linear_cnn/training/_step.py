@@ -20,6 +20,7 @@ from linear_cnn.networks._paths import (
     nearest,
     within,
 )
+from linear_cnn.training._fast import with_fast_convolutions
 
 Init = Callable[[jax.Array], nnx.Module]
 # Before the names of metrics and of kernels among what is recorded.
@@ -39,6 +40,7 @@ class _Program(NamedTuple):
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     record: tuple[str, ...] = ()
     first_layer: str | None = None
+    fast_convolutions: bool = True
 
 
 @jax.tree_util.register_dataclass
@@ -85,6 +87,8 @@ def _start(program: _Program, shape: jax.ShapeDtypeStruct, key: jax.Array) -> _S
         f"{KERNEL}{name}": kernel_path("record", name, parameters)
         for name in program.record
     }
+    if program.fast_convolutions:
+        network = with_fast_convolutions(network)
     is_frozen = _frozen_filter(parameters, program.frozen)
     network.eval()
     inference_graph = nnx.split(network, is_frozen, nnx.Param, ...)[0]

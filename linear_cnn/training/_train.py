@@ -38,6 +38,7 @@ def train(
     first_layer: str | None = None,
     record: Sequence[str] = (),
     on_record: OnRecord | None = None,
+    fast_convolutions: bool = True,
     keep_state: bool = True,
     checkpoint_dir: str | Path | None = None,
     progress: bool = False,
@@ -102,6 +103,11 @@ def train(
         checkpoint is asked about its new records alone (and the one where the function
         failed); one that was stopped comes back as it is, or without `on_record` is
         trained to its end.
+      fast_convolutions: where an `nnx.Conv` has JAX's own convolution, which is its
+        default, train with `patch_convolution` in its place: on a CPU, and elsewhere
+        with many seeds. The values are the same up to rounding, and a warning says so;
+        the networks that `init` and `trained_network` make keep theirs. Checkpoints are
+        continued by runs with the same convolutions.
       keep_state: return the trained network's variables, `Trajectory.state`.
       checkpoint_dir: folder for checkpoints (Orbax), of one process at a time. Killed
         at any moment and called again with the same arguments, the run continues from
@@ -186,7 +192,9 @@ def train(
         first_layer,
         on_record,
     )
-    program = _Program(init, *plan.settings)
+    program = _Program(init, *plan.settings)._replace(
+        fast_convolutions=fast_convolutions
+    )
     return _run(
         program, None, key, plan, checkpoint_dir, progress, keep_state, on_record
     )
@@ -211,6 +219,7 @@ def train_seeds(
     first_layer: str | None = None,
     record: Sequence[str] = (),
     on_record: OnRecord | None = None,
+    fast_convolutions: bool = True,
     keep_state: bool = True,
     checkpoint_dir: str | Path | None = None,
     progress: bool = False,
@@ -275,7 +284,9 @@ def train_seeds(
         on_record,
         keys.shape[0],
     )
-    program = _Program(init, *plan.settings)
+    program = _Program(init, *plan.settings)._replace(
+        fast_convolutions=fast_convolutions
+    )
     layout = _layout(program, keys, plan)
     return _run(
         program, layout, keys, plan, checkpoint_dir, progress, keep_state, on_record

@@ -14,7 +14,13 @@ import optax
 import pytest
 from flax import nnx
 
-from linear_cnn import SmallCNN, TrainingDiverged, train, train_seeds
+from linear_cnn import (
+    SmallCNN,
+    TrainingDiverged,
+    patch_convolution,
+    train,
+    train_seeds,
+)
 from linear_cnn.training import _checkpoints, _loop
 
 RANDOM = np.random.default_rng(17)
@@ -29,7 +35,12 @@ class Network(nnx.Module):
 
     def __init__(self, key, features=4):
         rngs = nnx.Rngs(key)
-        self.conv1 = nnx.Conv(3, features, (3, 3), padding="VALID", rngs=rngs)
+        self.conv1 = nnx.Conv(
+            *(3, features, (3, 3)),
+            padding="VALID",
+            conv_general_dilated=patch_convolution,
+            rngs=rngs,
+        )
         self.norm = nnx.BatchNorm(features, rngs=rngs)
         self.dropout = nnx.Dropout(0.3, rngs=rngs)
         self.dense = nnx.Linear(features, 2, rngs=rngs)

@@ -14,6 +14,7 @@ import optax
 import pytest
 from flax import nnx
 
+from linear_cnn import patch_convolution
 from linear_cnn.training import _identity
 from tests.linear_cnn.test_checkpoints import IMAGES, KEYS, Network, run
 
@@ -221,7 +222,8 @@ def test_bfloat16_is_kept(tmp_path):
         def __init__(self, key):
             rngs = nnx.Rngs(key)
             kinds = {"param_dtype": jnp.bfloat16, "dtype": jnp.bfloat16}
-            self.conv1 = nnx.Conv(3, 4, (3, 3), rngs=rngs, **kinds)
+            convolve = {"conv_general_dilated": patch_convolution}
+            self.conv1 = nnx.Conv(3, 4, (3, 3), rngs=rngs, **kinds, **convolve)
             self.dense = nnx.Linear(4, 2, rngs=rngs, **kinds)
 
         def __call__(self, images):

@@ -402,6 +402,16 @@ def test_integers_are_left_to_xla():
     )
 
 
+@pytest.mark.parametrize("width", [2, 16])  # by Winograd's algorithm
+def test_no_images_have_no_responses_and_filters_no_gradient(width):
+    images, kernel = jnp.zeros((0, 4, 4, width)), jnp.ones((3, 3, width, width))
+    responses, pull_back = jax.vjp(
+        lambda kernel: patch_convolution(images, kernel, (1, 1), "SAME"), kernel
+    )
+    assert responses.shape == (0, 4, 4, width)
+    np.testing.assert_array_equal(pull_back(responses)[0], np.zeros(kernel.shape))
+
+
 def test_dilation_by_one_is_none():
     images, kernel = random_arrays((1, 4, 4, 1), (3, 3, 1, 1))
     plain = patch_convolution(images, kernel, (1, 1), "VALID")

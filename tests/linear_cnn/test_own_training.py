@@ -17,6 +17,7 @@ LABELS = RANDOM.integers(3, size=12)
 SOFT = RANDOM.dirichlet(np.ones(3), size=12).astype(np.float32)
 KEYS = jax.random.split(jax.random.key(7), 3)
 SGD = optax.sgd(0.1)
+FAST = {"conv_general_dilated": linear_cnn.patch_convolution}
 
 
 def small(key):
@@ -90,7 +91,7 @@ def test_networks_of_many_seeds():
 def with_dropout(key):
     class Dropping(nnx.Module):
         def __init__(self, rngs):
-            self.conv1 = nnx.Conv(2, 3, (3, 3), rngs=rngs)
+            self.conv1 = nnx.Conv(2, 3, (3, 3), rngs=rngs, **FAST)
             self.dropout = nnx.Dropout(0.5, rngs=rngs)
 
         def __call__(self, images):
@@ -173,7 +174,7 @@ def test_outputs_and_targets_can_be_trees():
 
     class TwoHeads(nnx.Module):
         def __init__(self, rngs):
-            self.conv1 = nnx.Conv(2, 3, (3, 3), rngs=rngs)
+            self.conv1 = nnx.Conv(2, 3, (3, 3), rngs=rngs, **FAST)
 
         def __call__(self, images):
             pooled = self.conv1(images).mean(axis=(1, 2))

@@ -16,6 +16,7 @@ from linear_cnn import (
     SmallCNN,
     TrainingDiverged,
     Trajectory,
+    patch_convolution,
     train,
     train_seeds,
 )
@@ -228,7 +229,8 @@ class Nonlinear(nnx.Module):
     def __init__(self, key):
         rngs = nnx.Rngs(key)
         settings = {"kernel_init": waves, "rngs": rngs}
-        self.conv1 = nnx.Conv(2, 3, (3, 3), padding="VALID", **settings)
+        convolve = {"conv_general_dilated": patch_convolution}
+        self.conv1 = nnx.Conv(2, 3, (3, 3), padding="VALID", **settings, **convolve)
         self.norm = nnx.BatchNorm(3, rngs=rngs)
         self.dropout = nnx.Dropout(0.3, rngs=rngs)
         self.dense = nnx.Linear(27, 2, **settings)

@@ -74,6 +74,17 @@ def test_all_ways_of_training_train_the_same_small_network(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*the default of nnx.Conv:UserWarning")
+def test_both_convolutions_train_the_same_module_of_ones_own(monkeypatch):
+    for constant, value in (("OWN_SEEDS", 2), ("SEEDS_BATCH", 4), ("SEEDS_STEPS", 1)):
+        monkeypatch.setattr(training, constant, value)
+    names = [name for name in METHODS if "own module" in name]
+    assert len(names) == 2
+    for name in names:
+        np.testing.assert_array_equal(METHODS[name].prepare(some_images())(), [5418])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["linear_cnn", "linear_cnn, own functions", "torch"])
 @pytest.mark.parametrize(
     ("first_features", "parameters"), [(None, 612_810), (64, 628_074)]

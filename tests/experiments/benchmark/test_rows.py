@@ -7,7 +7,7 @@ from experiments.benchmark.methods import METHODS
 from experiments.benchmark.rows import GROWTH, chosen, rows
 
 FULL = rows((50_000, 32, 32, 3))
-TRAINING = [256] * 2 + [64] * 2 + [256] * 7 + [64] * 2
+TRAINING = [256] * 2 + [64] * 2 + [256] * 7 + [64] * 3
 
 
 def test_rows_of_cifar_10_have_targets_and_smaller_data_none():
