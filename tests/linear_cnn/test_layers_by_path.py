@@ -12,7 +12,7 @@ from flax import nnx
 import linear_cnn
 from linear_cnn import SmallCNN, train, train_seeds, trained_network
 from linear_cnn.networks._paths import first_layer_path
-from tests.linear_cnn.test_own_training import IMAGES, KEYS, LABELS
+from tests.linear_cnn.test_own_training import FAST, IMAGES, KEYS, LABELS
 
 SGD = optax.sgd(0.1)
 SETTINGS = {"optimizer": SGD, "steps": 4, "record_steps": [2, 4], "batch_size": 6}
@@ -21,7 +21,7 @@ SETTINGS |= {"loss": "cross_entropy"}
 
 class Block(nnx.Module):
     def __init__(self, channels, features, rngs):
-        self.conv = nnx.Conv(channels, features, (3, 3), rngs=rngs)
+        self.conv = nnx.Conv(channels, features, (3, 3), rngs=rngs, **FAST)
         self.norm = nnx.BatchNorm(features, rngs=rngs)
 
     def __call__(self, images):
@@ -57,7 +57,7 @@ def network(**layers):
 
 
 def conv(channels, size=(3, 3), **options):
-    return nnx.Conv(channels, 4, size, rngs=nnx.Rngs(0), **options)
+    return nnx.Conv(channels, 4, size, rngs=nnx.Rngs(0), **FAST | options)
 
 
 SHARED = conv(2)
