@@ -47,7 +47,13 @@ from linear_cnn.training import (
     train_seeds,
     trained_network,
 )
-from linear_cnn.weight_files import FirstLayer, first_layer, load_first_layer
+from linear_cnn.weight_files import (
+    FirstLayer,
+    StoredConvolution,
+    first_layer,
+    load_first_layer,
+    stored_convolutions,
+)
 
 __all__ = [
     "VGG",
@@ -58,6 +64,7 @@ __all__ = [
     "LinearCNN",
     "ResNet",
     "SmallCNN",
+    "StoredConvolution",
     "TangentMoments",
     "TrainingDiverged",
     "Trajectory",
@@ -87,6 +94,7 @@ __all__ = [
     "select_classes",
     "shuffle_labels",
     "shuffle_patches",
+    "stored_convolutions",
     "tangent_moments",
     "train",
     "train_seeds",

@@ -28,10 +28,11 @@ class _Refused(ValueError):
 
 class _Tensor(NamedTuple):
     """A tensor that is read when called for, as floats or, without a scale,
-    integers."""
+    integers; `refused` says why reading it raises, where that is known before."""
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
+    refused: str = ""
 
 
 class _Contents(NamedTuple):
@@ -103,7 +104,7 @@ def _refusing(shape: tuple[int, ...], reason: str) -> _Tensor:
     def read() -> np.ndarray:
         raise _Refused(reason)
 
-    return _Tensor(shape, read)
+    return _Tensor(shape, read, reason)
 
 
 def _unknown(what: str) -> _Refused:

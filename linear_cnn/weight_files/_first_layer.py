@@ -2,8 +2,9 @@
 Nothing that a file holds is ever run."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
@@ -32,6 +33,9 @@ _DAMAGE = (
     ArithmeticError,
     SafetensorError,
 )
+
+
+_Taken = TypeVar("_Taken")
 
 
 class FirstLayer(NamedTuple):
@@ -122,8 +126,16 @@ def load_first_layer(
       >>> layer.name, layer.format, layer.kernel.shape
       ('conv1.weight', 'npz', (5, 5, 3, 8))
     """
-    path = Path(path).expanduser()
     _check_options(layout, channels, channel_order)
+    return _opened(
+        Path(path),
+        lambda contents: _taken(contents, name, layout, channels, channel_order),
+    )
+
+
+def _opened(path: Path, take: Callable[[_Contents], _Taken]) -> _Taken:
+    """What is taken of a file's contents; the errors of both name the file."""
+    path = path.expanduser()
     if not path.exists():
         raise FileNotFoundError(
             f"{shown_path(path)} does not exist; give the path of a file of weights."
@@ -135,7 +147,7 @@ def load_first_layer(
     try:
         # What is wrong with the content is for the errors below to say.
         with warnings.catch_warnings(action="ignore"):
-            return _taken(_contents(path), name, layout, channels, channel_order)
+            return take(_contents(path))
     except _Refused as error:
         raise ValueError(f"{shown_path(path)}: {error}") from error
     except PermissionError:  # not a fault of the content, and it names the file
@@ -191,10 +203,7 @@ def first_layer(
 
 
 def _check_options(layout: str | None, channels: int, channel_order: str) -> None:
-    if layout not in (None, *_TO_HWIO):
-        raise ValueError(
-            f"layout must be 'OIHW', 'HWIO', 'OHWI' or None, got {layout!r}."
-        )
+    _check_layout(layout)
     if channel_order not in ("RGB", "BGR"):
         raise ValueError(
             f"channel_order must be 'RGB' or 'BGR', got {channel_order!r}."
@@ -203,6 +212,13 @@ def _check_options(layout: str | None, channels: int, channel_order: str) -> Non
         raise ValueError(
             f"channel_order='BGR' is an order of 3 channels, got channels={channels};"
             " leave it out."
+        )
+
+
+def _check_layout(layout: str | None) -> None:
+    if layout not in (None, *_TO_HWIO):
+        raise ValueError(
+            f"layout must be 'OIHW', 'HWIO', 'OHWI' or None, got {layout!r}."
         )
 
 
