@@ -28,15 +28,16 @@ OTHERS: dict[str, Callable[..., Any]] = {
 
 
 def commands(words: Sequence[str]) -> dict[str, Callable[..., Any]]:
-    """All commands by their names, the experiments with the defaults of the preset that
-    is among the words of the command line. What is wrong with these is said later."""
+    """All commands by their names, experiments and tools with the defaults of the
+    preset that is among the words of the command line. What is wrong with these is said
+    later."""
     named: dict[str, Preset] = {name: name for name in PRESET_NAMES}
     chosen = None
     for word, following in itertools.pairwise([*words, ""]):
         option, _, value = word.partition("=")
         if option == "--preset":
             chosen = named.get(value or following)
-    return {name: _command(name, chosen) for name in catalogue.CATALOGUE} | OTHERS
+    return {name: _command(name, chosen) for name in catalogue.entries()} | OTHERS
 
 
 def _command(name: str, preset: Preset | None) -> Callable[..., Any]:

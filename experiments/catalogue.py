@@ -14,6 +14,7 @@ from experiments.frame import AS_STORED, PRESET_NAMES, WHEREABOUTS, Preset, disk
 
 UNKNOWN = "not measured"  # too long for 2 cores
 OURS = "ours"  # in the place of a figure of the paper
+TOOL = "your own"  # the same of a tool
 
 
 class Experiment(NamedTuple):
@@ -21,7 +22,7 @@ class Experiment(NamedTuple):
 
     Attributes:
       shows: in a few words.
-      paper: the figures and tables of the paper, or OURS.
+      paper: the figures and tables of the paper, OURS, or TOOL.
       time: how long each preset takes on 2 cores, the first time, when programs have to
         be compiled; training that experiments share is counted where it comes first.
       needs: what `python -m experiments data` must have got, beside the data set.
@@ -220,9 +221,34 @@ CATALOGUE: dict[str, Experiment] = {
 }
 
 
+# For networks of the user's own: not a part of `all`, and missing nowhere.
+TOOLS: dict[str, Experiment] = {
+    "analyse": Experiment(
+        "all convolutions of your files of weights, against formula and random filters",
+        TOOL,
+        _times("seconds", "seconds", "seconds"),
+        captions={
+            "analyse": (
+                "First layers beside as many random filters and the fitted formula, and"
+                " the variances of the patches, or the deeper layers; below, of each"
+                " layer, the formula's correlation at the best time and at both ends,"
+                " and how uneven the profile is, against random filters."
+            ),
+        },
+    ),
+}
+
+
+def entries() -> dict[str, Experiment]:
+    """Experiments, then tools."""
+    return CATALOGUE | TOOLS
+
+
 def module(name: str) -> Any:
-    """The module of an experiment, with NAME, Settings, PRESETS, main and, to show its
-    results, summary, draw and table."""
+    """The module of an experiment or a tool, with NAME, Settings, PRESETS, main and, to
+    show its results, summary, draw and table."""
+    if name in TOOLS:
+        return importlib.import_module(f"experiments.{name}")
     if CATALOGUE[name].paper == OURS:
         return importlib.import_module(f"experiments.beyond.{name}")
     return importlib.import_module(f"experiments.paper.{name}")
@@ -265,12 +291,15 @@ def command(name: str, given: Mapping[str, Any], out: Path) -> str:
     """
     preset = given.get("preset")
     chosen = ["--preset", str(preset)] if preset else []
-    words = ["python", "-m", "experiments", name, *chosen]
+    positional = getattr(module(name), "POSITIONAL", ())
+    words = ["python", "-m", "experiments", name]
+    words += [str(value) for key in positional for value in given.get(key) or ()]
+    words += chosen
     defaults = resolved(name, default_settings(name, preset))
     plain = json.loads(disk.json_text(asdict(defaults)))
     for key, value in given.items():
         if (
-            key not in ("preset", *WHEREABOUTS)
+            key not in ("preset", *WHEREABOUTS, *positional)
             and value is not None
             and value != plain.get(key, value)
         ):
@@ -313,7 +342,7 @@ def text() -> str:
         f"{'experiment':<22}{'figure or table':<28}"
         f"{'smoke':<14}{'cpu':<14}{'paper':<14}".rstrip()
     ]
-    for name, experiment in CATALOGUE.items():
+    for name, experiment in entries().items():
         times = "".join(f"{experiment.time[preset]:<14}" for preset in PRESET_NAMES)
         lines += [
             f"{name:<22}{experiment.paper:<28}{times}".rstrip(),

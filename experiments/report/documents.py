@@ -130,7 +130,8 @@ def markdown(results: Sequence[Result]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for result in results:
-        title = f"{result.name} ({CATALOGUE[result.name].paper}), {result.data_set}"
+        entry = catalogue.entries()[result.name]
+        title = f"{result.name} ({entry.paper}), {result.data_set}"
         title += ", smoke preset" if result.preset == "smoke" else ""
         if result.problem:
             lines.append(_line(title, result.problem, "", "", "", "not there", ""))

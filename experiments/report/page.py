@@ -17,7 +17,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from experiments.catalogue import CATALOGUE
+from experiments import catalogue
 from experiments.frame import disk
 from experiments.report import documents
 from experiments.report.reading import ALL, Result, missing, read
@@ -66,7 +66,7 @@ def html(results: Sequence[Result], out: Path) -> str:
     return template.render(
         results=results,
         missing=missing(results, out),
-        catalogue=CATALOGUE,
+        catalogue=catalogue.entries(),
         all_command=ALL,
         zip=zip,
     )

@@ -82,10 +82,10 @@ class Result(NamedTuple):
 
 
 def read(out: Path) -> list[Result]:
-    """The results in a folder, in the order of the catalogue, those that are unfinished
-    or damaged among them."""
+    """The results in a folder, in the order of the catalogue, tools last, those that
+    are unfinished or damaged among them."""
     found = []
-    for name in CATALOGUE:
+    for name in catalogue.entries():
         folders = sorted(
             path
             for path in (out / name).glob("*")
@@ -221,18 +221,20 @@ def _accuracies(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _figures(name: str, folder: Path, result: Result) -> list[Figure]:
-    captions = CATALOGUE[name].captions
+    entry = catalogue.entries()[name]
     general = (
-        (inspect.getdoc(catalogue.module(name).draw) or CATALOGUE[name].shows)
+        (inspect.getdoc(catalogue.module(name).draw) or entry.shows)
         .split("\n\n")[0]
         .replace("\n", " ")
     )
-    order = list(captions)
+    order = list(entry.captions)
     files = sorted(
         folder.glob("*.png"),
         key=lambda file: (order.index(file.stem) if file.stem in order else -1, file),
     )
-    return [_figure(file, captions.get(file.stem, general), result) for file in files]
+    return [
+        _figure(file, entry.captions.get(file.stem, general), result) for file in files
+    ]
 
 
 def _figure(file: Path, caption: str, result: Result) -> Figure:

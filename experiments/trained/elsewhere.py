@@ -66,7 +66,7 @@ def present(
         layers.append(
             linear_cnn.load_first_layer(file, name, channels=channels, **options)
         )
-        title = _title(
+        title = file_title(
             file,
             {network.title for network in found}
             | {network.family for network in found},
@@ -122,7 +122,7 @@ def tensor_names(files: Sequence[Path], given: Sequence[str]) -> list[str | None
     return [own.get(file, for_all) for file in files]
 
 
-def _title(file: Path, taken: Collection[str]) -> str:
+def file_title(file: Path, taken: Collection[str]) -> str:
     """A name of a file's network, and of its family: many files have one name,
     model.safetensors or the like."""
     folder = file.expanduser().resolve().parent.name

@@ -32,6 +32,7 @@ def test_every_experiment_is_in_the_catalogue() -> None:
     assert sorted(rooms) == sorted(CATALOGUE)
     assert set(commands([])) == {
         *CATALOGUE,
+        *catalogue.TOOLS,
         benchmark.NAME,
         "list",
         "all",

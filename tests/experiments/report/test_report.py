@@ -16,7 +16,6 @@ from experiments import frame, report
 from experiments.catalogue import CATALOGUE
 from experiments.frame import Check
 from experiments.frame.checks import as_rows
-from experiments.report import page as report_page
 from experiments.report import reading
 from tests.experiments.report_results import NASTY, change_json, write_all
 
@@ -218,10 +217,7 @@ def test_missing_experiments_are_named_with_their_command(out: Path, capsys) -> 
 
 def test_nothing_is_missing_of_all(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = ("theory_vs_simulation", "iterations", "random_labels")
-    for module in (reading, report_page):
-        monkeypatch.setattr(
-            module, "CATALOGUE", {name: CATALOGUE[name] for name in there}
-        )
+    monkeypatch.setattr(reading, "CATALOGUE", {name: CATALOGUE[name] for name in there})
     found = page(out)
     assert "missing" not in found.top
     assert "missing" not in found.texts
