@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.extend.core import get_opaque_trace_state
 
 import theory
 from linear_cnn.tangent._calls import answer, modules
@@ -43,6 +44,12 @@ def reached(network: nnx.Module, images: np.ndarray, largest: int) -> Reached:
       images: (N, H, W, C).
       largest: the most components d = kh kw C that are analysed.
     """
+    leaves = jax.tree.leaves(nnx.as_pure(nnx.state(network)))
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+        raise ValueError(
+            "the network has shapes and no numbers, as of nnx.eval_shape; give one that"
+            " was initialised or restored."
+        )
     copy = nnx.clone(network)
     copy.eval()
     named = {
@@ -59,8 +66,8 @@ def reached(network: nnx.Module, images: np.ndarray, largest: int) -> Reached:
     for name in wanted:
         if name in hidden:
             problems[name] = (
-                "it is called inside of a transformation (vmap, scan, remat), where"
-                " nothing can listen"
+                "it is called inside of a transformation (jit, vmap, scan, remat),"
+                " where nothing can listen"
             )
         elif name not in followed:
             problems[name] = "the network does not call it"
@@ -93,21 +100,32 @@ def _problem(module: Any, largest: int) -> str:
     return ""
 
 
+class _Heard(NamedTuple):
+    """What a run has found out beside its results, while it was traced: the calls that
+    were listened to, in their order, and those that could not be."""
+
+    order: list[str]
+    hidden: set[str]
+
+
 def _run(
-    graph: Any, names: list[str], order: list[str], variables: Any, images: jax.Array
+    graph: Any, names: list[str], heard: _Heard, variables: Any, images: jax.Array
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """First inputs and kernels of these convolutions while the network runs; their
-    names in the order of the calls go to `order`."""
+    """First inputs and kernels of these convolutions while the network runs."""
     network: Any = nnx.merge(graph, variables, copy=True)
     inputs: dict[str, jax.Array] = {}
     kernels: dict[str, jax.Array] = {}
+    outside = get_opaque_trace_state(convention="nnx")
 
     def listen(
         name: str, module: Any, call: Callable[..., Any], x: Any, *more: Any, **by: Any
     ) -> Any:
-        if name not in inputs:
-            order.append(name)
-            inputs[name] = x
+        if get_opaque_trace_state(convention="nnx") != outside:
+            heard.hidden.add(name)  # nothing may leave a transformation on the side
+        elif name not in inputs:
+            heard.order.append(name)
+            # Without a batch, or with several axes of one, as Flax takes them.
+            inputs[name] = jnp.reshape(x, (-1, *x.shape[-3:]))
             kernel = module.kernel[...]
             kernels[name] = kernel if module.mask is None else kernel * module.mask
         return call(x, *more, **by)
@@ -118,12 +136,7 @@ def _run(
     # Flax's own arithmetic needs it.
     with jax.numpy_dtype_promotion("standard"):
         network(images)
-    # An operation on what was inside of a transformation raises here, outside of it.
-    return (
-        # Without a batch, or with several axes of one, as Flax takes them.
-        {name: jnp.reshape(x, (-1, *x.shape[-3:])) for name, x in inputs.items()},
-        {name: jnp.reshape(kernel, kernel.shape) for name, kernel in kernels.items()},
-    )
+    return inputs, kernels
 
 
 def _followed(
@@ -133,17 +146,10 @@ def _followed(
     images: jax.ShapeDtypeStruct,
 ) -> tuple[dict[str, jax.ShapeDtypeStruct], set[str]]:
     """Shapes of the inputs of one image, in the order of the calls, and the names of
-    what no listener can report."""
-
-    def follow(some: list[str]) -> dict[str, jax.ShapeDtypeStruct]:
-        order: list[str] = []
-        inputs, _ = jax.eval_shape(partial(run, some, order), variables, images)
-        return {name: inputs[name] for name in order}
-
+    what is called where no listener can report it."""
+    heard = _Heard([], set())
     try:
-        return follow(names), set()
-    except jax.errors.UnexpectedTracerError:
-        pass
+        inputs, _ = jax.eval_shape(partial(run, names, heard), variables, images)
     except Exception as error:
         # Anything can go wrong in a module of the user's.
         raise ValueError(
@@ -151,15 +157,7 @@ def _followed(
             f" {images.shape[2]}, {images.shape[3]}) and dtype {images.dtype}:"
             f" {type(error).__name__}: {error}"
         ) from error
-    # One by one: the order is lost, unless it is that of the attributes.
-    found: dict[str, jax.ShapeDtypeStruct] = {}
-    hidden: set[str] = set()
-    for name in names:
-        try:
-            found |= follow([name])
-        except jax.errors.UnexpectedTracerError:
-            hidden.add(name)
-    return found, hidden
+    return {name: inputs[name] for name in heard.order}, heard.hidden - {*heard.order}
 
 
 def _measured(
@@ -174,7 +172,7 @@ def _measured(
     moments: dict[str, theory.PatchMoments | ValueError] = {}
     if not names:
         return kernels, moments
-    called = jax.jit(partial(run, names, []))
+    called = jax.jit(partial(run, names, _Heard([], set())))
     for batch in _batches(images, followed):
         inputs, kernels_used = called(variables, batch)
         for name in names:
@@ -186,7 +184,7 @@ def _measured(
                 found = _moments(named[name], inputs[name])
                 moments[name] = found if earlier is None else earlier + found
             except ValueError as error:  # of this layer alone
-                moments[name] = error
+                moments[name] = ValueError(f"of what reaches it: {error}")
     return kernels, moments
 
 

@@ -150,7 +150,9 @@ def _module(
         )
     layers = []
     for name, shape in found.shapes.items():
-        layer = Layer(name, shape, found.problems.get(name, ""))
+        # A convolution alone has no path.
+        shown = name or type(network).__name__
+        layer = Layer(shown, shape, found.problems.get(name, ""))
         if not layer.problem:
             moments = found.moments[name]
             try:

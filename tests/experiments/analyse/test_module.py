@@ -39,6 +39,7 @@ class Mixed(nnx.Module):
         self.large = nnx.Conv(2, 2, (5, 5), **make)
         self.dead = nnx.Conv(2, 2, (2, 2), **make)
         self.mapped = nnx.Conv(2, 2, (2, 2), **make)
+        self.again = nnx.Conv(2, 2, (2, 2), **make)
         self.line = nnx.Conv(2, 2, (3,), **make)
         self.spare = nnx.Conv(2, 2, (3, 3), **make)
         self.head = nnx.Linear(2, 1, **make)
@@ -54,6 +55,7 @@ class Mixed(nnx.Module):
             ("large", self.large),
             ("dead", lambda x: self.dead(0 * x)),
             ("mapped", lambda x: jax.vmap(self.mapped)(x)),
+            ("again", lambda x: nnx.remat(lambda m, x: m(x))(self.again, x)),
         )
         for name, step in steps:
             if name == last:
@@ -74,6 +76,7 @@ PROBLEMS = {
     "large": "50 components, more than 49",
     "dead": "alike",
     "mapped": "inside of a transformation",
+    "again": "inside of a transformation",
     "line": "one axis of space",
     "spare": "does not call it",
 }
@@ -200,6 +203,7 @@ def test_the_kernel_is_the_one_that_is_used():
             ValueError,
             "fails on images of shape .N, 8, 8, 2. and dtype float64",
         ),
+        (lambda: nnx.eval_shape(Mixed), IMAGES, ValueError, "shapes and no numbers"),
         (
             lambda: {"kernel": np.ones(3)},
             IMAGES,
