@@ -78,7 +78,7 @@ def resolve(settings: Settings) -> Settings:
 
 def compute(settings: Settings) -> Arrays:
     """The analyses of the files, as `packing.packed` has them."""
-    pixels = inputs.load(settings.dataset, settings.data_dir, settings.images).images
+    pixels = inputs.load(settings, need_labels=False).images
     images = linear_cnn.normalize_channels(
         pixels, *trained.PAPER_CHANNELS.get(settings.dataset, (None, None))
     )
