@@ -7,6 +7,8 @@ marked float32.
 
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two tests run at once
@@ -29,6 +31,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("suite", derandomize=True, max_examples=20, deadline=None)
 settings.register_profile("search", max_examples=300, deadline=None)
 settings.load_profile("suite")
+
+
+# Of the 65,530 that Linux gives a process.
+_MANY_MAPS = 30_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_memory_maps() -> Iterator[None]:
+    """Each compiled program takes some of the process's maps of memory, and a process
+    that has no more is killed: after about two thousand tests."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > _MANY_MAPS:
+        jax.clear_caches()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -55,10 +55,16 @@ def merged(summaries: list[dict[str, Any]]) -> dict[str, Any]:
     profiles = {
         (p["method"], p["version"]): p for s in summaries for p in s.get("programs", ())
     }
+    environment = summaries[-1]["environment"]
+    # A peer that is not installed now has made older rows.
+    peers: dict[str, Any] = {}
+    for summary in summaries:
+        given = summary["environment"]["peers"] if "environment" in summary else {}
+        peers |= {name: given[name] or peers.get(name) for name in given}
     return _short(
         {
             "command": "python -m experiments benchmark --dataset cifar10",
-            "environment": summaries[-1]["environment"],
+            "environment": environment | {"peers": peers},
             "rows": [found[key] for key in _asked() if key in found],
             "programs": [profiles[key] for key in sorted(profiles)],
         }

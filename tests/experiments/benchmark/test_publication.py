@@ -23,7 +23,7 @@ def docs(tmp_path):
     return tmp_path / "docs"
 
 
-def save(out, name, measured, dataset="cifar10", when=0, **more):
+def save(out, name, measured, dataset="cifar10", when=0, learn="1.6", **more):
     """A summary as `benchmark` writes it; `measured`: seconds by the rows' numbers."""
     machine = {"processor": "p", "cores": 2, "memory_gigabytes": 8.0, "load": 0.5}
     versions = {"jax": "1.0", "numpy": "2.0", "scipy": "3.0"}
@@ -33,7 +33,7 @@ def save(out, name, measured, dataset="cifar10", when=0, **more):
             "machine": machine,
             "python": "3.11",
             "versions": versions,
-            "peers": {"torch": None, "scikit-learn": "1.6"},
+            "peers": {"torch": None, "scikit-learn": learn},
         },
         "rows": [
             compare(ROWS[number], *[[measurement(seconds)] * 2] * 2) | {"load": 0.5}
@@ -71,10 +71,11 @@ def test_the_newest_measurement_of_every_row_is_published(tmp_path, docs):
     # What is measured later takes the place of the old, and the rest stays.
     for file in (out / "benchmark").iterdir():
         file.unlink()
-    save(out, "", {4: 7.12345678})
+    save(out, "", {4: 7.12345678}, learn=None)
     publication.publish(out, docs)
     content = json.loads((docs / "results" / "benchmark.json").read_text())
     assert [row["seconds"] for row in content["rows"]] == [2.0, 7.123]
+    assert content["environment"]["peers"] == {"torch": None, "scikit-learn": "1.6"}
     assert content["programs"] == [PROGRAMS]
 
 
