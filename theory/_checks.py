@@ -3,10 +3,12 @@
 import warnings
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from theory._precision import concrete
+from theory._precision import concrete, is_traced
 
 
 def check_kind(name: str, value: Any, kind: type, made_by: str) -> None:
@@ -50,13 +52,22 @@ def check_finite(name: str, value: Any) -> None:
     """Raise TypeError or ValueError if a concrete array holds anything but real
     numbers, or NaN or infinity."""
     check_real(name, value)
-    values = concrete(value)
-    if values is not None and not np.isfinite(values).all():
-        count = int((~np.isfinite(values)).sum())
+    count = _count_not_finite(value)
+    if count:
         raise ValueError(
             f"{name} has {count} entries that are NaN or infinite; remove or replace"
             " them."
         )
+
+
+def _count_not_finite(value: Any) -> int:
+    """Of a concrete array's entries, on other hosts too; 0 where it is traced."""
+    if is_traced(value):
+        return 0
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return int((~jnp.isfinite(value)).sum())
+    values = concrete(value)
+    return 0 if values is None else int((~np.isfinite(values)).sum())
 
 
 def check_squares(name: str, value: Any) -> None:
@@ -163,6 +174,24 @@ def check_images(images: Any) -> None:
         raise TypeError(
             f"images must be floating point, got {dtype}; scale them explicitly, "
             "for example numpy.asarray(images, 'float32') / 255 for 8-bit images."
+        )
+
+
+def check_mesh(mesh: Any, images: Any) -> None:
+    """Raise TypeError unless a mesh is one of devices, or None; None alone with traced
+    images."""
+    if mesh is None:
+        return
+    if not isinstance(mesh, Mesh):
+        raise TypeError(
+            "mesh must be a jax.sharding.Mesh, over whose devices the images are"
+            f" spread, got {type(mesh).__name__}; jax.make_mesh((8,), ('images',)) is"
+            " one of 8 devices, and without mesh= those that are there are taken."
+        )
+    if is_traced(images):
+        raise TypeError(
+            "mesh cannot be given under a JAX transformation, where images stay where"
+            " they are; leave it out, or compute the moments outside."
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from theory._checks import check_finite, check_kernel, check_kind
@@ -21,10 +22,11 @@ from theory._precision import (
     namespace,
     power_of_two_near,
 )
+from theory.batch_sums import Statistic
 from theory.moments import check_same_patches, repeated, weighted_mean
 from theory.pair_sums import assemble_pair_sums, pair_sums
 from theory.patches import Window, flatten_kernel, patch_sums
-from theory.streaming import Images, Statistic, accumulate
+from theory.streaming import Images, accumulate
 
 
 @jax.tree_util.register_dataclass
@@ -110,6 +112,7 @@ def cross_moments(
     distances: Sequence[int] | int,
     *,
     center: bool = True,
+    mesh: Mesh | None = None,
 ) -> CrossMoments:
     r"""Second moments of patches with patches at a distance.
 
@@ -129,6 +132,7 @@ def cross_moments(
       distances: integers >= 0, in pixels.
       center: subtract the mean patch (of all images and locations) from every patch
         first.
+      mesh: as in `patch_moments`.
 
     Returns:
       the moments, in float64 under the same rule as `patch_moments`.
@@ -168,7 +172,14 @@ def cross_moments(
     check = partial(_check_distances, settings[0])
     return as_results(
         accumulate(
-            _PAIRS, settings, images, None, (kernel_size, 1, "VALID"), build, check
+            _PAIRS,
+            settings,
+            images,
+            None,
+            (kernel_size, 1, "VALID"),
+            build,
+            check,
+            mesh=mesh,
         )
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jax import lax
 from jax import numpy as jnp
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from theory._checks import check_finite, check_kernel, check_kind, check_positive
@@ -18,9 +19,10 @@ from theory._precision import (
     matmul,
     namespace,
 )
+from theory.batch_sums import Statistic
 from theory.moments import PatchMoments, accumulated_moments
 from theory.patches import Padding, Window, flatten_kernel, pair
-from theory.streaming import Images, Statistic, accumulate
+from theory.streaming import Images, accumulate
 
 # Products of entries of patches that NumPy takes at a time, as many as stay in a cache.
 _PRODUCTS_AT_ONCE = 2**18
@@ -37,6 +39,7 @@ def filter_curvature(
     batch_norm: bool = True,
     epsilon: float = 1e-5,
     moments: PatchMoments | None = None,
+    mesh: Mesh | None = None,
 ) -> Array:
     r"""The second moment of what reaches each filter of a first layer followed by batch
     norm, an activation and a max pool.
@@ -72,6 +75,7 @@ def filter_curvature(
         the default is that of Flax and PyTorch. At 0 M_k w_k = 0 exactly.
       moments: of the patches, from `patch_moments`; the images are then read once. They
         may be those of more images. Not used without batch norm.
+      mesh: as in `patch_moments`.
 
     Returns:
       M_k, (K, d, d), or (K, d + 1, d + 1) without batch norm, the bias last; d entries
@@ -139,7 +143,7 @@ def filter_curvature(
     if batch_norm:
         if moments is None:
             _check_readable_twice(images)
-            moments = accumulated_moments(images, geometry, check)
+            moments = accumulated_moments(images, geometry, check, mesh)
         origin, threshold, transform = _batch_normalised(w, moments, epsilon)
     else:
         origin = xp.zeros(kernel_shape[2], w.dtype)
@@ -165,6 +169,7 @@ def filter_curvature(
             check,
             origin=origin,
             shared=(w, threshold),
+            mesh=mesh,
         )
     )
 

@@ -7,14 +7,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from theory._checks import check_images, check_squares
 from theory._precision import Array, as_results, concrete, matmul
+from theory.batch_sums import Statistic
 from theory.mean_patches import checked_targets
 from theory.moments import check_same_patches, weighted_mean
 from theory.patches import Padding, Window, patch_sums
-from theory.streaming import Images, Statistic, accumulate
+from theory.streaming import Images, accumulate
 from theory.symmetric_products import pair_products, unpack
 
 LARGEST_SIZE = 48
@@ -85,6 +87,7 @@ def mean_patch_fourth_moments(
     *,
     stride: int | Sequence[int] = 1,
     padding: Padding = "VALID",
+    mesh: Mesh | None = None,
 ) -> MeanPatchFourthMoments:
     r"""Fourth moments of the images' mean patches and their targets, for
     `stochastic_descent` (ours, docs/derivations.md, section 21).
@@ -96,6 +99,7 @@ def mean_patch_fourth_moments(
       kernel_size, stride, padding: of the convolution, as in `patch_spectrum`. A kernel
         has at most 48 weights, d = kh * kw * C: `fourth` takes d^4 / 4 numbers, and its
         time grows as that times N.
+      mesh: as in `patch_moments`.
 
     Returns:
       the moments, in float64 under the same rule as `patch_moments`.
@@ -155,6 +159,7 @@ def mean_patch_fourth_moments(
         build,
         _check_size,
         origin=np.zeros(1),  # no moment is centred
+        mesh=mesh,
     )
     if concrete(moments.second) is not None:
         check_squares("the images' second moment", moments.second)

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from theory._checks import (
@@ -65,7 +66,11 @@ class LabelCorrelation:
 
 
 def label_correlation(
-    images: Images, labels: ArrayLike, spectrum: PatchSpectrum
+    images: Images,
+    labels: ArrayLike,
+    spectrum: PatchSpectrum,
+    *,
+    mesh: Mesh | None = None,
 ) -> LabelCorrelation:
     r"""Correlation of each class, against all others, with each principal component of
     the patches.
@@ -87,6 +92,7 @@ def label_correlation(
         occur, and not be all of them.
       spectrum: of the patches of the same images; its kernel, stride and padding are
         used.
+      mesh: as in `patch_moments`.
 
     Returns:
       the correlations; in float64 under the same rule as `patch_moments`. NaN for
@@ -126,7 +132,7 @@ def label_correlation(
         )
 
     geometry = spectrum.kernel_shape[:2], spectrum.stride, spectrum.padding
-    total = mean_patch_covariances(images, one_hot, geometry)
+    total = mean_patch_covariances(images, one_hot, geometry, mesh)
     locations = total.where.locations[0] * total.where.locations[1]
     if (total.count * locations, total.channels) != (
         spectrum.count,

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from theory._precision import Array, as_results, namespace
+from theory.batch_sums import Statistic
 from theory.pair_sums import image_rows, plan, strip_sums
 from theory.patches import Padding, Window
-from theory.streaming import Images, Statistic, accumulate
+from theory.streaming import Images, accumulate
 
 # Products of narrow matrices cost as if either were wider by so many entries.
 _OVERHEAD_ENTRIES = 12
@@ -25,6 +27,7 @@ def lag_moments(
     *,
     stride: int | Sequence[int] = 1,
     padding: Padding = "VALID",
+    mesh: Mesh | None = None,
 ) -> Array:
     r"""Sums of products of two patches of an image, for every lag between them.
 
@@ -51,6 +54,7 @@ def lag_moments(
       largest_lag: L, in locations, the largest lag down as well as across; at most one
         less than the longer side of the grid of locations, with which all pairs of the
         image are there.
+      mesh: as in `patch_moments`.
 
     Returns:
       R, (2L + 1, 2L + 1, d, d); the lag (down, across) is at [L + down, L + across],
@@ -98,7 +102,17 @@ def lag_moments(
     # About zero, as the result is.
     zero = np.zeros(1)
     return as_results(
-        accumulate(_LAGS, largest, images, None, geometry, _mean, check, origin=zero)
+        accumulate(
+            _LAGS,
+            largest,
+            images,
+            None,
+            geometry,
+            _mean,
+            check,
+            origin=zero,
+            mesh=mesh,
+        )
     )
 
 

@@ -7,13 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from theory._checks import check_finite, check_images, check_squares
 from theory._precision import Array, as_results, is_traced, matmul, namespace
+from theory.batch_sums import Statistic
 from theory.moments import check_same_patches, repeated, weighted_mean
 from theory.patches import Padding, Window, patch_sums
-from theory.streaming import Images, Statistic, accumulate
+from theory.streaming import Images, accumulate
 
 
 @jax.tree_util.register_dataclass
@@ -94,6 +96,7 @@ def mean_patch_moments(
     *,
     stride: int | Sequence[int] = 1,
     padding: Padding = "VALID",
+    mesh: Mesh | None = None,
 ) -> MeanPatchMoments:
     r"""Moments of the images' mean patches and their targets (ours,
     docs/derivations.md, section 3).
@@ -108,6 +111,7 @@ def mean_patch_moments(
       targets: (N,) or (N, M), real numbers, of all images; a class index counts as a
         number, it is not one-hot encoded.
       kernel_size, stride, padding: of the convolution, as in `patch_spectrum`.
+      mesh: as in `patch_moments`.
 
     Returns:
       the moments, in float64 under the same rule as `patch_moments`.
@@ -134,7 +138,7 @@ def mean_patch_moments(
     if hasattr(images, "shape"):
         check_images(images)
     one_output, y = checked_targets(images, targets)
-    total = mean_patch_covariances(images, y, (kernel_size, stride, padding))
+    total = mean_patch_covariances(images, y, (kernel_size, stride, padding), mesh)
     cross = total.cross + total.mean[:, None] * total.target_mean[None, :]
     target_mean, target_covariance = (
         total.target_mean,
@@ -180,7 +184,10 @@ class MeanPatchCovariances:
 
 
 def mean_patch_covariances(
-    images: Any, targets: Any, geometry: tuple[Any, Any, Padding]
+    images: Any,
+    targets: Any,
+    geometry: tuple[Any, Any, Padding],
+    mesh: Mesh | None = None,
 ) -> MeanPatchCovariances:
     """Covariances of the mean patches with themselves and with targets (N, M);
     arguments as in `mean_patch_moments`."""
@@ -191,6 +198,7 @@ def mean_patch_covariances(
         targets,
         geometry,
         lambda result, *taken: MeanPatchCovariances(*result, *taken),
+        mesh=mesh,
     )
 
 

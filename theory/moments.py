@@ -12,7 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from theory._checks import check_mesh
 from theory._precision import (
     Array,
     as_results,
@@ -21,9 +23,10 @@ from theory._precision import (
     namespace,
     without_rounding,
 )
+from theory.batch_sums import Statistic
 from theory.pair_sums import assemble_pair_sums, pair_sums
 from theory.patches import Padding, Window, patch_sums, window
-from theory.streaming import Images, Statistic, accumulate, iterated
+from theory.streaming import Images, accumulate, iterated
 
 
 def weighted_mean(a: Any, b: Any, *names: str) -> dict[str, Any]:
@@ -193,6 +196,7 @@ def patch_moments(
     *,
     stride: int | Sequence[int] = 1,
     padding: Padding = "VALID",
+    mesh: Mesh | None = None,
 ) -> PatchMoments:
     r"""Mean and covariance of all patches of all images, in memory that does not grow
     with their number.
@@ -213,6 +217,11 @@ def patch_moments(
       kernel_size: kh = kw, or (kh, kw).
       stride, padding: as of the convolution; padding "VALID", "SAME", "SAME_LOWER",
         pixels, or pairs of them.
+      mesh: whose devices, along all of its axes, sum the images of the host, or of each
+        batch, in equal parts, the last ones with fewer; those that are split along N
+        over devices already stay there. By default the host sums where it is JAX's
+        backend, and all accelerators of this process elsewhere. Of devices of several
+        processes each process gives the same images, and has the same result.
 
     Returns:
       the moments, in float64 when called outside a JAX transformation (NumPy arrays if
@@ -220,7 +229,8 @@ def patch_moments(
       checked.
 
     Raises:
-      TypeError: images of integer dtype. ValueError: wrong rank, NaN, no batch at all,
+      TypeError: images of integer dtype; a mesh that is none, or under a
+        transformation. ValueError: wrong rank, NaN, no batch at all,
         images of another number of channels or of another padding than the first (of
         "SAME" it depends on the size), or smaller than the kernel; of batches it says
         which image.
@@ -246,16 +256,18 @@ def patch_moments(
       >>> theory.patch_moments(several, 5).count  # 16 + 8 + 4 locations
       28
     """
-    return accumulated_moments(images, (kernel_size, stride, padding))
+    return accumulated_moments(images, (kernel_size, stride, padding), mesh=mesh)
 
 
 def accumulated_moments(
     images: Images,
     geometry: tuple[Any, Any, Padding],
     check: Callable[[Window, int], None] = lambda where, channels: None,
+    mesh: Mesh | None = None,
 ) -> PatchMoments:
     """`patch_moments` of a geometry (kernel_size, stride, padding); `check` as in
     `accumulate`."""
+    check_mesh(mesh, images)
 
     def build(
         result: Any, count: int, where: Window, channels: int
@@ -272,7 +284,15 @@ def accumulated_moments(
     origin, total = None, None
     for group in _of_one_size(images, geometry):
         moments, origin = accumulate(
-            _PATCHES, None, group, None, geometry, build, check, origin=origin
+            _PATCHES,
+            None,
+            group,
+            None,
+            geometry,
+            build,
+            check,
+            origin=origin,
+            mesh=mesh,
         )
         total = moments if total is None else total + moments
     assert total is not None
@@ -362,6 +382,7 @@ def patch_spectrum(
     stride: int | Sequence[int] = 1,
     padding: Padding = "VALID",
     center: bool = True,
+    mesh: Mesh | None = None,
 ) -> PatchSpectrum:
     r"""Eigenvalues and eigenvectors of the second moment of all patches.
 
@@ -376,7 +397,7 @@ def patch_spectrum(
     `patch_moments(...).spectrum(center=center)`.
 
     Args:
-      images, kernel_size, stride, padding: as in `patch_moments`.
+      images, kernel_size, stride, padding, mesh: as in `patch_moments`.
       center: subtract the mean patch (of all images and locations) before taking the
         second moment.
 
@@ -399,6 +420,7 @@ def patch_spectrum(
       >>> np.allclose(u @ np.diag(spectrum.variance) @ u.T, covariance)
       True
     """
-    return patch_moments(images, kernel_size, stride=stride, padding=padding).spectrum(
-        center=center
+    moments = patch_moments(
+        images, kernel_size, stride=stride, padding=padding, mesh=mesh
     )
+    return moments.spectrum(center=center)

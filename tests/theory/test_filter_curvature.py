@@ -10,11 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tests.theory.devices import run_on_eight_devices
 from tests.theory.twins import patch_rows, relative_error
-from theory import filter_curvature, patch_moments, streaming
+from theory import batch_sums, filter_curvature, patch_moments
 
 RANDOM = np.random.default_rng(8)
 IMAGES = RANDOM.normal(size=(5, 7, 8, 2)).cumsum(axis=1).cumsum(axis=2)
@@ -205,26 +203,6 @@ def test_parts_add_up_with_the_moments_of_all():
     assert relative_error(total, take(IMAGES)) < 1e-13
 
 
-def on_eight_devices():
-    """Run in a process of its own, below."""
-    assert jax.device_count() == 8
-    images = np.concatenate([IMAGES, IMAGES[::-1, ::-1], 2 * IMAGES])
-    whole = filter_curvature(images[:8], FILTERS, pool=2)
-    line = NamedSharding(Mesh(np.array(jax.devices()), ("n",)), PartitionSpec("n"))
-    spread = jax.device_put(images[:8], line)
-    assert relative_error(filter_curvature(spread, FILTERS, pool=2), whole) < 1e-13
-    # Arrays of the host are spread over the devices, where their number allows it.
-    wholes = [filter_curvature(images[:n], FILTERS, batch_norm=False) for n in (8, 11)]
-    jax.default_backend = lambda: "accelerator"
-    for count, whole in zip((8, 11), wholes, strict=True):
-        found = filter_curvature(images[:count], FILTERS, batch_norm=False)
-        assert relative_error(found, whole) < 1e-13
-
-
-def test_images_on_eight_devices():
-    run_on_eight_devices(__name__)
-
-
 def test_chunks_on_a_device_count_each_image_once():
     """More images than a chunk holds, and not a multiple of it: what is repeated must
     not count, though one of two opposite filters lets through patches of zeros."""
@@ -234,7 +212,7 @@ def test_chunks_on_a_device_count_each_image_once():
     moments = patch_moments(images, 2)
     whole = filter_curvature(images, filters, padding="VALID", moments=moments)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming, "_chunk_size", lambda shape, where: 3)
+        patch.setattr(batch_sums, "_chunk_size", lambda shape, where: 3)
         for on_device in (jax.device_put(images, jax.devices()[1]), images):
             traced = jax.jit(
                 lambda images: filter_curvature(
@@ -359,7 +337,3 @@ def test_filters_that_see_a_constant_are_refused_unless_epsilon_saves_them():
     with pytest.raises(ValueError, match=r"filters \[1\] respond alike"):
         filter_curvature(images, filters, epsilon=0)
     assert np.isfinite(filter_curvature(images, filters)).all()
-
-
-if __name__ == "__main__":
-    on_eight_devices()

@@ -7,17 +7,15 @@ import sys
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tests.theory.devices import run_on_eight_devices
 from tests.theory.twins import all_patches, relative_error
 from theory import (
+    batch_sums,
     cross_moments,
     lag_moments,
     mean_patch_moments,
     patch_moments,
     patches,
-    streaming,
 )
 
 RANDOM = np.random.default_rng(12)
@@ -156,24 +154,10 @@ def test_batches_are_the_whole():
 def test_chunks_are_the_whole(monkeypatch):
     images = RANDOM.normal(size=(11, 4, 5, 1))
     whole = lag_moments(images, 2, 2)
-    monkeypatch.setattr(streaming, "_chunk_size", lambda shape, where: 3)
+    monkeypatch.setattr(batch_sums, "_chunk_size", lambda shape, where: 3)
     assert relative_error(lag_moments(images, 2, 2), whole) < 1e-14
     traced = jax.jit(lambda images: lag_moments(images, 2, 2))(images)
     assert relative_error(traced, whole) < 1e-13
-
-
-def on_eight_devices():
-    """Run in a process of its own, below."""
-    assert jax.device_count() == 8
-    images = np.concatenate([IMAGES, IMAGES[:3, ::-1]])
-    whole = lag_moments(images, 2, 2)
-    line = NamedSharding(Mesh(np.array(jax.devices()), ("n",)), PartitionSpec("n"))
-    spread = jax.device_put(images, line)
-    assert relative_error(lag_moments(spread, 2, 2), whole) < 1e-13
-
-
-def test_images_on_eight_devices():
-    run_on_eight_devices(__name__)
 
 
 @pytest.mark.float32
@@ -213,7 +197,3 @@ def test_bad_input(error, message, arguments):
     images, *others = arguments
     with pytest.raises(error, match=message):
         lag_moments(iter([images]), *others)
-
-
-if __name__ == "__main__":
-    on_eight_devices()

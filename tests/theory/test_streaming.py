@@ -1,5 +1,5 @@
-"""Sums over images that arrive in batches, lie on several devices, or are taken in
-chunks, against all at once."""
+"""Sums over images that arrive in batches or are taken in chunks, against all at
+once."""
 
 import weakref
 
@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tests.theory.devices import run_on_eight_devices
 from tests.theory.twins import (
     all_patches,
     entry_error,
@@ -18,6 +16,7 @@ from tests.theory.twins import (
     relative_error,
 )
 from theory import (
+    batch_sums,
     cross_moments,
     mean_patch_moments,
     patch_moments,
@@ -65,15 +64,17 @@ def batches(monkeypatch):
     taken from the cache.
     """
     sizes = []
-    original = streaming._evaluate
+    original = streaming.sums_of_batch
 
     def recorded(task, images, *others):
         sizes.append(len(images))
         return original(task, images, *others)
 
-    monkeypatch.setattr(streaming, "_chunk_size", lambda shape, where: min(shape[0], 3))
-    monkeypatch.setattr(streaming, "_batch_size", lambda shape, where: 12)
-    monkeypatch.setattr(streaming, "_evaluate", recorded)
+    monkeypatch.setattr(
+        batch_sums, "_chunk_size", lambda shape, where: min(shape[0], 3)
+    )
+    monkeypatch.setattr(streaming, "batch_size", lambda shape, where, mesh: 12)
+    monkeypatch.setattr(streaming, "sums_of_batch", recorded)
     return sizes
 
 
@@ -272,60 +273,6 @@ def test_memory_does_not_grow_with_the_number_of_batches():
     assert max(on_devices) - on_devices[0] < 4 * 12 * 4 * 11 * 2 * 8
 
 
-# --- devices ---
-
-
-def on_eight_devices():
-    """Run in a process of its own, below."""
-    assert jax.device_count() == 8
-    images, targets = IMAGES[:16], TARGETS[:16]
-    programs = []
-    original = streaming._sharded_sums
-
-    def recorded(*arguments):
-        compiled = original.lower(*arguments).compile()
-        programs.append(compiled.as_text())
-        return compiled(*arguments[:5])
-
-    streaming._sharded_sums = recorded
-    line = Mesh(np.array(jax.devices()), ("n",))
-    grid = Mesh(np.array(jax.devices()).reshape(4, 2), ("a", "b"))
-    for mesh, axes, share in (
-        (line, ("n",), 2),
-        (grid, (("a", "b"), None), 2),
-        (grid, ("a",), 4),  # the same on both devices of a pair
-        (line, (), 0),  # the same on all of them
-        (grid, (None, "a"), 0),  # parts of an image on each: still right
-        (grid, ("b", "a"), 0),
-    ):
-        programs.clear()
-        array = jax.device_put(images, NamedSharding(mesh, PartitionSpec(*axes)))
-        assert_mean_patch_moments(
-            mean_patch_moments(array, targets, KERNEL), images, targets
-        )
-        assert len(programs) == (share > 0), axes
-        for program in programs:
-            # Each device sees its own images alone; only sums travel.
-            assert f"f64[{share},4,11,2]" in program
-            assert "f64[16,4,11,2]" not in program
-            assert "all-reduce" in program
-            assert "all-gather" not in program
-    spread = jax.device_put(images, NamedSharding(line, PartitionSpec("n")))
-    assert_patch_moments(patch_moments(spread, KERNEL), images)
-    programs.clear()
-    # Where arrays of the host are spread over the devices.
-    jax.default_backend = lambda: "accelerator"
-    assert_mean_patch_moments(
-        mean_patch_moments(iter(np.split(IMAGES, [16])), TARGETS, KERNEL)
-    )
-    assert len(programs) == 1  # 13 images cannot be spread
-    assert "f64[2,4,11,2]" in programs[0]
-
-
-def test_images_on_eight_devices():
-    run_on_eight_devices(__name__)
-
-
 # --- images of different sizes ---
 
 SIZES = [(4, 11), (9, 3), (2, 3), (9, 3), (4, 11), (17, 23), (5, 5)]
@@ -450,7 +397,3 @@ def test_traced_batches_are_refused():
         match="under a JAX transformation images must be one array, not an iterable",
     ):
         jax.jit(lambda images: patch_moments([images, images], KERNEL))(IMAGES[:12])
-
-
-if __name__ == "__main__":
-    on_eight_devices()
