@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-fast test-float32 test-browser docs attack lint format clean
+.PHONY: help install demo test test-fast test-float32 test-browser docs attack accelerator lint format clean
 
 help:
 	@echo "make install       .venv alone"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-browser  the report in headless Chromium, where one is installed; pictures in .cache/report/"
 	@echo "make docs          the documentation, its tutorials executed, in build/docs/; open build/docs/index.html"
 	@echo "make attack        hostile files and what reading them costs, in memory and seconds"
+	@echo "make accelerator   what one accelerator does in 12 minutes, as JSON; ARGS=\"--small\" tries it on a CPU"
 	@echo "make lint          ruff (rules and formatting) and mypy"
 	@echo "make format        rewrite the files as ruff formats them"
 	@echo "make clean         remove .venv, caches and build products; results/ stays"
@@ -81,6 +82,10 @@ docs: $(DOCS_STAMP)
 # Not a part of `test`, which has some of them: all of them, at their full size.
 attack: $(STAMP)
 	$(BIN)/python -m tests.attack
+
+# JSON alone on stdout. Of JAX and PyTorch it takes what .venv has: install those for the device first.
+accelerator: $(STAMP)
+	@$(BIN)/python -m experiments.scaling.accelerator $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

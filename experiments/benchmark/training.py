@@ -82,9 +82,9 @@ def our_vgg(
     return _trained(train | (OWN if own else {}), run.seeds)
 
 
-def torch_vgg(images: np.ndarray, run: VGGRun) -> Compute:
-    """VGG11-BN in PyTorch, channels last, which is its fastest layout on a CPU; seeds
-    one after the other."""
+def torch_vgg(images: np.ndarray, run: VGGRun, device: str = "cpu") -> Compute:
+    """VGG11-BN in PyTorch, channels last, which is its fastest layout; seeds one after
+    the other."""
     import torch
     from torch import nn
 
@@ -93,8 +93,9 @@ def torch_vgg(images: np.ndarray, run: VGGRun) -> Compute:
         torch.from_numpy(images)
         .permute(0, 3, 1, 2)
         .contiguous(memory_format=torch.channels_last)
+        .to(device)
     )
-    y = torch.from_numpy(_labels(images)).long()
+    y = torch.from_numpy(_labels(images)).long().to(device)
     stages = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
     def network() -> Any:
@@ -120,7 +121,7 @@ def torch_vgg(images: np.ndarray, run: VGGRun) -> Compute:
             nn.Linear(hidden, CLASSES),
         ]
         return nn.Sequential(*layers, nn.Flatten(), *classifier).to(
-            memory_format=torch.channels_last
+            device, memory_format=torch.channels_last
         )
 
     def evaluate(model: Any) -> None:
@@ -137,7 +138,7 @@ def torch_vgg(images: np.ndarray, run: VGGRun) -> Compute:
         evaluate(model)
         model.train()
         for _ in range(run.steps):
-            batch = torch.randperm(len(x))[: run.batch_size]
+            batch = torch.randperm(len(x), device=device)[: run.batch_size]
             optimizer.zero_grad(set_to_none=True)
             nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
             optimizer.step()
