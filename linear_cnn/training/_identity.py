@@ -14,8 +14,10 @@ import numpy as np
 _IN_WORDS = {
     "program": "optimizer, batch size, loss or network",
     "recording": "network in inference mode, loss, metrics or recorded kernels",
-    "environment": "devices, versions or XLA_FLAGS",
+    "environment": "kind of device, versions or XLA_FLAGS",
 }
+
+_NUMBER_OF_DEVICES = "--xla_force_host_platform_device_count"
 
 
 def identify(
@@ -52,7 +54,11 @@ def identify(
             {f"{device.platform} {device.device_kind}" for device in devices}
         ),
         # Some of them trade accuracy for speed.
-        "XLA_FLAGS": sorted(os.environ.get("XLA_FLAGS", "").split()),
+        "XLA_FLAGS": sorted(
+            flag
+            for flag in os.environ.get("XLA_FLAGS", "").split()
+            if not flag.startswith(_NUMBER_OF_DEVICES)
+        ),
     }
     return {
         "parameters": parameters,

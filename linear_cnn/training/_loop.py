@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
@@ -27,7 +26,10 @@ from linear_cnn.training._plan import _matched, _Plan
 from linear_cnn.training._rows import OnRecord, Row, _stops, _trajectory
 from linear_cnn.training._seeds import (
     _advance_all,
+    _first,
     _Layout,
+    _on_host,
+    _one_block,
     _place,
     _record_all,
     _start_all,
@@ -50,6 +52,7 @@ def _run(
 ) -> Trajectory:
     count, records = plan.images.shape[0], plan.records
     seeds = 1 if layout is None else keys.shape[0]
+    of_each = None if layout is None else seeds
     shape = jax.ShapeDtypeStruct(plan.images.shape, plan.images.dtype)
     keys = _place(layout, keys, of_each=True)
     outline = _start_all.eval_shape(program, layout, shape, keys)
@@ -87,7 +90,7 @@ def _run(
             state = _start_traced(program, layout, shape, keys)
             ready = _never
         else:
-            recording, training = programs = _lowered(
+            recording, training = _lowered(
                 program, layout, outline, keys, data, validation
             )
             # The first record, and what was kept, need not wait for it.
@@ -98,6 +101,10 @@ def _run(
         rows: list[Row] = []
         checkpoints = None
 
+        def save(ending: str | None) -> None:
+            if checkpoints is not None:
+                checkpoints.save(_on_host(state, of_each), step, rows, ending)
+
         def asked() -> bool:
             """Whether `on_record` stops the run; an error of it loses no state."""
             if on_record is None:
@@ -105,21 +112,31 @@ def _run(
             try:
                 return _stops(on_record, step, rows[-1], layout, seeds) and step < last
             except (Exception, SystemExit):
-                if checkpoints is not None:
-                    checkpoints.save(state, step, rows, FAILED)
+                save(FAILED)
                 raise
 
         if folder:
-            identity = _identity(programs, state, keys, data, validation, records, last)
+            begun, own_keys = _on_host((state, keys), of_each)
+            identity = _identity(
+                program,
+                layout,
+                outline,
+                begun,
+                own_keys,
+                (data[0], _on_host(data[1], seeds if plan.targets_of_each else None)),
+                validation,
+                records,
+                last,
+            )
             checkpoints = Checkpoints(folder, identity)
-            restored = checkpoints.restore(outline, records)
+            restored = checkpoints.restore(_first(outline, of_each), records)
             if restored is not None:
                 state, step, rows, ending = restored
                 state = _place(layout, state, of_each=True)
                 stopped = ending == STOPPED and on_record is not None
                 if ending == FAILED:
                     stopped = asked()
-                    checkpoints.save(state, step, rows, STOPPED if stopped else None)
+                    save(STOPPED if stopped else None)
         # Without checkpoints there is nothing to save.
         signalled = stack.enter_context(stop_later()) if checkpoints else _never
         bar = stack.enter_context(
@@ -153,7 +170,7 @@ def _run(
             if step == target and recording_now:
                 row = _record_all(program, layout, state, data, validation)
                 if not traced:
-                    row = {name: np.asarray(value) for name, value in row.items()}
+                    row = _on_host(row, of_each)
                     _check_record(row, step, rows, records, layout, seeds)
                 rows.append(row)
                 stopped = asked()
@@ -164,7 +181,7 @@ def _run(
                 or time.perf_counter() - saved > _CHECKPOINT_SECONDS
                 or (len(rows) == len(records) and step == last)
             ):
-                checkpoints.save(state, step, rows, STOPPED if stopped else None)
+                save(STOPPED if stopped else None)
                 saved = time.perf_counter()
             if stopping:
                 break
@@ -205,16 +222,11 @@ def _final(state: _State, layout: _Layout | None, seeds: int, traced: bool) -> A
     plain arrays; seeds that only filled up a block are dropped."""
     variables = nnx.merge_state(state.trained, state.frozen, state.rest)
 
-    def one(leaf: jax.Array) -> jax.Array:
-        if traced:
-            return leaf if layout is None else leaf[:seeds]
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            data = one(jax.random.key_data(leaf))
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-        array = np.asarray(leaf)
-        return jax.device_put(array if layout is None else array[:seeds])
-
-    return jax.tree.map(one, variables)
+    if layout is None and traced:
+        return variables
+    if traced:
+        return jax.tree.map(lambda leaf: leaf[:seeds], variables)
+    return jax.device_put(_on_host(variables, None if layout is None else seeds))
 
 
 def _never() -> Any:
@@ -222,7 +234,9 @@ def _never() -> Any:
 
 
 def _identity(
-    programs: tuple[Lowered, Lowered],
+    program: _Program,
+    layout: _Layout | None,
+    outline: _State,
     state: _State,
     keys: jax.Array,
     data: tuple[Any, Any],
@@ -230,8 +244,25 @@ def _identity(
     records: np.ndarray,
     last: int,
 ) -> dict[str, Any]:
-    """What a checkpoint of this run must agree with; of its state before step 0."""
-    recording, training = programs
+    """What a checkpoint of this run must agree with; of its state before step 0.
+
+    Nothing of it depends on how many devices there are: the programs are those that one
+    device has for one block of seeds.
+    """
+    alone = None if layout is None else _one_block(layout)
+    size = None if alone is None else alone.size
+    of_block = (
+        _first(data[0]),
+        _first(data[1], size if layout and layout.targets_of_each else None),
+    )
+    recording, training = _lowered(
+        program,
+        alone,
+        _first(outline, size),
+        None,
+        of_block,
+        _first(validation),
+    )
     weights = state.trained, state.frozen, state.rest
     arrays = {
         "keys": keys,
@@ -260,7 +291,7 @@ def _lowered(
     program: _Program,
     layout: _Layout | None,
     outline: _State,
-    keys: jax.Array,
+    keys: jax.Array | None,
     data: tuple[Any, Any],
     validation: tuple[Any, Any] | None,
 ) -> tuple[Lowered, Lowered]:
@@ -268,7 +299,7 @@ def _lowered(
 
     def place(leaf: Any) -> Any:
         if layout is None:
-            return keys.sharding if keys.committed else None
+            return keys.sharding if keys is not None and keys.committed else None
         # XLA spreads no empty array.
         spec = PartitionSpec(*("seeds",) if leaf.size else ())
         return NamedSharding(layout.mesh, spec)

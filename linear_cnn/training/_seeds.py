@@ -1,5 +1,6 @@
 """Many seeds in one compiled program, spread over devices and in blocks."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -126,32 +127,61 @@ def _record_all(
 
 
 def _layout(program: _Program, keys: jax.Array, plan: _Plan) -> _Layout:
-    """Spread over the devices, then blocks of equal size, filled up by repeating seeds
-    so that one trace serves all."""
+    """Blocks of equal size, spread over the devices and filled up by repeating seeds so
+    that one trace serves all.
+
+    The size of a block is the same on any number of devices, and with it the bits of
+    every seed.
+    """
     seeds = keys.shape[0]
-    devices = jax.local_devices()[:seeds]
-    block = _block(program, keys[0], plan.images)
-    blocks = -(-seeds // (len(devices) * block))
-    size = -(-seeds // (len(devices) * blocks))
+    size = _size(seeds, *_bounds(program, keys[0], plan.images))
+    devices = jax.local_devices()
+    blocks = -(-seeds // (size * len(devices)))
+    used = -(-seeds // (size * blocks))
     return _Layout(
-        Mesh(np.array(devices), ("seeds",)), blocks, size, plan.targets_of_each
+        Mesh(np.array(devices[:used]), ("seeds",)), blocks, size, plan.targets_of_each
     )
 
 
-# Bytes of activations that a block may have, and seeds at most.
-_BLOCK_ON_CPU, _BLOCK_ELSEWHERE = (4e6, 32), (5e8, 4096)
+def _one_block(layout: _Layout) -> _Layout:
+    """That of a single block, on one device."""
+    device = np.array(jax.local_devices()[:1])
+    return layout._replace(mesh=Mesh(device, ("seeds",)), blocks=1)
 
 
-def _block(program: _Program, key: jax.Array, images: Any) -> int:
-    """How many seeds should go through one vmap: as many as the activations of a batch
-    fit the bytes of a block.
+# Devices that a machine usually has: those that the size of a block should suit.
+_USUAL = (1, 2, 4, 8)
 
-    A CPU is fast while they stay in its cache. Measured on 2 cores: tiny networks
-    (activations of 10 to 700 kB) are up to three times faster in blocks, with little
-    difference between 4 and 64 seeds; those of several megabytes lose up to twofold. An
-    accelerator wants to be filled. Measured on an H100: networks of 12 MB are 2.8 times
-    faster in a block of 32 seeds than one by one, those of 40 MB 1.8 times in a block
-    of 4; those of 1.1 GB lose a quarter.
+
+def _size(seeds: int, least: int, most: int) -> int:
+    """How many of the seeds go through one vmap: at least so many that more would not
+    be faster; of such sizes the one that the usual numbers of devices are fastest with,
+    by the geometric mean."""
+    if seeds <= least:
+        return seeds
+
+    def seconds(size: int) -> int:
+        return math.prod(-(-seeds // (size * devices)) * size for devices in _USUAL)
+
+    return min(range(least, min(2 * least, most) + 1), key=seconds)
+
+
+# Of one vmap: the bytes of activations from which on more seeds are not faster, the
+# bytes that it may have, the seeds that it may have.
+_ON_CPU, _ELSEWHERE = (1e5, 4e6, 32), (2e8, 5e8, 4096)
+
+
+def _bounds(program: _Program, key: jax.Array, images: Any) -> tuple[int, int]:
+    """How many seeds should go through one vmap at least, where there are as many, and
+    at most.
+
+    A CPU is fast while the activations of a batch stay in its cache. CPU seconds,
+    measured on 2 cores: networks of 100 kB to 1 MB take 1.6 times as long one by one as
+    in blocks of 2, and no less in blocks of 32; those of 10 kB gain four times, until
+    blocks of 8. Those of several megabytes lose up to twofold. An accelerator wants to
+    be filled. Measured on an H100: networks of 12 MB are 2.8 times faster in a block of
+    32 seeds than one by one, those of 40 MB 1.8 times in a block of 4; those of 1.1 GB
+    lose a quarter.
     """
     state = _start_all.eval_shape(
         program, None, jax.ShapeDtypeStruct(images.shape, images.dtype), key
@@ -165,10 +195,12 @@ def _block(program: _Program, key: jax.Array, images: Any) -> int:
     ).eqns
     arrays = [array.aval for operation in operations for array in operation.outvars]
     size = sum(array.size * array.dtype.itemsize for array in arrays)
-    most_bytes, most_seeds = (
-        _BLOCK_ON_CPU if jax.default_backend() == "cpu" else _BLOCK_ELSEWHERE
+    least_bytes, most_bytes, most_seeds = (
+        _ON_CPU if jax.default_backend() == "cpu" else _ELSEWHERE
     )
-    return int(np.clip(most_bytes // max(size, 1), 1, most_seeds))
+    most = int(np.clip(most_bytes // max(size, 1), 1, most_seeds))
+    # Two in a vmap are faster than one by one wherever two fit.
+    return int(np.clip(least_bytes // max(size, 1), min(2, most), most)), most
 
 
 def _place(layout: _Layout | None, values: Any, of_each: bool) -> Any:
@@ -188,3 +220,27 @@ def _place(layout: _Layout | None, values: Any, of_each: bool) -> Any:
         )
 
     return jax.tree.map(place, values)
+
+
+def _on_host(values: Any, seeds: int | None) -> Any:
+    """Arrays with a seed axis, or none if `seeds` is None, on the host, without the
+    seeds that only filled up a block; keys as those of one device."""
+
+    def one(leaf: jax.Array) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = one(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        array = np.asarray(leaf)
+        return array if seeds is None else array[:seeds]
+
+    return jax.tree.map(one, values)
+
+
+def _first(values: Any, seeds: int | None = None) -> Any:
+    """Shapes and types of arrays, those with a seed axis of so many seeds."""
+
+    def one(leaf: Any) -> jax.ShapeDtypeStruct:
+        shape = leaf.shape if seeds is None else (seeds, *leaf.shape[1:])
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+    return jax.tree.map(one, values)

@@ -227,9 +227,11 @@ def train_seeds(
     """Train many seeds in one compiled program; the same as `train` for each of the
     keys, up to rounding.
 
-    The seeds are spread over the devices of this process. A CPU counts as one device
-    unless told otherwise before JAX first computes:
-    `jax.config.update("jax_num_cpu_devices", 2)` uses two cores.
+    The seeds are spread over the devices of this process, in blocks whose size does
+    not depend on how many these are: neither do the bits of any seed, and a checkpoint
+    is continued on any number of them. A CPU counts as one device unless told otherwise
+    before JAX first computes: `jax.config.update("jax_num_cpu_devices", 2)` uses two
+    cores.
 
     Args:
       targets: shared, as in `train`, or one set a seed with a leading seed axis S.

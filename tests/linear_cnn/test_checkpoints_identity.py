@@ -136,14 +136,14 @@ def test_versions_are_a_part_of_it(tmp_path, monkeypatch, package):
     monkeypatch.setattr(
         _identity, "version", lambda name: "0.0" if name == package else known(name)
     )
-    with pytest.raises(ValueError, match="its devices, versions or XLA_FLAGS differ"):
+    with pytest.raises(ValueError, match="its kind of device, versions"):
         run(tmp_path, epochs=1)
 
 
 def test_flags_of_the_compiler_are_a_part_of_it(tmp_path, monkeypatch):
     run(tmp_path, epochs=1)
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
-    with pytest.raises(ValueError, match="its devices, versions or XLA_FLAGS differ"):
+    with pytest.raises(ValueError, match="its kind of device, versions"):
         run(tmp_path, epochs=1)
 
 

@@ -196,23 +196,39 @@ def test_targets_that_do_not_fit_are_refused(targets, keys, message):
 
 
 @pytest.mark.parametrize(
-    ("backend", "images", "batch_size", "block"),
+    ("backend", "images", "batch_size", "least", "most"),
     [
-        ("cpu", 10, None, 32),
-        ("cpu", 2000, None, 7),
-        ("cpu", 2000, 40, 32),
-        ("cpu", 20_000, None, 1),
-        ("gpu", 10, None, 4096),
-        ("gpu", 250_000, None, 7),
-        ("gpu", 2_500_000, None, 1),
+        ("cpu", 10, None, 32, 32),
+        ("cpu", 2000, None, 2, 7),
+        ("cpu", 2000, 40, 8, 32),
+        ("cpu", 20_000, None, 1, 1),
+        ("gpu", 10, None, 4096, 4096),
+        ("gpu", 250_000, None, 2, 7),
+        ("gpu", 2_500_000, None, 1, 1),
     ],
 )
 def test_as_many_seeds_in_a_block_as_fit_the_backend(
-    monkeypatch, backend, images, batch_size, block
+    monkeypatch, backend, images, batch_size, least, most
 ):
     """4 MB hold the patches, responses, means and outputs of 2,000 images for about
     seven networks."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     program = _step._Program(two_outputs, SGD, batch_size, "mse", ())
     shape = jax.ShapeDtypeStruct((images, 4, 5, 2), np.float64)
-    assert _seeds._block(program, KEYS[0], shape) == block
+    assert _seeds._bounds(program, KEYS[0], shape) == (least, most)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "least", "most", "size"),
+    [
+        (5, 32, 32, 5),  # all in one
+        (20, 1, 1, 1),
+        (20, 2, 7, 3),
+        (40, 2, 7, 2),
+        (64, 8, 32, 8),
+        (20, 8, 32, 10),  # 2 devices have one block each
+        (100, 32, 32, 32),
+    ],
+)
+def test_blocks_leave_few_devices_idle(seeds, least, most, size):
+    assert _seeds._size(seeds, least, most) == size
