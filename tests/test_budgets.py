@@ -52,7 +52,7 @@ def test_hostile_files_that_are_quick(tmp_path):
     assert honest.megabytes > 290, honest
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("which", KINDS)
 def test_hostile_files(tmp_path, which):
     names = [name for name in ATTACKS if name not in QUICK and kind(name) == which]

@@ -17,14 +17,12 @@ ROOT = Path(__file__).parents[1]
 # The tutorials are executed by `make docs`.
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "docs" / "guide").glob("*.md"))
-EXAMPLES = [
-    pytest.param(code, id=f"{page.stem}-{number}", marks=_marks)
-    for page in PAGES
-    for number, code in enumerate(
-        re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+EXAMPLES = {
+    page: re.findall(
+        r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE
     )
-    for _marks in [() if page.stem == "README" else (pytest.mark.slow,)]
-]
+    for page in PAGES
+}
 
 
 def test_tables_are_those_of_the_saved_results() -> None:
@@ -135,12 +133,26 @@ def test_the_readme_is_one_page() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_example_runs(example: str, tmp_path: Path) -> None:
+# Each by itself, but for the imports, which take longer than most of them.
+_ONE_BY_ONE = """
+import sys, jax
+for number, example in enumerate(sys.argv[1:]):
+    print("example", number, file=sys.stderr, flush=True)
+    exec(compile(example, f"<example {number}>", "exec"), {"__name__": "__main__"})
+    jax.config.update("jax_enable_x64", False)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if EXAMPLES[page]], ids=lambda page: page.stem
+)
+def test_examples_run(page: Path, tmp_path: Path) -> None:
     # In a process of its own with a user's settings: float64 off, promotion not strict.
     environment = {k: v for k, v in os.environ.items() if k != "JAX_ENABLE_X64"}
     run = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", example],
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", _ONE_BY_ONE]
+        + EXAMPLES[page],
         capture_output=True,
         text=True,
         cwd=tmp_path,

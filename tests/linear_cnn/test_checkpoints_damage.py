@@ -79,7 +79,7 @@ def test_flipped_bits_in_every_file(two, tmp_path, expected):
     outcomes = []
     for name in files(two / "6"):
         content = (two / "6" / name).read_bytes()
-        bits = random.choice(8 * len(content), min(6, 8 * len(content)), replace=False)
+        bits = random.choice(8 * len(content), min(4, 8 * len(content)), replace=False)
         for number, bit in enumerate(bits):
             folder = shutil.copytree(two, tmp_path / "damaged")
             if number % 2:
@@ -92,7 +92,7 @@ def test_flipped_bits_in_every_file(two, tmp_path, expected):
             outcomes.append(outcome)
             shutil.rmtree(folder)
     # Also where Orbax would not have noticed.
-    assert outcomes.count("skipped") == outcomes.count("refused") > 50
+    assert outcomes.count("skipped") == outcomes.count("refused") > 30
 
 
 @pytest.mark.parametrize("only", [False, True])

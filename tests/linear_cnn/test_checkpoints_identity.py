@@ -172,7 +172,7 @@ for optimizer in (here.MOMENTUM, optax.inject_hyperparams(optax.adam)(0.01)):
 @pytest.mark.slow
 def test_the_same_call_in_another_process_is_the_same_run(tmp_path):
     shown = []
-    for seed, before in (("0", 0), ("1", 2), ("4242", 0)):
+    for seed, before in (("0", 0), ("1", 2)):
         code = SCRIPT.format(root=ROOT, folder=str(tmp_path / "run_"), before=before)
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -183,7 +183,7 @@ def test_the_same_call_in_another_process_is_the_same_run(tmp_path):
         )
         shown.append(done.stdout)
     assert len(shown[0].splitlines()) == 4
-    assert shown[0] == shown[1] == shown[2]
+    assert shown[0] == shown[1]
 
 
 @pytest.mark.parametrize(

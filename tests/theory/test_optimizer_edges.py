@@ -71,7 +71,8 @@ def curvatures(options):
 @pytest.mark.parametrize("options", SETTINGS)
 def test_edges_in_many_digits(options):
     """Relative errors, of P to its envelope, or what the last digits of the arguments
-    change. 1e-300 is where floats end."""
+    change. 1e-300 is where floats end. Fewer than 100 of those digits where products
+    and sums are fused, 253 at worst where not."""
     places = curvatures(options)
     with jax.enable_x64(True):
         found = jax.jit(responses)(
@@ -105,7 +106,7 @@ def test_edges_in_many_digits(options):
                         for other in near
                     )
                     condition = changed / (shift - 1)
-                    allowed = max(1e-10 * size, 100 * EPS * condition)
+                    allowed = max(1e-10 * size, 300 * EPS * condition)
                     assert error <= max(allowed, 1e-300), (x, t, which)
 
 

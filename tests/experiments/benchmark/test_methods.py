@@ -84,7 +84,7 @@ def test_both_convolutions_train_the_same_module_of_ones_own(monkeypatch):
         np.testing.assert_array_equal(METHODS[name].prepare(some_images())(), [5418])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("who", ["linear_cnn", "linear_cnn, own functions", "torch"])
 @pytest.mark.parametrize(
     ("first_features", "parameters"), [(None, 612_810), (64, 628_074)]

@@ -339,7 +339,7 @@ def test_results_table_and_figures(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_smoke_preset(tmp_path: Path) -> None:
     settings: Settings = replace(SMOKE, out=tmp_path, steps=60, class_steps=5)
     with jax.numpy_dtype_promotion("standard"):  # which optax's schedules need

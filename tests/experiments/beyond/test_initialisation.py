@@ -203,7 +203,7 @@ def test_rate_and_epsilon_are_those_of_the_lowest_loss(
         experiment.compute(replace(settings, rates=(0.4,)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_smoke_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = replace(SMOKE, out=tmp_path)
     initialisation.main(settings)

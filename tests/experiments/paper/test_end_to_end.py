@@ -5,6 +5,7 @@ All in one file, since all read the same results: so each network is trained onc
 """
 
 import json
+import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -32,15 +33,21 @@ EXPERIMENTS = {
     "formula_fit": formula_fit,
     "consistency": consistency,
     "random_labels": random_labels,
-    "frozen_first_layer": frozen_first_layer,
     "decorrelation": decorrelation,
     "energy_labels": energy_labels,
     "spectral_scaling": spectral_scaling,
 }
 
 
+NAMES = [
+    *EXPERIMENTS,
+    # Four deep networks, which take as long to compile as all others together.
+    pytest.param("frozen_first_layer", marks=pytest.mark.long),
+]
+
+
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of all these experiments with the smoke preset."""
     out = tmp_path_factory.mktemp("results")
     for module in EXPERIMENTS.values():
@@ -48,8 +55,23 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def deep(others: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those too that take long."""
+    out = tmp_path_factory.mktemp("deep") / "results"
+    shutil.copytree(others, out)
+    frozen_first_layer.main(replace(frozen_first_layer.PRESETS["smoke"], out=out))
+    return out
+
+
+@pytest.fixture
+def out(request: pytest.FixtureRequest) -> Path:
+    long = request.node.get_closest_marker("long") is not None
+    return request.getfixturevalue("deep" if long else "others")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_files(out: Path, name: str) -> None:
     folder = out / name / "photographs"
     figures = [*catalogue.CATALOGUE[name].captions] or [name]
@@ -80,8 +102,8 @@ def test_files(out: Path, name: str) -> None:
 def test_runs_are_shared(out: Path) -> None:
     """All classes and a pair; another width and another network; shuffled labels; each
     experiment's own."""
-    # Frozen VGG11; VGG13 twice; two components' labels; unscaled and scaled patches.
-    assert len(list((out / "runs").iterdir())) == 5 + 3 + 2 + 2
+    # Two components' labels; unscaled and scaled patches.
+    assert len(list((out / "runs").iterdir())) == 5 + 2 + 2
     shared = {
         ("formula_fit", "all"): [
             ("consistency", "base"),
@@ -89,24 +111,28 @@ def test_runs_are_shared(out: Path) -> None:
             ("decorrelation", "base"),
         ],
         ("random_labels", "shuffled"): [("energy_labels", "shuffled")],
-        ("consistency", "other"): [
-            ("frozen_first_layer", "learnt/11"),
-            ("decorrelation", "other"),
-        ],
+        ("consistency", "other"): [("decorrelation", "other")],
     }
-
-    def run(experiment: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-        arrays = disk.read_arrays(out / experiment / "photographs" / "arrays.npz")
-        return arrays[f"{name}/conv1"], arrays[f"{name}/config"]
-
     for first, others in shared.items():
         for other in others:
-            for mine, its in zip(run(*first), run(*other), strict=True):
-                np.testing.assert_array_equal(mine, its)
+            assert_same_run(out, first, other)
 
 
-@pytest.mark.slow
+def assert_same_run(out: Path, *of: tuple[str, str]) -> None:
+    """Of two experiments, each with its name for the run."""
+    runs = []
+    for experiment, name in of:
+        arrays = disk.read_arrays(out / experiment / "photographs" / "arrays.npz")
+        runs.append((arrays[f"{name}/conv1"], arrays[f"{name}/config"]))
+    for mine, its in zip(*runs, strict=True):
+        np.testing.assert_array_equal(mine, its)
+
+
+@pytest.mark.long
 def test_a_frozen_first_layer_stays(out: Path) -> None:
+    # Frozen VGG11; VGG13 twice.
+    assert len(list((out / "runs").iterdir())) == 5 + 2 + 2 + 3
+    assert_same_run(out, ("consistency", "other"), ("frozen_first_layer", "learnt/11"))
     arrays = disk.read_arrays(out / "frozen_first_layer" / "photographs" / "arrays.npz")
     for depth in (11, 13):
         frozen, learnt = (
@@ -304,10 +330,11 @@ def test_profiles_are_those_of_the_kernels(out: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXPERIMENTS)
-@pytest.mark.usefixtures("no_training")
-def test_nothing_is_trained_twice(out: Path, tmp_path: Path, capsys, name: str) -> None:
-    module = EXPERIMENTS[name]
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_trained_twice(
+    out: Path, no_training: None, tmp_path: Path, capsys, name: str
+) -> None:  # in this order: first those that train
+    module = EXPERIMENTS.get(name, frozen_first_layer)
     settings = replace(module.PRESETS["smoke"], out=tmp_path, store=out / "runs")
     module.main(settings)
     printed = capsys.readouterr().out.splitlines()

@@ -155,7 +155,7 @@ def test_a_part_prints_json_whatever_happens(tmp_path, monkeypatch, capsys):
             assert content["numbers"] == expected | {"b": {"c": 2}}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_parts_in_processes_of_their_own(tmp_path, capfd):
     only = ("float32_tests", "trained_networks")
     settings = accelerator.Settings(out=tmp_path, small=True, only=only)
