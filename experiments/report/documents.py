@@ -23,6 +23,7 @@ from experiments.download import standard
 from experiments.frame import WHEREABOUTS, Table, disk
 from experiments.frame.marks import between_marks
 from experiments.report.reading import Result, Row, read, verdict_of, with_summary
+from experiments.scaling import publication as scaling
 from linear_cnn._text import escaped
 
 # What others can have under the same name.
@@ -38,7 +39,7 @@ def publish(out: Path, docs: Path) -> list[Path]:
       the files that were written.
     """
     folder = disk.prepare_folder(docs / "results", "--publish")
-    written = publication.publish(out, docs)
+    written = publication.publish(out, docs) + scaling.publish(out, docs)
     for result in read(out):
         if result.problem or result.preset == "smoke":
             continue
@@ -94,7 +95,7 @@ def pages(docs: Path) -> dict[Path, str]:
     if readme.exists():
         text = readme.read_text(encoding="utf-8")
         made[readme] = between_marks(text, short_table(results))
-    return made | publication.pages(docs)
+    return made | publication.pages(docs) | scaling.pages(docs)
 
 
 def short_table(results: Sequence[Result]) -> str:
