@@ -237,36 +237,34 @@ def trained_networks(sizes: Sizes, folder: Path, seconds: float) -> Numbers:
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=sys.stderr, stderr=subprocess.PIPE, text=True
     )
-    stopped = ""
+    finished = True
     try:
         _, said = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        process.terminate()  # training saves what it has
+        finished = False
+        process.terminate()  # training saves what it has, and continues another time
         _, said = process.communicate()
-        stopped = f" stopped after {seconds:.0f} s; the same command continues:"
     sys.stderr.write(said)
-    if process.returncode:
-        reason = "\n".join(said.strip().splitlines()[-3:])
-        raise ChildProcessError(f"{' '.join(command[2:])}{stopped} {reason}")
-    dataset = "photographs" if sizes.preset == "smoke" else "cifar10"
-    place = disk.folder(folder, "random_labels", dataset)
-    summary = disk.read_json(place / "summary.json", "run it again")
+    if finished and process.returncode:
+        raise ChildProcessError(said.strip().splitlines()[-1])
     configs = [
         disk.read_json(file, "run it again")
         for file in sorted((folder / "runs").glob("*/config.json"))
     ]
-    return {
-        "profiles": {
-            row["comparison"]: row["change"]["mean"] for row in summary["results"]
-        },
-        "runs": {
-            "true" if content["run"]["shuffled_labels"] is None else "shuffled": {
-                "seconds": content["seconds"],
-                "epochs": content["run"]["epochs"],
-            }
-            for content in configs
-        },
+    runs = {
+        "true" if content["run"]["shuffled_labels"] is None else "shuffled": {
+            "seconds": content["seconds"],
+            "epochs": content["run"]["epochs"],
+        }
+        for content in configs
     }
+    if not finished:
+        return {"finished": False, "runs": runs}
+    dataset = "photographs" if sizes.preset == "smoke" else "cifar10"
+    place = disk.folder(folder, "random_labels", dataset)
+    summary = disk.read_json(place / "summary.json", "run it again")
+    profiles = {row["comparison"]: row["change"]["mean"] for row in summary["results"]}
+    return {"finished": True, "runs": runs, "profiles": profiles}
 
 
 PARTS: dict[str, Callable[[Sizes, Path, float], Numbers]] = {

@@ -1,6 +1,7 @@
 """The script of `make accelerator`: its plan, its JSON, and its parts at tiny size."""
 
 import json
+import subprocess
 import sys
 import time
 
@@ -139,6 +140,42 @@ FAILED tests/theory/test_a.py::test_c - ValueError
         parts.outcomes("no module", finished=False)
 
 
+def test_networks_that_take_too_long_are_stopped_and_what_is_there_is_said(
+    tmp_path, monkeypatch
+):
+    """By a command that saves what it has when it is told to stop."""
+    program = """
+import json, pathlib, signal, sys, time
+place = pathlib.Path(sys.argv[1]) / "runs" / "one"
+place.mkdir(parents=True)
+run = {"shuffled_labels": None, "epochs": 3}
+def save(*_):
+    (place / "config.json").write_text(json.dumps({"run": run, "seconds": 1.5}))
+    sys.exit("interrupted")
+signal.signal(signal.SIGTERM, save)
+time.sleep(60)
+"""
+    started = subprocess.Popen
+
+    def start(command, **others):
+        return started([sys.executable, "-c", program, str(tmp_path)], **others)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    found = parts.trained_networks(TINY, tmp_path, 3.0)
+    runs = {"true": {"seconds": 1.5, "epochs": 3}}
+    assert found == {"finished": False, "runs": runs}
+
+
+@pytest.mark.slow
+def test_networks_that_cannot_be_trained_say_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("LINEAR_CNN_DATA", str(tmp_path))
+    sizes = TINY._replace(preset="paper")
+    with pytest.raises(
+        ChildProcessError, match=r"^error: .*cifar10.* does not exist; "
+    ):
+        parts.trained_networks(sizes, tmp_path / "out", 100)
+
+
 def test_a_part_prints_json_whatever_happens(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(parts, "keep_compiled_programs", lambda: None)
     for part, expected in (
@@ -169,6 +206,7 @@ def test_parts_in_processes_of_their_own(tmp_path, capfd):
     tests, networks = (part["numbers"] for part in report["parts"])
     assert (tests["failed"], tests["finished"]) == ([], True)
     assert tests["passed"] >= 2
+    assert networks["finished"]
     assert set(networks["runs"]) == {"true", "shuffled"}
     # Where another command finds them.
     assert len(list((tmp_path / "runs").glob("*/arrays.npz"))) == 2
