@@ -225,7 +225,8 @@ def check_classes(name: str, labels: Any, classes: int) -> None:
     """Raise unless concrete labels lie between 0 and classes - 1."""
     if isinstance(labels, jax.core.Tracer):
         return
-    lowest, highest = np.min(labels), np.max(labels)
+    labels = np.asarray(labels)  # NumPy of an array inside a trace would be traced
+    lowest, highest = labels.min(), labels.max()
     if lowest < 0 or highest >= classes:
         raise ValueError(
             f"{name} must lie between 0 and {classes - 1}, since the network has"

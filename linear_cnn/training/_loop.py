@@ -22,6 +22,7 @@ from linear_cnn._progress import progress_bar
 from linear_cnn.training._checkpoints import FAILED, STOPPED, Checkpoints, in_use
 from linear_cnn.training._compilation import compiled_beside
 from linear_cnn.training._identity import identify
+from linear_cnn.training._mesh import SEEDS
 from linear_cnn.training._plan import _matched, _Plan
 from linear_cnn.training._rows import OnRecord, Row, _stops, _trajectory
 from linear_cnn.training._seeds import (
@@ -54,7 +55,7 @@ def _run(
     seeds = 1 if layout is None else keys.shape[0]
     of_each = None if layout is None else seeds
     shape = jax.ShapeDtypeStruct(plan.images.shape, plan.images.dtype)
-    keys = _place(layout, keys, of_each=True)
+    keys = _place(program, layout, keys, of_each=True)
     outline = _start_all.eval_shape(program, layout, shape, keys)
     leaves, tree = outline.outputs
     outputs = jax.tree.unflatten(tree, leaves)
@@ -63,10 +64,10 @@ def _run(
     # What nobody sees is not run.
     last = plan.steps if keep_state else int(records[-1])
     data = tuple(
-        _place(layout, values, own)
+        _place(program, layout, values, own)
         for values, own in zip(data, (False, plan.targets_of_each), strict=True)
     )
-    validation = _place(layout, validation, of_each=False)
+    validation = _place(program, layout, validation, of_each=False)
     traced = any(
         isinstance(leaf, jax.core.Tracer)
         for leaf in jax.tree.leaves((keys, data, validation))
@@ -132,7 +133,7 @@ def _run(
             restored = checkpoints.restore(_first(outline, of_each), records)
             if restored is not None:
                 state, step, rows, ending = restored
-                state = _place(layout, state, of_each=True)
+                state = _place(program, layout, state, of_each=True)
                 stopped = ending == STOPPED and on_record is not None
                 if ending == FAILED:
                     stopped = asked()
@@ -256,7 +257,7 @@ def _identity(
         _first(data[1], size if layout and layout.targets_of_each else None),
     )
     recording, training = _lowered(
-        program,
+        program._replace(mesh=None),
         alone,
         _first(outline, size),
         None,
@@ -301,7 +302,7 @@ def _lowered(
         if layout is None:
             return keys.sharding if keys is not None and keys.committed else None
         # XLA spreads no empty array.
-        spec = PartitionSpec(*("seeds",) if leaf.size else ())
+        spec = PartitionSpec(*(SEEDS,) if leaf.size else ())
         return NamedSharding(layout.mesh, spec)
 
     placed = jax.tree.map(

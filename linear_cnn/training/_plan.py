@@ -43,6 +43,11 @@ class _Plan(NamedTuple):
     steps: int
     targets_of_each: bool
 
+    @property
+    def batch(self) -> int:
+        """Images of a step."""
+        return self.settings[1] or self.images.shape[0]
+
 
 def _matched(
     loss: Loss,

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from linear_cnn.training._mesh import SEEDS
 from linear_cnn.training._plan import _Plan
 from linear_cnn.training._step import (
     _advance,
@@ -73,8 +74,9 @@ def _spread(
     return jax.shard_map(
         on_device,
         mesh=layout.mesh,
-        in_specs=tuple(PartitionSpec(*(("seeds",) if own else ())) for own in seeded),
-        out_specs=PartitionSpec("seeds"),
+        in_specs=tuple(PartitionSpec(*((SEEDS,) if own else ())) for own in seeded),
+        out_specs=PartitionSpec(SEEDS),
+        axis_names={SEEDS},  # within it the compiler spreads the batch
         check_vma=False,
     )
 
@@ -126,7 +128,9 @@ def _record_all(
     )
 
 
-def _layout(program: _Program, keys: jax.Array, plan: _Plan) -> _Layout:
+def _layout(
+    program: _Program, keys: jax.Array, plan: _Plan, mesh: Mesh | None
+) -> _Layout:
     """Blocks of equal size, spread over the devices and filled up by repeating seeds so
     that one trace serves all.
 
@@ -135,18 +139,20 @@ def _layout(program: _Program, keys: jax.Array, plan: _Plan) -> _Layout:
     """
     seeds = keys.shape[0]
     size = _size(seeds, *_bounds(program, keys[0], plan.images))
-    devices = jax.local_devices()
-    blocks = -(-seeds // (size * len(devices)))
+    if mesh is None:
+        mesh = Mesh(np.array(jax.local_devices()), (SEEDS,))
+    elif SEEDS not in mesh.axis_names:
+        mesh = Mesh(mesh.devices[None], (SEEDS, *mesh.axis_names))
+    blocks = -(-seeds // (size * mesh.shape[SEEDS]))
     used = -(-seeds // (size * blocks))
-    return _Layout(
-        Mesh(np.array(devices[:used]), ("seeds",)), blocks, size, plan.targets_of_each
-    )
+    mesh = Mesh(mesh.devices[:used], mesh.axis_names)
+    return _Layout(mesh, blocks, size, plan.targets_of_each)
 
 
 def _one_block(layout: _Layout) -> _Layout:
     """That of a single block, on one device."""
     device = np.array(jax.local_devices()[:1])
-    return layout._replace(mesh=Mesh(device, ("seeds",)), blocks=1)
+    return layout._replace(mesh=Mesh(device, (SEEDS,)), blocks=1)
 
 
 # Devices that a machine usually has: those that the size of a block should suit.
@@ -203,21 +209,23 @@ def _bounds(program: _Program, key: jax.Array, images: Any) -> tuple[int, int]:
     return int(np.clip(least_bytes // max(size, 1), min(2, most), most)), most
 
 
-def _place(layout: _Layout | None, values: Any, of_each: bool) -> Any:
+def _place(
+    program: _Program, layout: _Layout | None, values: Any, of_each: bool
+) -> Any:
     """Put arrays where the seeds run: shared ones on every device, those `of_each` seed
     beside it."""
-    if layout is None:
+    mesh = program.mesh if layout is None else layout.mesh
+    if mesh is None:
         return jax.tree.map(jnp.asarray, values)
-    total = layout.mesh.size * layout.blocks * layout.size
+    spread = of_each and layout is not None
+    total = layout.blocks * layout.size * mesh.shape[SEEDS] if layout else 1
+    sharding = NamedSharding(mesh, PartitionSpec(*((SEEDS,) if spread else ())))
 
     def place(array: Any) -> jax.Array:
         array = jnp.asarray(array)
-        if of_each and array.shape[0] != total:
+        if spread and array.shape[0] != total:
             array = array[np.arange(total) % array.shape[0]]
-        return jax.device_put(
-            array,
-            NamedSharding(layout.mesh, PartitionSpec(*(("seeds",) if of_each else ()))),
-        )
+        return jax.device_put(array, sharding)
 
     return jax.tree.map(place, values)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
+from jax.sharding import Mesh
 
 from linear_cnn._losses import ForEach, Loss, loss_function
 from linear_cnn.networks._paths import (
@@ -21,6 +22,7 @@ from linear_cnn.networks._paths import (
     within,
 )
 from linear_cnn.training._fast import with_fast_convolutions
+from linear_cnn.training._mesh import on_all, spread_batch
 
 Init = Callable[[jax.Array], nnx.Module]
 # Before the names of metrics and of kernels among what is recorded.
@@ -41,6 +43,7 @@ class _Program(NamedTuple):
     record: tuple[str, ...] = ()
     first_layer: str | None = None
     fast_convolutions: bool = True
+    mesh: Mesh | None = None  # that the images of a batch are spread over
 
 
 @jax.tree_util.register_dataclass
@@ -106,7 +109,7 @@ def _start(program: _Program, shape: jax.ShapeDtypeStruct, key: jax.Array) -> _S
     outputs, _ = jax.eval_shape(
         partial(_predict, training_graph), trained, frozen, rest, images
     )
-    return _State(
+    state = _State(
         trained=trained,
         frozen=frozen,
         rest=rest,
@@ -120,6 +123,7 @@ def _start(program: _Program, shape: jax.ShapeDtypeStruct, key: jax.Array) -> _S
         kernels=(("conv1", first), *others.items()),
         outputs=_outline(outputs),
     )
+    return on_all(program.mesh, state)
 
 
 def _outline(outputs: Any) -> tuple[tuple[Any, ...], Any]:
@@ -198,6 +202,7 @@ def _advance(
         if program.augment is not None:
             key = jax.random.fold_in(state.order_key, _OF_AUGMENTATION)
             x = program.augment(jax.random.fold_in(key, index), x)
+        x, y = spread_batch(program.mesh, (x, y))
         (loss, rest), gradients = jax.value_and_grad(batch_loss, has_aux=True)(
             state.trained, state, x, y
         )
@@ -206,7 +211,7 @@ def _advance(
         )
         loss = loss.astype(state.loss.dtype)
         sound = state.failed < 0
-        return replace(
+        new = replace(
             state,
             trained=optax.apply_updates(state.trained, updates),
             rest=rest,
@@ -215,6 +220,7 @@ def _advance(
             loss=jnp.where(sound, loss, state.loss),
             failed=jnp.where(sound & ~jnp.isfinite(loss), index, state.failed),
         )
+        return on_all(program.mesh, new)
 
     return lax.fori_loop(start, stop, step, state)
 
@@ -247,13 +253,16 @@ def _measure(
     size = min(program.batch_size or count, count)
 
     def measure_batch(first: jax.Array) -> tuple[jax.Array, ...]:
+        # The last batch reaches back over images that were counted before, so that all
+        # have one shape. Not by the slice's own clamp: spread over devices each clamps
+        # its part by itself.
+        begin = jnp.minimum(first, count - size)
+        new = begin + jnp.arange(size) >= first
         x, y = jax.tree.map(
-            lambda values: lax.dynamic_slice_in_dim(values, first, size),
+            lambda values: lax.dynamic_slice_in_dim(values, begin, size),
             (images, targets),
         )
-        # The last batch reaches back over images that were counted before, so that all
-        # have one shape.
-        new = jnp.minimum(first, count - size) + jnp.arange(size) >= first
+        x, y = spread_batch(program.mesh, (x, y))
         outputs, _ = _predict(
             state.inference_graph, state.trained, state.frozen, state.rest, x
         )

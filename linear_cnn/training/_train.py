@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from linear_cnn._checks import check_keys
 from linear_cnn._losses import ForEach, Loss
 from linear_cnn.training._loop import _run
+from linear_cnn.training._mesh import BATCH, SEEDS, checked_mesh
 from linear_cnn.training._plan import Augment, _plan
 from linear_cnn.training._rows import OnRecord
 from linear_cnn.training._seeds import _layout
@@ -40,6 +42,7 @@ def train(
     on_record: OnRecord | None = None,
     fast_convolutions: bool = True,
     keep_state: bool = True,
+    mesh: Mesh | None = None,
     checkpoint_dir: str | Path | None = None,
     progress: bool = False,
 ) -> Trajectory:
@@ -109,6 +112,11 @@ def train(
         the networks that `init` and `trained_network` make keep theirs. Checkpoints are
         continued by runs with the same convolutions.
       keep_state: return the trained network's variables, `Trajectory.state`.
+      mesh: devices over which the images of each step are spread, along its axis
+        "batch", whose size must divide their number: `jax.make_mesh((8,), ("batch",))`.
+        Parameters and the whole data set are on each of them; batch statistics are
+        those of the whole batch. The result is that of one device up to rounding, and
+        a checkpoint goes from one mesh to another. None: one device.
       checkpoint_dir: folder for checkpoints (Orbax), of one process at a time. Killed
         at any moment and called again with the same arguments, the run continues from
         the last one and ends bit-identical to one that was never interrupted. SIGINT
@@ -124,7 +132,8 @@ def train(
       TypeError, ValueError: malformed arguments, a network whose first layer is not
         told, paths that it does not have, outputs that do not match the targets, a loss
         or metric that does not give one number for each image, an augmentation that
-        changes shape or type, an optimizer that needs more than gradients, parameters
+        changes shape or type, a mesh of other axes or whose devices do not divide the
+        images of a step, an optimizer that needs more than gradients, parameters
         and loss, `on_record` inside a JAX transformation, checkpoints of another run,
         in use by another process or all damaged, before anything is trained; the
         message names the remedy. OSError: a checkpoint cannot be written.
@@ -193,7 +202,8 @@ def train(
         on_record,
     )
     program = _Program(init, *plan.settings)._replace(
-        fast_convolutions=fast_convolutions
+        fast_convolutions=fast_convolutions,
+        mesh=checked_mesh(mesh, (BATCH,), plan.batch),
     )
     return _run(
         program, None, key, plan, checkpoint_dir, progress, keep_state, on_record
@@ -221,6 +231,7 @@ def train_seeds(
     on_record: OnRecord | None = None,
     fast_convolutions: bool = True,
     keep_state: bool = True,
+    mesh: Mesh | None = None,
     checkpoint_dir: str | Path | None = None,
     progress: bool = False,
 ) -> Trajectory:
@@ -235,6 +246,10 @@ def train_seeds(
 
     Args:
       targets: shared, as in `train`, or one set a seed with a leading seed axis S.
+      mesh: devices over which the seeds are spread, along its axis "seeds", and the
+        images of each step of each seed, along its axis "batch"; it may have one of
+        them or both: `jax.make_mesh((2, 4), ("seeds", "batch"))`. By default all
+        devices of this process take seeds.
       keys: (S,), one a seed, for example `jax.random.split(key, S)`.
       on_record: as in `train`; its record has the leading seed axis, and True stops all
         seeds.
@@ -289,7 +304,10 @@ def train_seeds(
     program = _Program(init, *plan.settings)._replace(
         fast_convolutions=fast_convolutions
     )
-    layout = _layout(program, keys, plan)
+    both = checked_mesh(mesh, (SEEDS, BATCH), plan.batch)
+    layout = _layout(program, keys, plan, both)
+    if BATCH in layout.mesh.axis_names:
+        program = program._replace(mesh=layout.mesh)
     return _run(
         program, layout, keys, plan, checkpoint_dir, progress, keep_state, on_record
     )

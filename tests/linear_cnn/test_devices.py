@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -117,23 +118,25 @@ def test_the_size_of_a_block_knows_nothing_of_the_devices(monkeypatch, seeds, im
     shape = jax.ShapeDtypeStruct((images, 4, 5, 3), np.float64)
     keys = jax.random.split(KEYS[0], seeds)
     sizes = set()
-    devices = jax.devices() * 4
+    plan = SimpleNamespace(images=shape, targets_of_each=False)
+    monkeypatch.setattr(_seeds, "Mesh", AnyMesh)
     for count in (1, 2, 3, 8):
-        monkeypatch.setattr(jax, "local_devices", lambda count=count: devices[:count])
-        monkeypatch.setattr(_seeds, "Mesh", lambda devices, names: devices)
-        layout = _seeds._layout(program, keys, _Shapes(shape))
+        mesh = AnyMesh(np.arange(count), ("seeds",))
+        layout = _seeds._layout(program, keys, plan, mesh)
         sizes.add(layout.size)
-        total = len(layout.mesh) * layout.blocks * layout.size
-        # None idle for whole rounds: at most one block a device too many.
-        assert seeds <= total < seeds + len(layout.mesh) * layout.size
+        used = layout.mesh.shape["seeds"]
+        total = used * layout.blocks * layout.size
+        # At most one block a device too many.
+        assert seeds <= total < seeds + used * layout.size
     assert len(sizes) == 1
 
 
-class _Shapes:
-    targets_of_each = False
+class AnyMesh:
+    """Of devices that are not there."""
 
-    def __init__(self, images):
-        self.images = images
+    def __init__(self, devices, axis_names):
+        self.devices, self.axis_names = devices, axis_names
+        self.shape = dict(zip(axis_names, devices.shape, strict=True))
 
 
 if __name__ == "__main__":
