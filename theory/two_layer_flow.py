@@ -18,6 +18,7 @@ from theory._precision import (
     as_floats,
     float64_outside_traces,
     matmul,
+    power_of_two_near,
     square_root,
 )
 from theory.geometric_sum import geometric_integral
@@ -111,24 +112,35 @@ def _flow(
     alpha, b, w0, a0, t = as_floats(
         curvature, drive, initial_filter, initial_head, time
     )
+    # In units of the weights, and of the root of what moves them: there are fourth
+    # powers of either.
+    unit = power_of_two_near(jnp.maximum(jnp.abs(w0).max(), jnp.abs(a0)))
+    known_alpha, known_b = lax.stop_gradient((alpha, b))
+    root = power_of_two_near(
+        jnp.maximum(jnp.sqrt(known_alpha) * unit, jnp.sqrt(jnp.abs(known_b).max()))
+    )
+    alpha, b = alpha * (unit / root) * (unit / root), b / root / root
+    w0, a0, t = w0 / unit, a0 / unit, t * root * root
     u = _direction(b, w0)
     beta, w = matmul(u, b), matmul(u, w0)
     across = w0 - u * w
     gain, pull = GRADIENT_FACTOR * alpha, GRADIENT_FACTOR * beta
-    length = square_root(matmul(w0, w0))
-    lean = gain / 2 * (a0 - length) * (a0 + length)  # l
+    lean = gain / 2 * ((a0 - w) * (a0 + w) - matmul(across, across))  # l
     omega = square_root(lean**2 + pull**2)
     to_head, moving = lean >= 0, omega > 0
-    top = omega + jnp.where(to_head, lean, -lean)
+    size = jnp.where(to_head, lean, -lean)
+    top = omega + size
     safe = jnp.where(moving, top, 1)
 
     # p = (omega + M) (w, a): the larger of its entries, and the other in proportion to
-    # it, which keeps a start that leads to the saddle on its way.
-    p_w, p_a = (omega - lean) * w + pull * a0, pull * w + (omega + lean) * a0
-    large = jnp.where(to_head, p_a, p_w)
+    # it, which keeps a start that leads to the saddle on its way. Near that nothing
+    # cancels in w + a, nor between the two terms.
+    more = size * (1 + size / jnp.where(moving, omega + pull, 1))  # top - pull
+    large = pull * (w + a0) + more * jnp.where(to_head, a0, w)
     other = pull / safe * large
-    p_w = jnp.where(to_head & moving, other, p_w)
-    p_a = jnp.where(~to_head & moving, other, p_a)
+    p_w, p_a = (omega - lean) * w + pull * a0, pull * w + (omega + lean) * a0
+    p_w = jnp.where(moving, jnp.where(to_head, other, large), p_w)
+    p_a = jnp.where(moving, jnp.where(to_head, large, other), p_a)
     growth = jnp.where(moving, large**2 / safe, w * p_w + a0 * p_a)
 
     # At infinity exponentials are 0, and where there are none the end is known; t = 0
@@ -141,23 +153,26 @@ def _flow(
     lag = jnp.where(to_head, top, pull**2 / safe)  # omega + l
     left = jnp.where(at_end & (lag > 0), 0, jnp.exp(-lag * before))
     spread = jnp.where(to_head, kept, left**2) * geometric_integral(
-        2 * jnp.where(to_head, lean, -lean), jnp.where(to_head, before, t)
+        2 * size, jnp.where(to_head, before, t)
     )
 
     n_w, n_a = kept * w + phi * p_w, kept * a0 + phi * p_a
     square = kept + gain * (
         phi * (kept * (w**2 + a0**2) + phi * growth) + matmul(across, across) * spread
     )
-    # The last term is zero; its derivative, where b is zero, is not.
+    # The last term is zero; its derivative, where b is zero, is not. Rounding in its
+    # place would remain of a start that leads to the saddle.
+    rest = jnp.where(beta > 0, 0, b - u * beta)
     numerator = (
         jnp.multiply.outer(n_w, u)
         + jnp.multiply.outer(left, across)
-        + jnp.multiply.outer(GRADIENT_FACTOR * a0 * phi, b - u * beta)
+        + jnp.multiply.outer(GRADIENT_FACTOR * a0 * phi, rest)
     )
     vanished = endless & (gain * (matmul(w0, w0) + a0**2) > 0)
+    filters = _over_root(numerator, square[..., None])
     return (
-        jnp.where(vanished[..., None], 0, _over_root(numerator, square[..., None])),
-        jnp.where(vanished, 0, _over_root(n_a, square)),
+        unit * jnp.where(vanished[..., None], 0, filters),
+        unit * jnp.where(vanished, 0, _over_root(n_a, square)),
     )
 
 

@@ -26,6 +26,7 @@ from theory._precision import (
     einsum,
     float64_outside_traces,
     matmul,
+    power_of_two_near,
 )
 from theory.linear_law import GRADIENT_FACTOR
 from theory.mean_patches import MeanPatchMoments
@@ -292,12 +293,20 @@ def _head_change(
     head: ArrayLike, initial_kernel: ArrayLike, kernel: ArrayLike
 ) -> jax.Array:
     a, before, after = as_floats(head, initial_kernel, kernel)
-    a = a.reshape(a.shape[0], -1)
-    before = before.reshape(-1, a.shape[0])
+    # The norms have fourth powers of the weights in them, which need units.
+    of_head = power_of_two_near(jnp.abs(a).max())
+    of_filters = power_of_two_near(
+        jnp.maximum(jnp.abs(after).max(axis=(-4, -3, -2, -1)), jnp.abs(before).max())
+    )
+    a = a.reshape(a.shape[0], -1) / of_head
     after = after.reshape(*after.shape[:-4], -1, a.shape[0])
+    unit = jnp.broadcast_to(of_filters[..., None, None], after.shape)
+    before = jnp.broadcast_to(before.reshape(-1, a.shape[0]), after.shape) / unit
     # W^T W - W0^T W0 from the change, of which it keeps all digits.
-    change = after - jnp.broadcast_to(before, after.shape)
-    mixed = einsum("...dk,dl->...kl", change, before)
+    change = after / unit - before
+    mixed = einsum("...dk,...dl->...kl", change, before)
     square = einsum("...dk,...dl->...kl", change, change)
     grown = mixed + jnp.swapaxes(mixed, -1, -2) + square
-    return jnp.linalg.norm(grown, axis=(-2, -1)) / jnp.linalg.norm(matmul(a, a.T))
+    ratio = jnp.linalg.norm(grown, axis=(-2, -1)) / jnp.linalg.norm(matmul(a, a.T))
+    of_both = of_filters / of_head
+    return ratio * of_both * of_both

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 seeds = st.integers(0, 2**32 - 1)
 scales = st.integers(-60, 60).map(lambda power: 2.0**power)
+wide_scales = st.integers(-332, 332).map(lambda power: 2.0**power)  # 1e-100 to 1e100
 
 
 @st.composite

@@ -294,3 +294,46 @@ def test_bad_input(change, message):
     } | change
     with pytest.raises((TypeError, ValueError), match=message):
         two_layer_flow(**arguments)
+
+
+# Their end hung on the rounding of b - u (u^T b): it was no resting point, or infinite.
+# The numbers are those at which it did.
+NEARLY_TO_THE_SADDLE = [
+    (
+        0.99400002572205,
+        [0.74158842, 0.72395654, 1.61877622, -1.20555814],
+        [-0.0162763, -0.01588932, -0.03552872, 0.02645945],
+        0.04979739542401588,
+    ),
+    *(
+        (0.5, [x * 0.3, -1.7, 0.6, x], [-0.1 * x * 0.3, 0.17, -0.06, -0.1 * x], None)
+        for x in np.random.default_rng(4).normal(size=20)
+    ),
+]
+
+
+@pytest.mark.parametrize("start", NEARLY_TO_THE_SADDLE)
+def test_a_start_that_leads_to_the_saddle_but_for_rounding_ends_at_rest(start):
+    alpha, b, w, a = start
+    a = float(np.linalg.norm(w)) if a is None else a
+    end = closed(alpha, b, w, a, np.inf)
+    residual = b - alpha * end[-1] * end[:-1]
+    np.testing.assert_allclose(end[-1] * residual, 0, atol=1e-12)
+    np.testing.assert_allclose(end[:-1] @ residual, 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("weights", [1e-100, 1e60, 1e100])
+@pytest.mark.parametrize("residual", [1e-100, 1e90])
+def test_large_and_small_units_change_nothing_else(weights, residual):
+    """Products of both overflowed."""
+    alpha, b, w, a = STARTS["across"]
+    times = np.array([0, 0.3, 1.5, np.inf])
+    expected = closed(alpha, b, w, a, times)
+    found = closed(
+        alpha * residual / weights / weights,
+        residual * np.array(b),
+        weights * np.array(w),
+        weights * a,
+        times / residual,
+    )
+    np.testing.assert_allclose(found / weights, expected, rtol=0, atol=1e-13)

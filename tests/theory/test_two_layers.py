@@ -168,6 +168,10 @@ def test_the_change_of_the_head_is_that_of_its_products():
     tiny = float(head_change(HEAD, START, START * (1 + 1e-9)))
     gram = np.linalg.norm(w0.T @ w0) / np.linalg.norm(HEAD @ HEAD.T)
     np.testing.assert_allclose(tiny, 2e-9 * gram, rtol=1e-6)
+    # Nor are large or small weights lost, of which it has fourth powers.
+    for unit in (1e-120, 1e-80, 1e80, 1e120):
+        found = head_change(unit * HEAD, unit * START, unit * after)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 @pytest.mark.float32
