@@ -10,8 +10,9 @@ trained first layer (its weights w(t), and the change w(t) - w(0)), of the close
 at the time fitted to it, and of exact whitening of the patches. Images are those of
 training, normalised; the mean over images and locations is subtracted, and horizontal
 and vertical shifts are averaged. The paper does not state its convention, so that
-others stand beside this one. The closed form is held against networks of several kinds.
-Trained networks are kept in <out>/runs and shared with the other experiments.
+others stand beside this one, three of them in the table alone. The closed form is held
+against networks of several kinds. Trained networks are kept in <out>/runs and shared
+with the other experiments.
 
 The time is fitted twice: by the likelihood of the profile, which knows the time better,
 and by its correlation with the formula, as the paper fits it. The correlation is nearly
@@ -50,6 +51,7 @@ from experiments.paper.decorrelation.curves import (
     differences,
 )
 from experiments.paper.decorrelation.figure import draw
+from experiments.paper.decorrelation.further import CURVES, further
 
 FAR = 2  # pixels: from here on the order must be the paper's
 ALIKE = 0.05  # of RGB and random filters
@@ -150,7 +152,11 @@ def compute(settings: Settings) -> Arrays:
     arrays |= {
         f"{OURS}/{curve}": arrays[f"base/curve/{curve}"][:, -1] for curve in learnt
     }
-    return arrays
+    return arrays | further(
+        data.images,
+        {name: banks[name] for name in CURVES if name != "rgb"},
+        settings.largest_distance,
+    )
 
 
 def summary(arrays: Arrays) -> dict[str, Any]:
@@ -162,11 +168,12 @@ def summary(arrays: Arrays) -> dict[str, Any]:
     def result(
         curve: str, convention: str, values: np.ndarray, paper: str | None = None
     ) -> dict[str, Any]:
-        columns = values[:, np.isin(distances, shown)].T
+        reached = [distance for distance in shown if distance < values.shape[1]]
+        columns = values[:, reached].T
         found = {
             "curve": curve,
             "convention": convention,
-            "distances": shown,
+            "distances": reached,
             "paper": paper,
         }
         return found | {"autocorrelation": [frame.spread(column) for column in columns]}
@@ -190,6 +197,12 @@ def summary(arrays: Arrays) -> dict[str, Any]:
         for run in titles
         if run != "base"
         for curve in ("change", *CRITERIA)
+    ]
+    results += [
+        result(TITLES[curve], convention, values)
+        for key, values in arrays.items()
+        if key.startswith("further/")
+        for _, convention, curve in [key.split("/")]
     ]
     mean = {name: arrays[f"{OURS}/{name}"].mean(axis=0) for name in TITLES}
     far = distances >= FAR
@@ -278,7 +291,10 @@ def table(summary: dict[str, Any]) -> frame.Table:
     }
     for index, distance in enumerate(rows[0]["distances"]):
         columns[f"at {distance}"] = [
-            frame.number(row["autocorrelation"][index]) for row in rows
+            frame.number(row["autocorrelation"][index])
+            if distance in row["distances"]
+            else ""
+            for row in rows
         ]
     columns[f"paper, at {PAPER_DISTANCE}"] = [row["paper"] or "" for row in rows]
     note = (

@@ -19,6 +19,7 @@ from experiments.paper.decorrelation.curves import (
     conventions,
 )
 from experiments.paper.decorrelation.experiment import PAPER
+from experiments.paper.decorrelation.further import ABSOLUTE, APART, WIDE, further
 from tests.experiments.fakes import CONFIG, failing, fake_run
 
 CURVES = ("change", "likelihood", "correlation")  # of every run
@@ -346,6 +347,49 @@ def test_conventions_of_the_autocorrelation() -> None:
         own[0], [image - image.mean(axis=(0, 1)) for image in images], atol=1e-6
     )
     assert [center for _, center in (ours, pixels, own)] == [True, False, True]
+
+
+def correlated(z: np.ndarray, distances: range) -> np.ndarray:
+    """Of responses (N, H, W, K), each channel about its mean, by loops: (D,)."""
+    z = z - z.mean(axis=(0, 1, 2))
+    found = []
+    for d in distances:
+        down = (z[:, d:] * z[:, : z.shape[1] - d]).sum(-1).mean()
+        across = (z[:, :, d:] * z[:, :, : z.shape[2] - d]).sum(-1).mean()
+        found.append((down + across) / 2)
+    return np.array(found) / found[0]
+
+
+def test_further_conventions() -> None:
+    random = np.random.default_rng(3)
+    images = random.normal(size=(300, 25, 24, 2)) + random.normal(size=(300, 1, 1, 2))
+    bank = random.normal(size=(2, 3, 3, 2, 4))
+    found = further(images, {"random": bank, "whitening": bank[:1]}, 6)
+    windows = np.lib.stride_tricks.sliding_window_view(images, (3, 3), axis=(1, 2))
+    responses = np.einsum("nijcab,zabck->znijk", windows, bank)
+    distances = range(7)
+    for z, absolute in zip(responses, found[f"further/{ABSOLUTE}/random"], strict=True):
+        np.testing.assert_allclose(
+            absolute, correlated(np.abs(z), distances), rtol=0, atol=1e-5
+        )
+    # The moments subtract the mean patch, which is the same but at the borders.
+    for z, apart in zip(responses, found[f"further/{APART}/random"], strict=True):
+        own = [correlated(z[..., k : k + 1], distances) for k in range(4)]
+        np.testing.assert_allclose(apart, np.mean(own, axis=0), rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(
+        found[f"further/{APART}/whitening"], found[f"further/{APART}/random"][:1]
+    )
+    own = [correlated(np.abs(images), distances)]
+    np.testing.assert_allclose(found[f"further/{ABSOLUTE}/rgb"], own, atol=1e-5)
+    # Windows of 21 pixels leave 4 columns, and their responses are white in a window.
+    (wide,) = found[f"further/{WIDE}/whitening"]
+    patches = np.lib.stride_tricks.sliding_window_view(images, (21, 21), axis=(1, 2))
+    patches = patches.reshape(300, 5, 4, -1)
+    values, vectors = np.linalg.eigh(np.cov(patches.reshape(6000, -1).T, ddof=0))
+    kept = values > 1e-9 * values.max()
+    white = patches @ (vectors[:, kept] / np.sqrt(values[kept]))
+    np.testing.assert_allclose(wide, correlated(white, range(4)), rtol=0, atol=1e-6)
+    assert not any(WIDE in key for key in further(images[:, :22], {}, 6))
 
 
 @pytest.mark.parametrize(
