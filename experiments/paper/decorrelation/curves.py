@@ -147,4 +147,9 @@ def conventions(data: trained.Data) -> dict[str, tuple[np.ndarray, bool]]:
 
 
 def conventions_in(arrays: Arrays) -> list[str]:
-    return [key.removesuffix("/rgb") for key in arrays if key.endswith("/rgb")]
+    """Those of all curves; `further` ones have some alone."""
+    return [
+        key.removesuffix("/rgb")
+        for key in arrays
+        if key.endswith("/rgb") and not key.startswith("further/")
+    ]

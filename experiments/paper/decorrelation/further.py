@@ -15,7 +15,7 @@ APART = "the mean of each channel's own correlation"
 ABSOLUTE = "absolute values of the responses"
 WIDE = f"whitening of windows of {WINDOW}x{WINDOW} pixels"
 CURVES = ("rgb", "random", "weights", "change", "whitening")
-_FEW = 10  # banks of random filters that images are convolved with
+_FEW = 4  # networks, and banks of random filters, that images are convolved with
 _CHUNK = 250  # images
 
 
