@@ -86,9 +86,9 @@ def filter_curvature(
     Raises:
       TypeError: images, or moments, of another kind; an iterator, which can be read
         only once, where two readings are needed. ValueError: filters that do not fit
-        the images or are constant on them at epsilon = 0, moments of other patches, a
-        window larger than the grid of locations, or values that are not finite (not
-        checked under tracing).
+        the images, are constant on them at epsilon = 0 or respond with a variance that
+        overflows, moments of other patches, a window larger than the grid of locations,
+        or values that are not finite (not checked under tracing).
 
     Examples:
       >>> import numpy as np
@@ -248,7 +248,8 @@ def _batch_normalised(
         xp.asarray(values, w.dtype) for values in (moments.mean, moments.covariance)
     )
     passed = matmul(covariance, w)  # Cov(p) w_k
-    variance = (w * passed).sum(axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        variance = (w * passed).sum(axis=0)
     _check_variance(w, covariance, variance, epsilon)
     variance = xp.maximum(variance, 0) + xp.asarray(epsilon, w.dtype)
     sigma = xp.sqrt(variance)
@@ -265,9 +266,17 @@ def _batch_normalised(
 
 
 def _check_variance(w: Any, covariance: Any, variance: Any, epsilon: Any) -> None:
-    """Raise ValueError if, without epsilon, a concrete filter's responses are constant
-    up to rounding."""
-    if is_traced(w, covariance, variance, epsilon) or epsilon != 0:
+    """Raise ValueError if the variance of a concrete filter's responses overflows, or
+    if without epsilon they are constant up to rounding."""
+    if is_traced(w, covariance, variance, epsilon):
+        return
+    (large,) = np.nonzero(~np.isfinite(variance))
+    if len(large):
+        raise ValueError(
+            f"filters {large.tolist()} respond so strongly that the variance of their"
+            " responses overflows; scale the filters or the images."
+        )
+    if epsilon != 0:
         return
     size = np.abs(w)
     rounding = (

@@ -14,6 +14,7 @@ from theory._precision import (
     concrete,
     einsum,
     float64_outside_traces,
+    power_of_two_near,
 )
 from theory.patches import flatten_kernel
 
@@ -72,12 +73,18 @@ def symmetric_filter_curvature(covariance: ArrayLike, filters: ArrayLike) -> Arr
             f" {np.shape(filters)} have d = {d} entries, got {second.shape}."
         )
     _check_symmetric(second)
+    # The patches have no unit, and the filters have it back at last.
+    second = second / power_of_two_near(jnp.abs(second).max())
+    unit = power_of_two_near(jnp.abs(w).max(axis=-2))
+    w = w / unit[..., None, :]
     passed = einsum("de,...ek->...kd", second, w)
     variance = einsum("...kd,...dk->...k", passed, w)
     _check_responses(w, second, variance)
     variance = variance[..., None, None]
     removed = passed[..., :, None] * passed[..., None, :] / variance
-    return (jnp.broadcast_to(second, removed.shape) - removed) / (2 * variance)
+    unit = unit[..., None, None]
+    left = jnp.broadcast_to(second, removed.shape) - removed
+    return left / (2 * variance) / unit / unit
 
 
 @float64_outside_traces

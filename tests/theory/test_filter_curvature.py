@@ -298,6 +298,11 @@ BAD = [
     ),
     (
         ValueError,
+        r"filters \[0, 2\] respond so strongly .* scale the filters",
+        {"images": IMAGES * 1e100, "filters": FILTERS * [1e100, 1, 1e100]},
+    ),
+    (
+        ValueError,
         r"filters \[1\] respond alike to all patches \(variance 0\)",
         {"filters": FILTERS * np.array([1, 0, 1]), "epsilon": 0},
     ),

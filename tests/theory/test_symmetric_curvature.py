@@ -39,6 +39,16 @@ def test_it_is_the_gated_moment_of_symmetric_patches():
         assert relative_error(other, found) > 0.05
 
 
+def test_patches_have_no_unit_and_filters_keep_theirs():
+    """Products of both overflowed, or were lost."""
+    covariance = np.cov(RANDOM.normal(size=(12, 40)))
+    found = np.asarray(symmetric_filter_curvature(covariance, FILTERS))
+    for patches in (1e-250, 1e-100, 1e200):
+        for filters in (1e-100, 1.0, 1e100):
+            other = symmetric_filter_curvature(patches * covariance, filters * FILTERS)
+            assert relative_error(np.asarray(other) * filters * filters, found) < 1e-12
+
+
 def test_draws_of_symmetric_patches():
     """Patches that are not Gaussian: a scale of their own each, and one pixel, so that
     they are independent."""
