@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from linear_cnn.training._hosts import Hosts
 from linear_cnn.training._identity import difference, digest
 from linear_cnn.training._lock import locked
 
@@ -104,7 +105,7 @@ class Checkpoints:
                 warnings.warn(
                     f"{_listed(damaged)}; training continues from the checkpoint"
                     f" before, of step {step}.",
-                    stacklevel=4,  # whoever calls `train`
+                    stacklevel=7,  # whoever calls `train`
                 )
             return *restored, ending
         if damaged:
@@ -143,7 +144,7 @@ class Checkpoints:
         place = self._folder / str(step)
         unfinished = self._folder / f"{step}{_UNFINISHED}"
         try:
-            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+            with _checkpointer() as writer:
                 writer.save(
                     unfinished,
                     args=ocp.args.Composite(
@@ -242,12 +243,67 @@ class Checkpoints:
     def _read(self, step: int, **items: Any) -> Any:
         ocp = _orbax()
         try:
-            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            with _checkpointer() as reader:
                 return reader.restore(
                     self._folder / str(step), args=ocp.args.Composite(**items)
                 )
         except Exception as error:  # Orbax's own, and those of its storage
             raise _Damaged("its arrays cannot be read") from error
+
+
+def restored_by_all(
+    hosts: Hosts,
+    checkpoints: Checkpoints | None,
+    outline: Any,
+    row: Mapping[str, Any],
+    records: np.ndarray,
+) -> tuple[Any, int, list[dict[str, np.ndarray]], str | None] | None:
+    """`Checkpoints.restore`, of which the first process alone has some, in all.
+
+    Args:
+      outline, row: shapes of the state and of what is recorded in one step.
+    """
+    found = hosts.on_first(
+        lambda: None if checkpoints is None else checkpoints.restore(outline, records)
+    )
+    if not hosts.several:
+        return found
+    endings = [None, STOPPED, FAILED]
+    state, step, rows, ending = found or (None, -1, [], None)
+    step, count, number = map(
+        int, hosts.gathered(step, len(rows), endings.index(ending))[0]
+    )
+    if step < 0:
+        return None
+    kept = _kept(outline if state is None else state)
+    stacked = {
+        name: np.stack([one[name] for one in rows])
+        if rows
+        else np.zeros((count, *leaf.shape), leaf.dtype)
+        for name, leaf in sorted(row.items())
+    }
+    kept, stacked = hosts.of_first((kept, stacked))
+    rows = [{name: stacked[name][n] for name in row} for n in range(count)]
+    return _unkept(outline, kept), step, rows, endings[number]
+
+
+def _checkpointer() -> Any:
+    """Of this process alone: by default all of a job write together."""
+    ocp = _orbax()
+    if jax.process_count() == 1:
+        return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"of {own}"
+    )
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        **{
+            name: ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+            for name in ("state", "rows")
+        },
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _orbax() -> Any:

@@ -19,8 +19,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.stages import Lowered
 
 from linear_cnn._progress import progress_bar
-from linear_cnn.training._checkpoints import FAILED, STOPPED, Checkpoints, in_use
+from linear_cnn.training._checkpoints import (
+    FAILED,
+    STOPPED,
+    Checkpoints,
+    in_use,
+    restored_by_all,
+)
 from linear_cnn.training._compilation import compiled_beside
+from linear_cnn.training._hosts import hosts_of
 from linear_cnn.training._identity import identify
 from linear_cnn.training._mesh import SEEDS
 from linear_cnn.training._plan import _matched, _Plan
@@ -84,8 +91,17 @@ def _run(
             " seeds outside of them is what train_seeds is for."
         )
     images_per_step = seeds * (program.batch_size or count)
+    hosts = hosts_of(program.mesh if layout is None else layout.mesh)
+    if checkpoint_dir is not None and not hosts.several and jax.process_index():
+        raise ValueError(
+            "checkpoint_dir must be None for a run of one process that is not the first"
+            " of its job: only that one can write checkpoints. Give a mesh of all"
+            " devices, jax.devices()."
+        )
     with ExitStack() as stack:
-        folder = checkpoint_dir and stack.enter_context(in_use(Path(checkpoint_dir)))
+        folder = checkpoint_dir and hosts.on_first(
+            lambda: stack.enter_context(in_use(Path(checkpoint_dir)))
+        )
         if traced:
             # Compiler options cannot be given inside a trace.
             state = _start_traced(program, layout, shape, keys)
@@ -100,37 +116,60 @@ def _run(
             recording.compile()
         step, stopped = 0, False
         rows: list[Row] = []
-        checkpoints = None
+        checkpoints: Checkpoints | None = None  # of the first process
 
         def save(ending: str | None) -> None:
-            if checkpoints is not None:
-                checkpoints.save(_on_host(state, of_each), step, rows, ending)
+            if checkpoint_dir is not None:
+                kept = _on_host(state, of_each)
+
+                def write() -> None:
+                    if checkpoints is not None:
+                        checkpoints.save(kept, step, rows, ending)
+
+                hosts.on_first(write)
 
         def asked() -> bool:
             """Whether `on_record` stops the run; an error of it loses no state."""
             if on_record is None:
                 return False
+            answer, failed = False, None
             try:
-                return _stops(on_record, step, rows[-1], layout, seeds) and step < last
-            except (Exception, SystemExit):
+                answer = _stops(on_record, step, rows[-1], layout, seeds)
+            except (Exception, SystemExit) as error:
+                failed = error
+            answers = hosts.gathered(failed is not None, answer)
+            if answers[:, 0].any():
                 save(FAILED)
-                raise
+                raise failed or ValueError("on_record has failed in another process.")
+            return bool(answers[0, 1]) and step < last
 
-        if folder:
+        if checkpoint_dir is not None:
             begun, own_keys = _on_host((state, keys), of_each)
-            identity = _identity(
-                program,
-                layout,
-                outline,
-                begun,
-                own_keys,
-                (data[0], _on_host(data[1], seeds if plan.targets_of_each else None)),
-                validation,
+            targets = _on_host(data[1], seeds if plan.targets_of_each else None)
+
+            def opened() -> Checkpoints:
+                identity = _identity(
+                    program,
+                    layout,
+                    outline,
+                    begun,
+                    own_keys,
+                    (data[0], targets),
+                    validation,
+                    records,
+                    last,
+                )
+                return Checkpoints(Path(folder or checkpoint_dir), identity)
+
+            checkpoints = hosts.on_first(opened)
+            of_row = _record_all.eval_shape(program, layout, outline, data, validation)
+            restored = restored_by_all(
+                hosts,
+                checkpoints,
+                _first(outline, of_each),
+                _first(of_row, of_each),
                 records,
-                last,
             )
-            checkpoints = Checkpoints(folder, identity)
-            restored = checkpoints.restore(_first(outline, of_each), records)
             if restored is not None:
                 state, step, rows, ending = restored
                 state = _place(program, layout, state, of_each=True)
@@ -139,20 +178,21 @@ def _run(
                     stopped = asked()
                     save(STOPPED if stopped else None)
         # Without checkpoints there is nothing to save.
-        signalled = stack.enter_context(stop_later()) if checkpoints else _never
+        signalled = stack.enter_context(stop_later()) if checkpoint_dir else _never
         bar = stack.enter_context(
             progress_bar(
                 total=last,
                 initial=step,
-                disable=not progress,
+                disable=not (progress and hosts.first),
                 unit="step",
                 dynamic_ncols=True,
             )
         )
-        stretch, saved = 1, -np.inf
+        stretch, saved, received = 1, -np.inf, 0
         while not stopped and (len(rows) < len(records) or step < last):
             recording_now = len(rows) < len(records)
             target = int(records[len(rows)]) if recording_now else last
+            slow = True
             if step < target:
                 end = target if traced else min(target, step + stretch)
                 ready()
@@ -162,11 +202,14 @@ def _run(
                 )
                 if not traced:
                     # Waits for the result.
-                    _check_steps(state, rows, records, layout, seeds)
+                    failed, losses = map(
+                        np.atleast_1d, _on_host((state.failed, state.loss), of_each)
+                    )
+                    _check_steps(failed, losses, rows, records, layout, seeds)
                     seconds = time.perf_counter() - began
-                    _report(bar, state, rows, (end - step) * images_per_step / seconds)
+                    _report(bar, losses, rows, (end - step) * images_per_step / seconds)
                     bar.update(end - step)
-                    stretch = stretch * 2 if seconds < _STRETCH_SECONDS else stretch
+                    slow = seconds >= _STRETCH_SECONDS
                 step = end
             if step == target and recording_now:
                 row = _record_all(program, layout, state, data, validation)
@@ -175,24 +218,28 @@ def _run(
                     _check_record(row, step, rows, records, layout, seeds)
                 rows.append(row)
                 stopped = asked()
-            stopping = signalled() is not None
-            if checkpoints is not None and (
-                stopping
+            due = time.perf_counter() - saved > _CHECKPOINT_SECONDS
+            if not traced:
+                # As the first process finds; a signal may come to any.
+                found = hosts.gathered(slow, due, signalled() or 0)
+                (slow, due), received = map(bool, found[0, :2]), int(found[:, 2].max())
+            stretch = stretch if slow else stretch * 2
+            if checkpoint_dir is not None and (
+                received
                 or stopped
-                or time.perf_counter() - saved > _CHECKPOINT_SECONDS
+                or due
                 or (len(rows) == len(records) and step == last)
             ):
                 save(STOPPED if stopped else None)
                 saved = time.perf_counter()
-            if stopping:
+            if received:
                 break
-    received = signalled()
-    if received is not None:
+    if received:
         stop(
             received,
             f"training was stopped by {signal.Signals(received).name} after step {step}"
             f" of {last}; called again with the same arguments it continues from"
-            f" the checkpoint in {folder}",
+            f" the checkpoint in {folder or checkpoint_dir}",
         )
     kept = _final(state, layout, seeds, traced) if keep_state else None
     return _trajectory(records, rows, layout, seeds, kept, stopped)
@@ -323,13 +370,14 @@ def _index(step: int) -> np.ndarray:
 
 
 def _check_steps(
-    state: _State, rows: Any, records: np.ndarray, layout: _Layout | None, seeds: int
+    failed: np.ndarray,
+    loss: np.ndarray,
+    rows: Any,
+    records: np.ndarray,
+    layout: _Layout | None,
+    seeds: int,
 ) -> None:
     """Raise if the loss of a step was not finite."""
-    failed, loss = (
-        np.atleast_1d(state.failed)[:seeds],
-        np.atleast_1d(state.loss)[:seeds],
-    )
     if (failed < 0).all():
         return
     seed = int(np.argmin(np.where(failed < 0, np.iinfo(failed.dtype).max, failed)))
@@ -388,10 +436,12 @@ def _diverged(
     )
 
 
-def _report(bar: Any, state: _State, rows: list[dict[str, Any]], rate: float) -> None:
+def _report(
+    bar: Any, loss: np.ndarray, rows: list[dict[str, Any]], rate: float
+) -> None:
     """Loss of the last batch and last recorded accuracies (means over seeds), and
     images a second."""
-    shown = {"loss": f"{np.asarray(state.loss).mean():.4g}"}
+    shown = {"loss": f"{loss.mean():.4g}"}
     for name in ("accuracy", "validation_accuracy"):
         if name in rows[-1]:
             shown[name.replace("_", " ")] = f"{np.mean(rows[-1][name]):.3f}"

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from linear_cnn.training._mesh import SEEDS
@@ -140,11 +141,12 @@ def _layout(
     seeds = keys.shape[0]
     size = _size(seeds, *_bounds(program, keys[0], plan.images))
     if mesh is None:
-        mesh = Mesh(np.array(jax.local_devices()), (SEEDS,))
+        mesh = Mesh(np.array(jax.devices()), (SEEDS,))
     elif SEEDS not in mesh.axis_names:
         mesh = Mesh(mesh.devices[None], (SEEDS, *mesh.axis_names))
     blocks = -(-seeds // (size * mesh.shape[SEEDS]))
-    used = -(-seeds // (size * blocks))
+    # Each process of a job takes part.
+    used = None if jax.process_count() > 1 else -(-seeds // (size * blocks))
     mesh = Mesh(mesh.devices[:used], mesh.axis_names)
     return _Layout(mesh, blocks, size, plan.targets_of_each)
 
@@ -225,7 +227,14 @@ def _place(
         array = jnp.asarray(array)
         if spread and array.shape[0] != total:
             array = array[np.arange(total) % array.shape[0]]
-        return jax.device_put(array, sharding)
+        if sharding.is_fully_addressable:
+            return jax.device_put(array, sharding)
+        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            data = place(jax.random.key_data(array))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+        # Every process has all of it.
+        host = np.asarray(array)
+        return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
 
     return jax.tree.map(place, values)
 
@@ -238,6 +247,8 @@ def _on_host(values: Any, seeds: int | None) -> Any:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = one(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
         array = np.asarray(leaf)
         return array if seeds is None else array[:seeds]
 

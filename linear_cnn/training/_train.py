@@ -116,7 +116,8 @@ def train(
         "batch", whose size must divide their number: `jax.make_mesh((8,), ("batch",))`.
         Parameters and the whole data set are on each of them; batch statistics are
         those of the whole batch. The result is that of one device up to rounding, and
-        a checkpoint goes from one mesh to another. None: one device.
+        a checkpoint goes from one mesh to another. It may span all processes that
+        `jax.distributed` connects, each of which makes the same call. None: one device.
       checkpoint_dir: folder for checkpoints (Orbax), of one process at a time. Killed
         at any moment and called again with the same arguments, the run continues from
         the last one and ends bit-identical to one that was never interrupted. SIGINT
@@ -238,7 +239,7 @@ def train_seeds(
     """Train many seeds in one compiled program; the same as `train` for each of the
     keys, up to rounding.
 
-    The seeds are spread over the devices of this process, in blocks whose size does
+    The seeds are spread over the devices that are there, in blocks whose size does
     not depend on how many these are: neither do the bits of any seed, and a checkpoint
     is continued on any number of them. A CPU counts as one device unless told otherwise
     before JAX first computes: `jax.config.update("jax_num_cpu_devices", 2)` uses two
@@ -249,7 +250,9 @@ def train_seeds(
       mesh: devices over which the seeds are spread, along its axis "seeds", and the
         images of each step of each seed, along its axis "batch"; it may have one of
         them or both: `jax.make_mesh((2, 4), ("seeds", "batch"))`. By default all
-        devices of this process take seeds.
+        devices take seeds, those of the other processes too where `jax.distributed`
+        connects several: each of these then makes the same call and gets the same
+        trajectory, and the first one alone writes checkpoints.
       keys: (S,), one a seed, for example `jax.random.split(key, S)`.
       on_record: as in `train`; its record has the leading seed axis, and True stops all
         seeds.
