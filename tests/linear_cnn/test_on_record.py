@@ -56,7 +56,7 @@ def stop_at(last):
 @pytest.mark.parametrize("many", [False, True])
 def test_it_sees_every_record(many, monkeypatch):
     # Blocks of two seeds, so that a fourth one fills them up.
-    monkeypatch.setattr("linear_cnn.training._seeds._BLOCK_ON_CPU", (4e6, 2))
+    monkeypatch.setattr("linear_cnn.training._seeds._ON_CPU", (1e5, 4e6, 2))
     seen = []
     train_them = seeds if many else run
 
