@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -13,7 +14,7 @@ import jax
 import tyro
 
 import linear_cnn
-from experiments import benchmark, catalogue, everything, report
+from experiments import benchmark, catalogue, distributed, everything, report
 from experiments.compiled import keep_compiled_programs
 from experiments.download import standard
 from experiments.frame import PRESET_NAMES, Preset
@@ -81,6 +82,31 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     # Seeds are spread over JAX's devices: let a CPU count as one for each core.
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    # Before anything is computed, and before the handlers of signals.
+    try:
+        job = distributed.requested(sys.argv)
+        if job is not None:
+            if not set(catalogue.CATALOGUE) & set(sys.argv[1:2]):
+                raise ValueError(f"{distributed.OPTION} is for one experiment.")
+            distributed.join(job)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    if job is None:
+        _run()
+        return
+    try:
+        _run()
+    except SystemExit as ended:
+        if ended.code:
+            distributed.leave(ended.code)
+    except jax.errors.JaxRuntimeError as error:
+        distributed.lost(error)
+    except BaseException:
+        traceback.print_exc()
+        distributed.leave(1)
+
+
+def _run() -> None:
     if NO_CACHE in sys.argv:
         sys.argv.remove(NO_CACHE)
     else:
@@ -97,6 +123,8 @@ def main() -> None:
                 "Theory of the first layer of CNNs, compared with networks that were"
                 " really trained. Compiled programs are kept in the user's cache"
                 f" folder; {NO_CACHE} compiles all of them afresh."
+                f" {distributed.OPTION}, given to an experiment that is started in the"
+                " same way on several hosts, makes one job of them."
             ),
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )

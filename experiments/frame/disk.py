@@ -14,12 +14,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.frame.hosts import arrays_of_first, decided, hosts
 from linear_cnn._npz import read_npz
 
 
 def prepare_folder(folder: Path, option: str = "--out") -> Path:
     """Make a folder, and raise OSError with the remedy now rather than after the
-    computation if it cannot be used."""
+    computation if it cannot be used. Of a job's processes only the first one needs
+    it."""
+    if not hosts().first:
+        return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -33,7 +37,10 @@ def prepare_folder(folder: Path, option: str = "--out") -> Path:
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it, so that no
-    interruption leaves half a file; OSError names `path`, and what is left."""
+    interruption leaves half a file; OSError names `path`, and what is left. Of a job's
+    processes only the first one does."""
+    if not hosts().first:
+        return
     try:
         # The suffix stays the same, since writers choose the format by it.
         descriptor, name = tempfile.mkstemp(
@@ -107,6 +114,15 @@ def read_arrays(
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; {remedy}.")
     return read_npz(path, "is damaged", remedy)
+
+
+def kept_arrays(
+    file: Path, make: Callable[[], Mapping[str, Any]], *, fresh: bool
+) -> dict[str, np.ndarray]:
+    """The arrays of a file, which are made if it is not there, or `fresh`."""
+    if decided(lambda: fresh or not file.exists()):
+        write_arrays(file, make())
+    return arrays_of_first(lambda: read_arrays(file, f"remove {file}"))
 
 
 def environment() -> dict[str, Any]:

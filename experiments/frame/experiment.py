@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments.frame import disk, figures
 from experiments.frame.checks import as_rows, read_checks
+from experiments.frame.hosts import hosts
 from experiments.frame.settings import AS_STORED, WHEREABOUTS
 
 Arrays = dict[str, np.ndarray]
@@ -45,6 +46,8 @@ def run(
     was saved."""
     folder = disk.folder(settings.out, name, settings.dataset)
     if settings.redraw:
+        if not hosts().first:
+            return
         arrays = saved_arrays(folder)
         with _of_this_version(folder / "arrays.npz"):
             preset = saved_preset(folder)
@@ -54,6 +57,8 @@ def run(
         disk.prepare_folder(folder)
         started = time.perf_counter()
         arrays = compute(settings)
+        if not hosts().first:
+            return
         preset = settings.preset
         found = summed_up(summary(arrays), preset)
         write(folder, settings, arrays, found, draw, time.perf_counter() - started)

@@ -21,7 +21,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +34,7 @@ from flax import nnx
 
 import linear_cnn
 from experiments.frame import AS_STORED, Arrays, disk
+from experiments.frame.hosts import arrays_of_first, decided
 from experiments.trained.data import Data
 from experiments.trained.run import Network, Run
 from linear_cnn.training._lock import locked
@@ -101,31 +102,52 @@ def recorded(run: Run, data: Data, folder: Path, *, fresh: bool = False) -> Arra
       linear_cnn.TrainingDiverged: a loss is not finite.
     """
     config = configuration(run, data)
+    with ExitStack() as held:
+        first = decided(lambda: _to_train(run, config, folder, fresh, held))
+        if first >= 0:
+            _train(run, data, config, folder, first)
+    return arrays_of_first(lambda: _read(run, config, folder))
+
+
+def _to_train(
+    run: Run, config: dict[str, Any], folder: Path, fresh: bool, held: ExitStack
+) -> int:
+    """How many networks a training takes over from another run, holding the lock of
+    this one; -1: nothing is to be trained."""
     place = folder / identifier(config)
     if fresh or not (place / "config.json").exists():
         others = [] if fresh else _seeds_of_others(config, folder)
         # A killed run continues as it began, whatever was finished since.
         begun = [seeds for seeds in (0, *others) if _checkpoints(place, seeds).exists()]
-        larger = [seeds for seeds in others if seeds > run.seeds]
-        if larger and not begun:
-            arrays = _finished(config | {"seeds": min(larger)}, folder)
-            return {
-                name: array if name in SHARED else array[: run.seeds]
-                for name, array in arrays.items()
-            }
+        if max(others, default=0) > run.seeds and not begun:
+            return -1
         smaller = [seeds for seeds in others if seeds < run.seeds]
         first = 0 if fresh else max(begun or smaller, default=0)
         disk.prepare_folder(place, "--store")
         # Beside the folder, which `fresh` removes.
         lock = place.with_name(f"{place.name}.lock")
         remedy = "wait for its end, and what it trained is read"
-        with locked(lock, f"the run {place}", remedy):
-            if fresh:
-                # First: without it, what is left counts as unfinished.
-                (place / "config.json").unlink(missing_ok=True)
-                shutil.rmtree(place, ignore_errors=True)
-            if not (place / "config.json").exists():
-                _train(run, data, config, folder, first)
+        held.enter_context(locked(lock, f"the run {place}", remedy))
+        if fresh:
+            # First: without it, what is left counts as unfinished.
+            (place / "config.json").unlink(missing_ok=True)
+            shutil.rmtree(place, ignore_errors=True)
+        if not (place / "config.json").exists():
+            return first
+    return -1
+
+
+def _read(run: Run, config: dict[str, Any], folder: Path) -> Arrays:
+    """What is in the store: the run, or the first networks of a larger one."""
+    place = folder / identifier(config)
+    if not (place / "config.json").exists():
+        others = _seeds_of_others(config, folder)
+        larger = min(seeds for seeds in others if seeds > run.seeds)
+        arrays = _finished(config | {"seeds": larger}, folder)
+        return {
+            name: array if name in SHARED else array[: run.seeds]
+            for name, array in arrays.items()
+        }
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
     return _finished(config, folder)
 
@@ -162,7 +184,7 @@ def _train(
     """
     place = disk.prepare_folder(folder / identifier(config), "--store")
     smaller = config | {"seeds": first}
-    known = _finished(smaller, folder) if first else {}
+    known = arrays_of_first(lambda: _finished(smaller, folder)) if first else {}
     checkpoints = _checkpoints(place, first)
     continued, started = checkpoints.exists(), time.perf_counter()
     per_epoch = len(data.labels) // run.batch_size

@@ -158,12 +158,15 @@ def trained_group(
     assert settings.store is not None
     folder = disk.prepare_folder(settings.store / "initialisation", "--store")
     file = folder / f"{trained.identifier(content)}.npz"
-    if settings.fresh or not file.exists():
-        disk.write_arrays(file, _train(arm, rate, data, settings, content))
+
+    def make() -> Arrays:
+        made = _train(arm, rate, data, settings, content)
         # The next group has other programs; a hundred of them are more mapped memory
         # than a process may have.
         jax.clear_caches()
-    return disk.read_arrays(file, f"remove {file}")
+        return made
+
+    return disk.kept_arrays(file, make, fresh=settings.fresh)
 
 
 def _train(

@@ -110,13 +110,16 @@ def _kept(
     assert settings.store is not None
     folder = disk.prepare_folder(settings.store / "starts", "--store")
     file = folder / f"{name}.npz"
-    if (settings.fresh and name not in made) or not file.exists():
+
+    def make() -> Arrays:
         network = trained.initial_network(run, data, index)
         size = settings.curvature_images
         known = run.network, times, batches, measured.components, size
-        disk.write_arrays(file, at_start(network, data, *known))
+        return at_start(network, data, *known)
+
+    fresh = settings.fresh and name not in made
+    found = disk.kept_arrays(file, make, fresh=fresh)
     made.add(name)
-    found = disk.read_arrays(file, f"remove {file}")
     # In one program with others, as it was trained, rounding may differ.
     if not np.allclose(found["kernel"], measured.conv1[index, 0], rtol=1e-4, atol=1e-6):
         raise ValueError(
