@@ -20,7 +20,7 @@ help:
 	@echo "make test-long     what 'make test' leaves out: whole experiments, all hostile files"
 	@echo "make test-float32  the tests marked float32, with float64 switched off"
 	@echo "make test-browser  the report in headless Chromium, where one is installed; pictures in .cache/report/"
-	@echo "make docs          the documentation, its tutorials executed, in build/docs/; open build/docs/index.html"
+	@echo "make docs          the documentation, its examples and tutorials executed, in build/docs/; open build/docs/index.html"
 	@echo "make attack        hostile files and what reading them costs, in memory and seconds"
 	@echo "make accelerator   what one accelerator does in 12 minutes, as JSON; ARGS=\"--small\" tries it on a CPU"
 	@echo "make lint          ruff (rules and formatting) and mypy"
@@ -45,9 +45,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python -m experiments theory_vs_simulation --out results $(ARGS)
 
-# Compiled programs are kept between runs of the tests, and shared by their processes. An absolute path, since a
+# Compiled programs are kept between runs of the tests and pages, and shared by their processes. An absolute path, since a
 # test may start a process in another folder. The demo keeps its own in the user's cache folder.
-TESTS := test test-fast test-long test-float32
+TESTS := test test-fast test-long test-float32 docs
 $(TESTS): export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/jax
 $(TESTS): export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0.05
 
@@ -58,11 +58,11 @@ RUN_FLOAT64 = JAX_ENABLE_X64=1 JAX_DISABLE_MOST_OPTIMIZATIONS=$(if $(OPTIMIZED),
 RUN_FLOAT32 = JAX_ENABLE_X64=0 $(BIN)/python -m pytest $(PYTEST_FLAGS) -m float32
 
 test: $(STAMP)
-	$(RUN_FLOAT64) -m "not long"
+	$(RUN_FLOAT64) -m "not long and not pages"
 	$(RUN_FLOAT32)
 
 test-fast: $(STAMP)
-	$(RUN_FLOAT64) -m "not slow and not long"
+	$(RUN_FLOAT64) -m "not slow and not long and not pages"
 
 test-long: $(STAMP)
 	$(RUN_FLOAT64) -m long
@@ -83,6 +83,7 @@ $(DOCS_STAMP): $(STAMP)
 
 # No network, and a warning is an error. -E: pages of packages that changed are read anew.
 docs: $(DOCS_STAMP)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) --dist load -m pages
 	$(BIN)/python -m sphinx -E -W --keep-going --quiet --builder html --doctree-dir .cache/docs docs build/docs
 	@echo "written to build/docs/index.html"
 

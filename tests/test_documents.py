@@ -144,7 +144,7 @@ for number, example in enumerate(sys.argv[1:]):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if EXAMPLES[page]], ids=lambda page: page.stem
 )
