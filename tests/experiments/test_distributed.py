@@ -76,7 +76,7 @@ def last_line(folder: Path, index: int) -> str:
     return (folder / f"{index}.log").read_text().splitlines()[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="finds children in /proc")
 def test_killed_and_started_again(tmp_path: Path) -> None:
     words = ["random_labels", "--preset", "smoke", "--epochs", "30", "--out"]

@@ -113,6 +113,7 @@ def long(folder):
     train_seeds(checkpoint_dir=folder / "checkpoints", **LONG)
 
 
+@pytest.mark.long
 def test_a_killed_process_ends_the_other_and_the_run_continues(tmp_path):
     with started("long", tmp_path) as processes:
         while not list((tmp_path / "checkpoints").glob("[0-9]*")):
