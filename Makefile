@@ -17,7 +17,7 @@ help:
 	@echo "make demo          theory against simulation on photographs, written to results/; flags: ARGS=\"--help\""
 	@echo "make test          the tests: in float64, then the float32 part in a process of its own"
 	@echo "make test-fast     those not marked slow, in float64"
-	@echo "make test-long     what 'make test' leaves out: whole experiments, all hostile files"
+	@echo "make test-long     what 'make test' leaves out: deep networks, killed jobs, several hosts, all hostile files"
 	@echo "make test-float32  the tests marked float32, with float64 switched off"
 	@echo "make test-browser  the report in headless Chromium, where one is installed; pictures in .cache/report/"
 	@echo "make docs          the documentation, its examples and tutorials executed, in build/docs/; open build/docs/index.html"
@@ -83,7 +83,7 @@ $(DOCS_STAMP): $(STAMP)
 
 # No network, and a warning is an error. -E: pages of packages that changed are read anew.
 docs: $(DOCS_STAMP)
-	$(BIN)/python -m pytest $(PYTEST_FLAGS) --dist load -m pages
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) --dist load -m pages tests/test_documents.py tests/test_doctests.py
 	$(BIN)/python -m sphinx -E -W --keep-going --quiet --builder html --doctree-dir .cache/docs docs build/docs
 	@echo "written to build/docs/index.html"
 

@@ -35,6 +35,7 @@ def test_modules_in_the_working_folder_are_not_run(own_files: Path) -> None:
     assert "the user own" in shadowed.stderr
 
 
+@pytest.mark.long
 def test_the_processes_that_it_starts_do_not_run_them_either(own_files: Path) -> None:
     words = ["benchmark", "--only", "3x3x3 patch", "--images", "300", "--repeats", "1"]
     done = run([str(SCRIPT), *words, "--out", "results"], own_files)

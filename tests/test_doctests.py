@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import linear_cnn
 import theory
 
@@ -30,6 +32,7 @@ def test_every_public_name_has_an_example() -> None:
     assert not without, without
 
 
+@pytest.mark.pages
 def test_the_examples_do_what_they_say(tmp_path: Path) -> None:
     """In a process of its own with a user's settings, float64 off and promotion not
     strict: the folder of tests is not looked at, hence neither is its conftest.

@@ -96,6 +96,7 @@ for size in range(1, 21):
 """
 
 
+@pytest.mark.long
 def test_two_processes_that_write_at_once_stay_within_the_limit(tmp_path: Path) -> None:
     limit = 40_000  # of some of the programs
     settings = {"JAX_COMPILATION_CACHE_MAX_SIZE": str(limit)}

@@ -36,12 +36,11 @@ __main__.main()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
-    ("place", "words"),
+    ("place", "words", "kind"),
     [
-        ("training", ["random_labels", "--preset", "smoke"]),
-        ("drawing", ["iterations", "--preset", "smoke"]),
+        ("training", ["random_labels", "--preset", "smoke"], signal.SIGTERM),
+        ("drawing", ["iterations", "--preset", "smoke"], signal.SIGINT),
     ],
 )
 def test_status_and_one_line(

@@ -134,7 +134,7 @@ print("finished", flush=True)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_any_moment(tmp_path, undisturbed):
     """SIGKILL, whatever it is doing then, some of the times in the middle of writing a
     checkpoint."""

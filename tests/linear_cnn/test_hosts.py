@@ -82,6 +82,7 @@ def results(folder):
     interrupted(folder / "checkpoints", 3)
 
 
+@pytest.mark.long
 def test_results_and_checkpoints_are_those_of_one_process(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_STRETCH_SECONDS", "_CHECKPOINT_SECONDS"):

@@ -55,7 +55,7 @@ def test_the_fits_agree(monkeypatch):
     assert len(range(10_000, 5_000_001, 250)) == 19_961
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_ways_of_training_train_the_same_small_network(monkeypatch):
     asked = set()  # the methods that took XLA's convolution
 

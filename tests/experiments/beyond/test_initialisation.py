@@ -142,6 +142,7 @@ def test_a_slowed_first_layer() -> None:
         np.testing.assert_allclose(update["b"]["c"], -0.15)
 
 
+@pytest.mark.long
 def test_groups_are_trained_once(
     data: training.Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,19 +31,19 @@ from experiments.trained.store import identifier
 
 EXPERIMENTS = {
     "formula_fit": formula_fit,
-    "consistency": consistency,
     "random_labels": random_labels,
-    "decorrelation": decorrelation,
     "energy_labels": energy_labels,
     "spectral_scaling": spectral_scaling,
 }
 
 
-NAMES = [
-    *EXPERIMENTS,
-    # Four deep networks, which take as long to compile as all others together.
-    pytest.param("frozen_first_layer", marks=pytest.mark.long),
-]
+# Of deep networks too, which take three times as long to compile as all others.
+DEEP = {
+    "consistency": consistency,
+    "decorrelation": decorrelation,
+    "frozen_first_layer": frozen_first_layer,
+}
+NAMES = [*EXPERIMENTS, *(pytest.param(name, marks=pytest.mark.long) for name in DEEP)]
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +57,11 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def deep(others: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Those too that take long."""
+    """And of those of deep networks."""
     out = tmp_path_factory.mktemp("deep") / "results"
     shutil.copytree(others, out)
-    frozen_first_layer.main(replace(frozen_first_layer.PRESETS["smoke"], out=out))
+    for module in DEEP.values():
+        module.main(replace(module.PRESETS["smoke"], out=out))
     return out
 
 
@@ -98,24 +99,38 @@ def test_files(out: Path, name: str) -> None:
     assert f"epochs {epochs} (paper: 30)" in "\n".join(summary["differs_from_paper"])
 
 
-@pytest.mark.slow
-def test_runs_are_shared(out: Path) -> None:
-    """All classes and a pair; another width and another network; shuffled labels; each
-    experiment's own."""
-    # Two components' labels; unscaled and scaled patches.
-    assert len(list((out / "runs").iterdir())) == 5 + 2 + 2
-    shared = {
-        ("formula_fit", "all"): [
-            ("consistency", "base"),
-            ("random_labels", "true"),
-            ("decorrelation", "base"),
-        ],
-        ("random_labels", "shuffled"): [("energy_labels", "shuffled")],
-        ("consistency", "other"): [("decorrelation", "other")],
-    }
-    for first, others in shared.items():
+def assert_shared(
+    out: Path, runs: dict[tuple[str, str], list[tuple[str, str]]]
+) -> None:
+    for first, others in runs.items():
         for other in others:
             assert_same_run(out, first, other)
+
+
+@pytest.mark.slow
+def test_runs_are_shared(others: Path) -> None:
+    """All classes and a pair; shuffled labels; each experiment's own."""
+    # Two components' labels; unscaled and scaled patches.
+    assert len(list((others / "runs").iterdir())) == 3 + 2 + 2
+    shared = {
+        ("formula_fit", "all"): [("random_labels", "true")],
+        ("random_labels", "shuffled"): [("energy_labels", "shuffled")],
+    }
+    assert_shared(others, shared)
+
+
+@pytest.mark.long
+def test_runs_of_deep_networks_are_shared(deep: Path) -> None:
+    """Another width and another network; frozen VGG11; VGG13 twice."""
+    assert len(list((deep / "runs").iterdir())) == 3 + 2 + 2 + 2 + 3
+    shared = {
+        ("formula_fit", "all"): [("consistency", "base"), ("decorrelation", "base")],
+        ("consistency", "other"): [
+            ("frozen_first_layer", "learnt/11"),
+            ("decorrelation", "other"),
+        ],
+    }
+    assert_shared(deep, shared)
 
 
 def assert_same_run(out: Path, *of: tuple[str, str]) -> None:
@@ -130,9 +145,6 @@ def assert_same_run(out: Path, *of: tuple[str, str]) -> None:
 
 @pytest.mark.long
 def test_a_frozen_first_layer_stays(out: Path) -> None:
-    # Frozen VGG11; VGG13 twice.
-    assert len(list((out / "runs").iterdir())) == 5 + 2 + 2 + 3
-    assert_same_run(out, ("consistency", "other"), ("frozen_first_layer", "learnt/11"))
     arrays = disk.read_arrays(out / "frozen_first_layer" / "photographs" / "arrays.npz")
     for depth in (11, 13):
         frozen, learnt = (
@@ -148,7 +160,7 @@ def test_a_frozen_first_layer_stays(out: Path) -> None:
         )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_autocorrelation_of_the_trained_layer_measured_by_convolution(
     out: Path,
 ) -> None:
@@ -212,7 +224,7 @@ def test_autocorrelation_of_the_trained_layer_measured_by_convolution(
 CURVES = ("change", "likelihood", "correlation")  # of every run
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_closed_form_is_held_against_every_network(out: Path) -> None:
     arrays = disk.read_arrays(out / "decorrelation" / "photographs" / "arrays.npz")
     for curve in CURVES:
@@ -334,7 +346,7 @@ def test_profiles_are_those_of_the_kernels(out: Path) -> None:
 def test_nothing_is_trained_twice(
     out: Path, no_training: None, tmp_path: Path, capsys, name: str
 ) -> None:  # in this order: first those that train
-    module = EXPERIMENTS.get(name, frozen_first_layer)
+    module = {**EXPERIMENTS, **DEEP}[name]
     settings = replace(module.PRESETS["smoke"], out=tmp_path, store=out / "runs")
     module.main(settings)
     printed = capsys.readouterr().out.splitlines()
@@ -352,8 +364,7 @@ def test_nothing_is_trained_twice(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_training")
-def test_fresh_trains_again(out: Path, tmp_path: Path) -> None:
+def test_fresh_trains_again(out: Path, no_training: None, tmp_path: Path) -> None:
     (tmp_path / "runs").symlink_to(out / "runs")
     # As far as the first training: nothing else is thrown away.
     before = {place.name for place in (out / "runs").iterdir()}

@@ -167,7 +167,7 @@ def test_without_batch_norm_all_statistics_agree():
         np.testing.assert_allclose(other.curvature, data.curvature, rtol=0, atol=1e-14)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("network", "own", "images"),
     [
