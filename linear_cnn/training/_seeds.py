@@ -36,10 +36,17 @@ class _Layout(NamedTuple):
 
 
 def _spread(
-    layout: _Layout | None, function: Callable[..., Any], seeded: Sequence[bool]
+    layout: _Layout | None,
+    function: Callable[..., Any],
+    seeded: Sequence[bool],
+    batch: bool = True,
 ) -> Callable[..., Any]:
     """The function of one seed for all of them: arguments and results that are `seeded`
-    get a leading seed axis."""
+    get a leading seed axis.
+
+    The compiler spreads what it likes over the axis of the batch, unless `batch` is
+    False: then the devices of a batch compute the same, as one alone does.
+    """
     if layout is None:
         return function
     axes = tuple(0 if own else None for own in seeded)
@@ -77,7 +84,7 @@ def _spread(
         mesh=layout.mesh,
         in_specs=tuple(PartitionSpec(*((SEEDS,) if own else ())) for own in seeded),
         out_specs=PartitionSpec(SEEDS),
-        axis_names={SEEDS},  # within it the compiler spreads the batch
+        axis_names={SEEDS} if batch else set(layout.mesh.axis_names),
         check_vma=False,
     )
 
@@ -88,7 +95,9 @@ def _start_traced(
     shape: jax.ShapeDtypeStruct,
     keys: jax.Array,
 ) -> _State:
-    return _spread(layout, partial(_start, program, shape), [True])(keys)
+    # Its bits are a part of what a checkpoint on any mesh must agree with.
+    start = partial(_start, program if layout is None else program._replace(mesh=None))
+    return _spread(layout, partial(start, shape), [True], batch=False)(keys)
 
 
 # It runs once, so that little optimisation is enough: random numbers then compile in a

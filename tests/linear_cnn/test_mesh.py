@@ -142,6 +142,41 @@ def test_a_checkpoint_goes_from_one_mesh_to_another(tmp_path, alone):
     assert_close(run(**settings), alone, 1e-10)
 
 
+@pytest.mark.float32
+def test_seeds_begin_with_the_same_bits_on_any_mesh(tmp_path):
+    """Which their checkpoint must agree with."""
+
+    def init(key):
+        return LinearCNN(3, 3, kernel_size=3, rngs=nnx.Rngs(key))
+
+    def ours(mesh, on_record=None, folder=None):
+        images, targets = IMAGES.astype("f4"), np.ones((30, 1), "f4")
+        steps = {"steps": 6, "record_steps": [1, 6], "batch_size": 8}
+        return train_seeds(
+            init,
+            images,
+            targets,
+            keys=KEYS,
+            optimizer=optax.sgd(0.01),
+            mesh=mesh,
+            checkpoint_dir=folder,
+            on_record=on_record,
+            **steps,
+        )
+
+    def first(step, record):
+        if step == 1:
+            raise InterruptedError
+
+    expected = ours(None)
+    for number, (before, after) in enumerate([(TWO, None), (None, TWO)]):
+        with pytest.raises(InterruptedError):
+            ours(before, first, tmp_path / str(number))
+        found = ours(after, lambda step, record: None, tmp_path / str(number))
+        np.testing.assert_array_equal(found.conv1[:, 0], expected.conv1[:, 0])
+        np.testing.assert_allclose(found.conv1, expected.conv1, rtol=1e-5, atol=1e-6)
+
+
 def test_inside_of_jit(alone):
     images, labels = jnp.asarray(IMAGES), jnp.asarray(LABELS)
 
