@@ -96,6 +96,11 @@ def stays_on_devices(images: Any, mesh: Mesh | None) -> bool:
 def _spread(array: np.ndarray, mesh: Mesh, axes: Any) -> jax.Array:
     """An array of the host, split along its first axis over these axes of a mesh, and
     filled up with zeros; each process reads the parts of its own devices."""
+    if array.dtype.kind == "f":  # JAX has no other order of bytes, and nothing wider
+        wide = array.dtype.itemsize > 8
+        array = array.astype(
+            float if wide else array.dtype.newbyteorder("="), copy=False
+        )
     sharding = NamedSharding(mesh, PartitionSpec(axes))
     names = (axes,) if isinstance(axes, str) else axes
     parts = math.prod(mesh.shape[name] for name in names)

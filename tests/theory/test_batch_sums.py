@@ -253,3 +253,12 @@ if __name__ == "__main__":
         on_two_hosts(*map(int, sys.argv[1:]))
     else:
         on_eight_devices()
+
+
+@pytest.mark.parametrize("dtype", [">f8", ">f4", np.longdouble])
+def test_floats_that_jax_does_not_have(dtype):
+    images = np.random.default_rng(3).normal(size=(5, 6, 6, 2)).astype("f4")
+    mesh = jax.make_mesh((2,), ("images",))
+    found = theory.patch_moments(images.astype(dtype), 3, mesh=mesh)
+    expected = theory.patch_moments(images, 3)
+    np.testing.assert_allclose(found.covariance, expected.covariance, atol=1e-14)
