@@ -61,13 +61,14 @@ def merged(summaries: list[dict[str, Any]]) -> dict[str, Any]:
     for summary in summaries:
         given = summary["environment"]["peers"] if "environment" in summary else {}
         peers |= {name: given[name] or peers.get(name) for name in given}
-    return _short(
+    return disk.each_float(
+        disk.four_digits,
         {
             "command": "python -m experiments benchmark --dataset cifar10",
             "environment": environment | {"peers": peers},
             "rows": [found[key] for key in _asked() if key in found],
             "programs": [profiles[key] for key in sorted(profiles)],
-        }
+        },
     )
 
 
@@ -169,12 +170,3 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _task(task: Mapping[str, Any] | None) -> tuple[Any, ...]:
     return (task["method"], task["images"], task["cached"]) if task else (None,)
-
-
-def _short(content: Any) -> Any:
-    """Four digits of every number."""
-    if isinstance(content, dict):
-        return {key: _short(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_short(value) for value in content]
-    return float(f"{content:.4g}") if isinstance(content, float) else content

@@ -84,6 +84,19 @@ def json_text(content: Any) -> str:
     return json.dumps(content, indent=2, default=_plain) + "\n"
 
 
+def each_float(change: Callable[[float], float | None], content: Any) -> Any:
+    """What is written as JSON, with every float changed."""
+    if isinstance(content, dict):
+        return {key: each_float(change, value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [each_float(change, value) for value in content]
+    return change(content) if isinstance(content, float) else content
+
+
+def four_digits(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write named arrays as .npz."""
     content = {name: np.asarray(array) for name, array in arrays.items()}

@@ -296,22 +296,15 @@ def main(arguments: Sequence[str]) -> None:
     try:
         sizes = SMALL if small else FULL
         numbers = PARTS[name](sizes, Path(folder), float(seconds))
-        content = {"numbers": _short(numbers)}
+        content = {"numbers": disk.each_float(_in_json, numbers)}
     except Exception as error:  # whatever it is, the other parts go on
         traceback.print_exc()
         content = {"error": f"{type(error).__name__}: {error}"}
     print(json.dumps(content | {"environment": disk.environment()}))
 
 
-def _short(content: Any) -> Any:
-    """Four digits of every number, None for what is not finite."""
-    if isinstance(content, dict):
-        return {key: _short(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_short(value) for value in content]
-    if isinstance(content, float):
-        return float(f"{content:.4g}") if np.isfinite(content) else None
-    return content
+def _in_json(value: float) -> float | None:
+    return disk.four_digits(value) if np.isfinite(value) else None
 
 
 if __name__ == "__main__":

@@ -135,28 +135,27 @@ def compute(settings: Settings) -> Arrays:
     for convention, (images, center) in conventions(data).items():
         moments = theory.cross_moments(images, shape[:2], distances, center=center)
         pixels = theory.cross_moments(images, 1, distances, center=center)
+        rgb = np.eye(shape[2])[None, None, None]
         arrays |= {
             f"{convention}/{name}": np.asarray(theory.autocorrelation(bank, moments))
             for name, bank in banks.items()
         }
-        arrays[f"{convention}/rgb"] = np.asarray(
-            theory.autocorrelation(np.eye(shape[2])[None, None], pixels)
-        )[None]
+        arrays[f"{convention}/rgb"] = np.asarray(theory.autocorrelation(rgb, pixels))
         if convention == OURS:
             arrays |= {
                 name: np.asarray(theory.autocorrelation(bank, moments))
                 for name, bank in of_runs.items()
             }
+            of_curves = {"rgb": (rgb, pixels)} | {
+                name: (banks[name], moments) for name in CURVES if name != "rgb"
+            }
+            arrays |= further(images, of_curves, settings.largest_distance)
     # Equal but for rounding, which depends on how many filter banks are taken at once:
     # so that each is one number.
     arrays |= {
         f"{OURS}/{curve}": arrays[f"base/curve/{curve}"][:, -1] for curve in learnt
     }
-    return arrays | further(
-        data.images,
-        {name: banks[name] for name in CURVES if name != "rgb"},
-        settings.largest_distance,
-    )
+    return arrays
 
 
 def summary(arrays: Arrays) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 (docs/results.md) and stand in a table alone."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +21,16 @@ _CHUNK = 250  # images
 
 
 def further(
-    images: np.ndarray, banks: Mapping[str, np.ndarray], largest: int
+    images: np.ndarray,
+    banks: Mapping[str, tuple[np.ndarray, theory.CrossMoments]],
+    largest: int,
 ) -> Arrays:
     """The curves of these conventions.
 
     Args:
       images: (N, H, W, C), normalised.
-      banks: filters by the names of CURVES but "rgb", each (banks, kh, kw, C, K).
+      banks: filters by the names of CURVES, each (banks, kh, kw, C, K), with the
+        images' moments of pairs of patches as large, at distances 0 to `largest`.
       largest: the largest distance in pixels.
 
     Returns:
@@ -34,11 +38,8 @@ def further(
       to what such windows leave of the images, and nothing where they leave less than
       3 pixels.
     """
-    channels = images.shape[-1]
-    pixels = np.eye(channels)[None, None, None]
     found = {}
-    for name, bank in {"rgb": pixels, **banks}.items():
-        moments = theory.cross_moments(images, bank.shape[1:3], range(largest + 1))
+    for name, (bank, moments) in banks.items():
         single = np.moveaxis(bank, -1, 1)[..., None]
         found[f"further/{APART}/{name}"] = np.asarray(
             theory.autocorrelation(single, moments)
@@ -52,9 +53,9 @@ def further(
         whitening = theory.filters_with_profile(
             theory.whitening_profile(spectrum.variance), spectrum
         )
-        moments = theory.cross_moments(images, WINDOW, range(left + 1))
+        wide = theory.cross_moments(images, WINDOW, range(left + 1))
         found[f"further/{WIDE}/whitening"] = np.asarray(
-            theory.autocorrelation(whitening, moments)
+            theory.autocorrelation(whitening, wide)
         )[None]
     return found
 
@@ -64,41 +65,44 @@ def of_absolute_values(
 ) -> np.ndarray:
     """Autocorrelation of |z| about its mean, of the vector of all responses z (stride
     1, no padding): horizontal and vertical averaged, (D,)."""
-
-    @jax.jit
-    def responses(part: jax.Array) -> jax.Array:
-        convolved = jax.lax.conv_general_dilated(
-            part,
-            jnp.asarray(filters, part.dtype),
-            (1, 1),
-            "VALID",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        return jnp.abs(convolved)
-
-    @jax.jit
-    def products(z: jax.Array) -> jax.Array:
-        rows, columns = z.shape[1:3]
-        return jnp.stack(
-            [
-                jnp.mean(jnp.sum(a * b, axis=-1))
-                for d in range(largest + 1)
-                for a, b in (
-                    (z[:, d:], z[:, : rows - d]),
-                    (z[:, :, d:], z[:, :, : columns - d]),
-                )
-            ]
-        )
-
+    kernel = jnp.asarray(filters, jnp.float32)
     parts = [
         jnp.asarray(images[start : start + _CHUNK], jnp.float32)
         for start in range(0, len(images), _CHUNK)
     ]
     weights = np.array([len(part) for part in parts]) / len(images)
-    means = [
-        np.asarray(responses(part).mean((0, 1, 2), keepdims=True)) for part in parts
-    ]
+    means = [_responses(part, kernel).mean((0, 1, 2), keepdims=True) for part in parts]
     mean = jnp.asarray(np.average(means, axis=0, weights=weights), jnp.float32)
-    sums = [np.asarray(products(responses(part) - mean), np.float64) for part in parts]
+    sums = [
+        np.asarray(_products(_responses(part, kernel) - mean, largest), np.float64)
+        for part in parts
+    ]
     total = np.average(sums, axis=0, weights=weights).reshape(-1, 2).mean(axis=1)
     return total / total[0]
+
+
+@jax.jit
+def _responses(images: jax.Array, filters: jax.Array) -> jax.Array:
+    """Absolute values."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jnp.abs(
+        jax.lax.conv_general_dilated(
+            images, filters, (1, 1), "VALID", dimension_numbers=layout
+        )
+    )
+
+
+@partial(jax.jit, static_argnames="largest")
+def _products(z: jax.Array, largest: int) -> jax.Array:
+    """Mean products at each distance, vertical and horizontal."""
+    rows, columns = z.shape[1:3]
+    return jnp.stack(
+        [
+            jnp.mean(jnp.sum(a * b, axis=-1))
+            for d in range(largest + 1)
+            for a, b in (
+                (z[:, d:], z[:, : rows - d]),
+                (z[:, :, d:], z[:, :, : columns - d]),
+            )
+        ]
+    )

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+import theory
 from experiments import frame, trained
 from experiments.paper import decorrelation
 from experiments.paper.decorrelation.curves import (
@@ -364,7 +365,13 @@ def test_further_conventions() -> None:
     random = np.random.default_rng(3)
     images = random.normal(size=(300, 25, 24, 2)) + random.normal(size=(300, 1, 1, 2))
     bank = random.normal(size=(2, 3, 3, 2, 4))
-    found = further(images, {"random": bank, "whitening": bank[:1]}, 6)
+    moments = theory.cross_moments(images, 3, range(7))
+    banks = {
+        "rgb": (np.eye(2)[None, None, None], theory.cross_moments(images, 1, range(7))),
+        "random": (bank, moments),
+        "whitening": (bank[:1], moments),
+    }
+    found = further(images, banks, 6)
     windows = np.lib.stride_tricks.sliding_window_view(images, (3, 3), axis=(1, 2))
     responses = np.einsum("nijcab,zabck->znijk", windows, bank)
     distances = range(7)
