@@ -240,10 +240,10 @@ def train_seeds(
     keys, up to rounding.
 
     The seeds are spread over the devices that are there, in blocks whose size does
-    not depend on how many these are: neither do the bits of any seed, and a checkpoint
-    is continued on any number of them. A CPU counts as one device unless told otherwise
-    before JAX first computes: `jax.config.update("jax_num_cpu_devices", 2)` uses two
-    cores.
+    not depend on how many these are: nor do the bits of a seed, as far as the compiler
+    treats one block and several alike. A checkpoint is continued on any number. A CPU
+    counts as one device unless told otherwise before JAX first computes:
+    `jax.config.update("jax_num_cpu_devices", 2)` uses two cores.
 
     Args:
       targets: shared, as in `train`, or one set a seed with a leading seed axis S.
