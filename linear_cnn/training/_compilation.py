@@ -1,9 +1,11 @@
-"""A program compiled beside others."""
+"""How programs are compiled: beside others, and with which options."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
+import jax
 from jax.stages import Lowered
 
 
@@ -23,3 +25,17 @@ def compiled_beside(program: Lowered) -> Iterator[Callable[[], object]]:
         yield compilation.result
     finally:
         thread.shutdown(wait=False)
+
+
+def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the compiler's options that this version of XLA has: it refuses a
+    program with others."""
+
+    def known(name: str) -> bool:
+        try:
+            jax.jit(lambda: 0).lower().compile({name: options[name]})
+        except jax.errors.JaxRuntimeError:
+            return False
+        return True
+
+    return {name: value for name, value in options.items() if known(name)}

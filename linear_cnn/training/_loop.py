@@ -63,7 +63,7 @@ def _run(
     of_each = None if layout is None else seeds
     shape = jax.ShapeDtypeStruct(plan.images.shape, plan.images.dtype)
     keys = _place(program, layout, keys, of_each=True)
-    outline = _start_all.eval_shape(program, layout, shape, keys)
+    outline = _start_all().eval_shape(program, layout, shape, keys)
     leaves, tree = outline.outputs
     outputs = jax.tree.unflatten(tree, leaves)
     data, validation = _matched(program.loss, program.metrics, plan, outputs)
@@ -112,7 +112,7 @@ def _run(
             )
             # The first record, and what was kept, need not wait for it.
             ready = stack.enter_context(compiled_beside(training)) if last else _never
-            state = _start_all(program, layout, shape, keys)
+            state = _start_all()(program, layout, shape, keys)
             recording.compile()
         step, stopped = 0, False
         rows: list[Row] = []

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from linear_cnn.training._compilation import known_options
 from linear_cnn.training._mesh import SEEDS
 from linear_cnn.training._plan import _Plan
 from linear_cnn.training._step import (
@@ -100,13 +101,19 @@ def _start_traced(
     return _spread(layout, partial(start, shape), [True], batch=False)(keys)
 
 
-# It runs once, so that little optimisation is enough: random numbers then compile in a
-# tenth of the time.
-_start_all = jax.jit(
-    _start_traced,
-    static_argnums=(0, 1, 2),
-    compiler_options={"xla_backend_optimization_level": 1},
-)
+@cache
+def _start_all() -> Any:
+    """`_start_traced`, compiled with little effort, since it runs once: random numbers
+    are thousands of operations. The weights are the same bits."""
+    options = {
+        "xla_backend_optimization_level": 0,
+        "xla_cpu_use_fusion_emitters": False,  # they take longest, on CPUs
+    }
+    return jax.jit(
+        _start_traced,
+        static_argnums=(0, 1, 2),
+        compiler_options=known_options(options),
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -200,7 +207,7 @@ def _bounds(program: _Program, key: jax.Array, images: Any) -> tuple[int, int]:
     32 seeds than one by one, those of 40 MB 1.8 times in a block of 4; those of 1.1 GB
     lose a quarter.
     """
-    state = _start_all.eval_shape(
+    state = _start_all().eval_shape(
         program, None, jax.ShapeDtypeStruct(images.shape, images.dtype), key
     )
     batch = jax.ShapeDtypeStruct(

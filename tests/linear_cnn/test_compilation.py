@@ -13,7 +13,8 @@ from flax import nnx
 
 import linear_cnn
 from linear_cnn._losses import cross_entropies
-from linear_cnn.training._compilation import compiled_beside
+from linear_cnn.training import _seeds
+from linear_cnn.training._compilation import compiled_beside, known_options
 
 IMAGES = np.random.default_rng(0).normal(size=(6, 3, 3, 1)).astype(np.float32)
 TARGETS = IMAGES[:, 1, 1, 0]
@@ -148,3 +149,32 @@ def test_cross_entropies_and_their_gradients():
     # An infinite output of another class is no reason for a NaN of its own.
     endless = outputs.at[0, 0].set(-jnp.inf)
     assert np.isfinite(cross_entropies(endless, labels)).all()
+
+
+def test_options_that_the_compiler_does_not_know_are_left_out():
+    options = {"xla_backend_optimization_level": 0, "xla_no_such_option": True}
+    assert known_options(options) == {"xla_backend_optimization_level": 0}
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("seeds", [None, 3])
+def test_initial_weights_are_those_of_full_optimisation(monkeypatch, seeds):
+    def init(key):
+        return linear_cnn.SmallCNN(10, in_features=1, rngs=nnx.Rngs(key))
+
+    def kernels():
+        _seeds._start_all.cache_clear()
+        images = np.ones((2, 8, 8, 1), np.float32)
+        settings = {"optimizer": optax.sgd(0.1), "steps": 0, "loss": "cross_entropy"}
+        train = linear_cnn.train if seeds is None else linear_cnn.train_seeds
+        keys = KEY if seeds is None else jax.random.split(KEY, seeds)
+        named = {"key" if seeds is None else "keys": keys}
+        trained = train(init, images, np.arange(2), **settings, **named)
+        return jax.tree.leaves(nnx.to_pure_dict(trained.state, None))
+
+    ours = kernels()
+    monkeypatch.setattr(_seeds, "known_options", lambda options: {})
+    for own, full in zip(ours, kernels(), strict=True):
+        np.testing.assert_array_equal(own, full)
+    monkeypatch.undo()
+    _seeds._start_all.cache_clear()
