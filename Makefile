@@ -1,7 +1,8 @@
 # Everything runs in .venv, which each target makes or renews by itself. `make help` lists the targets.
 
 PYTHON ?= python3
-PYTEST_FLAGS ?= -n 2 --dist loadscope
+# Files go to the workers in the order of the folders, in which the short ones come last: no worker waits for a long one.
+PYTEST_FLAGS ?= -n 2 --dist loadscope --no-loadscope-reorder
 ARGS ?=
 
 VENV := .venv

@@ -104,9 +104,10 @@ def _start_traced(
 @cache
 def _start_all() -> Any:
     """`_start_traced`, compiled with little effort, since it runs once: random numbers
-    are thousands of operations. The weights are the same bits."""
+    are thousands of operations. The weights are the same bits, as those of level 0 are
+    not."""
     options = {
-        "xla_backend_optimization_level": 0,
+        "xla_backend_optimization_level": 1,
         "xla_cpu_use_fusion_emitters": False,  # they take longest, on CPUs
     }
     return jax.jit(
