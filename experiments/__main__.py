@@ -14,35 +14,40 @@ import jax
 import tyro
 
 import linear_cnn
-from experiments import benchmark, catalogue, distributed, everything, report
+from experiments import catalogue, distributed
 from experiments.compiled import keep_compiled_programs
-from experiments.download import standard
 from experiments.frame import PRESET_NAMES, Preset
 
-OTHERS: dict[str, Callable[..., Any]] = {
-    "list": catalogue.show,
-    "all": everything.main,
-    "report": report.main,
-    "benchmark": benchmark.main,
-    "data": standard.main,
-}
+OTHERS = ("list", "all", "report", "benchmark", "data")
 
 
 def commands(words: Sequence[str]) -> dict[str, Callable[..., Any]]:
     """All commands by their names, experiments and tools with the defaults of the
     preset that is among the words of the command line. What is wrong with these is said
-    later."""
+    later. Where the words begin with a command, the others are their names alone, since
+    to import them all takes a second."""
     named: dict[str, Preset] = {name: name for name in PRESET_NAMES}
     chosen = None
     for word, following in itertools.pairwise([*words, ""]):
         option, _, value = word.partition("=")
         if option == "--preset":
             chosen = named.get(value or following)
-    return {name: _command(name, chosen) for name in catalogue.entries()} | OTHERS
+    names = [*catalogue.entries(), *OTHERS]
+    wanted = set(words[:1]) & set(names) or names
+    return {
+        name: _command(name, chosen) if name in wanted else _another for name in names
+    }
+
+
+def _another() -> None:
+    """Another command than the one that is run."""
 
 
 def _command(name: str, preset: Preset | None) -> Callable[..., Any]:
-    """An experiment's `main`, whose default settings are those of a preset."""
+    """What a command runs: of an experiment its `main`, whose default settings are
+    those of a preset."""
+    if name in OTHERS:
+        return _other(name)
     module = catalogue.module(name)
     default = catalogue.default_settings(name, preset)
 
@@ -52,6 +57,20 @@ def _command(name: str, preset: Preset | None) -> Callable[..., Any]:
     run.__doc__ = module.main.__doc__
     run.__annotations__["settings"] = module.Settings
     return run
+
+
+def _other(name: str) -> Callable[..., Any]:
+    from experiments import benchmark, everything, report
+    from experiments.download import standard
+
+    others: dict[str, Callable[..., Any]] = {
+        "list": catalogue.show,
+        "all": everything.main,
+        "report": report.main,
+        "benchmark": benchmark.main,
+        "data": standard.main,
+    }
+    return others[name]
 
 
 NO_CACHE = "--no-cache"
