@@ -80,6 +80,11 @@ CATALOGUE: dict[str, Experiment] = {
         "Fig. 3, Table 2",
         _times("15 s", "30 min", UNKNOWN),
     ),
+    "data_size": Experiment(
+        "the first layer at the paper's number of images, against few",
+        "Tables 1-3, Fig. 6",
+        _times("20 s", UNKNOWN, UNKNOWN),
+    ),
     "formula_fit": Experiment(
         "the formula fitted to the first layer of trained networks",
         "Fig. 7, 14-16, Table 3",

@@ -1,7 +1,7 @@
 """Networks that are trained once, or that others have trained, and read by all
 experiments."""
 
-from experiments.trained.against_paper import summarize
+from experiments.trained.against_paper import REPORTED, summarize
 from experiments.trained.comparisons import comparison_table, correlations, to_initial
 from experiments.trained.data import (
     ENERGY_CLASSES,
@@ -55,6 +55,7 @@ __all__ = [
     "PAPER_CHANNELS",
     "PAPER_SIZE",
     "PAPER_SIZE_OF_SEVERAL",
+    "REPORTED",
     "SMOKE",
     "SMOKE_OF_SEVERAL",
     "Criterion",

@@ -18,6 +18,7 @@ from experiments import catalogue, frame, trained
 from experiments.frame import disk
 from experiments.paper import (
     consistency,
+    data_size,
     decorrelation,
     energy_labels,
     formula_fit,
@@ -37,9 +38,11 @@ EXPERIMENTS = {
 }
 
 
-# Of deep networks too, which take three times as long to compile as all others.
+# Of deep networks too, which take three times as long to compile as all others; and
+# with runs of its own.
 DEEP = {
     "consistency": consistency,
+    "data_size": data_size,
     "decorrelation": decorrelation,
     "frozen_first_layer": frozen_first_layer,
 }
