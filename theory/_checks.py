@@ -1,6 +1,7 @@
 """Checks of the arguments of `theory`."""
 
 import warnings
+from collections import Counter
 from typing import Any
 
 import jax
@@ -179,7 +180,7 @@ def check_images(images: Any) -> None:
 
 def check_mesh(mesh: Any, images: Any) -> None:
     """Raise TypeError unless a mesh is one of devices, or None; None alone with traced
-    images."""
+    images. ValueError: it has a device twice."""
     if mesh is None:
         return
     if not isinstance(mesh, Mesh):
@@ -187,6 +188,12 @@ def check_mesh(mesh: Any, images: Any) -> None:
             "mesh must be a jax.sharding.Mesh, over whose devices the images are"
             f" spread, got {type(mesh).__name__}; jax.make_mesh((8,), ('images',)) is"
             " one of 8 devices, and without mesh= those that are there are taken."
+        )
+    [(device, times)] = Counter(mesh.devices.flat).most_common(1)
+    if times > 1:
+        raise ValueError(
+            f"mesh has {device!r} {times} times; each device may stand there once:"
+            " jax.make_mesh((8,), ('images',))."
         )
     if is_traced(images):
         raise TypeError(

@@ -230,7 +230,8 @@ def patch_moments(
 
     Raises:
       TypeError: images of integer dtype; a mesh that is none, or under a
-        transformation. ValueError: wrong rank, NaN, no batch at all,
+        transformation. ValueError: wrong rank, NaN, no batch at all, a mesh that has a
+        device twice, under a transformation images on explicit axes of a mesh,
         images of another number of channels or of another padding than the first (of
         "SAME" it depends on the size), or smaller than the kernel; of batches it says
         which image.

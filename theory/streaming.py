@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from theory._checks import check_finite, check_images, check_mesh
+from theory._meshes import check_traced, no_active_mesh, with_automatic_axes
 from theory._precision import float64_now, is_traced, matmul, namespace
 from theory.batch_sums import (
     Statistic,
@@ -75,6 +76,7 @@ def accumulate(
             )
         check_images(images)
         images = jnp.asarray(images)
+        check_traced(images)
         where = window(images.shape, *geometry)
         check(where, images.shape[-1])
         dtype = _at_least_float32(images.dtype)
@@ -107,7 +109,7 @@ def accumulate(
             where = window(batch.shape, *geometry)
             check(where, batch.shape[-1])
             # An error of our own follows.
-            with np.errstate(over="ignore", invalid="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"), no_active_mesh():
                 if not origins:
                     origins = [
                         np.asarray(near, np.float64)
@@ -118,6 +120,9 @@ def accumulate(
                     task, batch, y, origins[0], origins[1], arrays, mesh
                 )
                 sums = jax.tree.map(np.asarray, sums)
+                # Other types hold no number that small.
+                if largest_pixel < _DIGITS_LOST**0.5 and batch.dtype == np.float64:
+                    largest_pixel = max(largest_pixel, float(abs(batch).max()))
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(sums)):
                 check_finite("images", batch)
                 raise ValueError(
@@ -126,9 +131,6 @@ def accumulate(
                 )
             total = sums if total is None else jax.tree.map(np.add, total, sums)
             count += batch.shape[0]
-            # Other types hold no number that small.
-            if largest_pixel < _DIGITS_LOST**0.5 and batch.dtype == np.float64:
-                largest_pixel = max(largest_pixel, float(abs(batch).max()))
         if 0 < largest_pixel < _DIGITS_LOST**0.5:
             raise ValueError(
                 f"images of values up to {largest_pixel:g} are so small that their"
@@ -153,6 +155,8 @@ def _batches(
             isinstance(item, jax.Array) and not stays_on_devices(item, mesh)
         ):
             item = np.asarray(item)
+        if isinstance(item, jax.Array):
+            item = with_automatic_axes(item)
         check_images(item)
         if shape is None:
             shape = tuple(item.shape)

@@ -1,13 +1,76 @@
 """Meshes of devices: seeds over one axis, the images of a batch over another."""
 
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.extend.core import get_opaque_trace_state
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 SEEDS, BATCH = "seeds", "batch"
+_OUTSIDE_TRACES = get_opaque_trace_state()
+
+
+@contextlib.contextmanager
+def no_active_mesh() -> Iterator[None]:
+    """Without the mesh that `jax.set_mesh` has made active, whose programs take arrays
+    of no other; inside a JAX transformation it stays."""
+    if get_opaque_trace_state() != _OUTSIDE_TRACES:
+        yield
+        return
+    # Flax would look for it, to spread parameters that are annotated.
+    with jax.set_mesh(None), nnx.use_eager_sharding(False):
+        yield
+
+
+def check_active_mesh(mesh: Mesh) -> None:
+    """Raise ValueError if another mesh is active than the one that a program runs on,
+    as inside of a JAX transformation."""
+    active = jax.sharding.get_abstract_mesh()
+    of_program = SEEDS in mesh.axis_names or AxisType.Explicit in active.axis_types
+    if of_program and not active.empty and active != mesh.abstract_mesh:
+        raise ValueError(
+            f"the active mesh {dict(active.shape)} cannot be left for that of this call"
+            " inside a JAX transformation; call it outside, or without jax.set_mesh."
+        )
+
+
+def with_automatic_axes(array: jax.Array) -> jax.Array:
+    """The same array on the same devices, without the explicit axes of its mesh, which
+    would ask every operation of a network where its result should be."""
+    sharding = None if isinstance(array, jax.core.Tracer) else array.sharding
+    if (
+        not isinstance(sharding, NamedSharding)
+        or AxisType.Explicit not in sharding.mesh.axis_types
+    ):
+        return array
+    mesh = Mesh(sharding.mesh.devices, sharding.mesh.axis_names)
+    return jax.device_put(
+        array,
+        NamedSharding(mesh, sharding.spec, memory_kind=sharding.memory_kind),
+    )
+
+
+def check_traced(array: jax.Array) -> None:
+    """Raise ValueError if an array that is being traced is spread over explicit axes,
+    or lies on another mesh than the one that is active."""
+    if not isinstance(array, jax.core.Tracer):
+        return
+    sharding, active = jax.typeof(array).sharding, jax.sharding.get_abstract_mesh()
+    explicit = AxisType.Explicit in sharding.mesh.axis_types and any(sharding.spec)
+    both = not (sharding.mesh.empty or active.empty)
+    if explicit or (both and sharding.mesh != active):
+        raise ValueError(
+            f"an array of shape {array.shape} is being traced on the explicit or"
+            f" inactive mesh {dict(sharding.mesh.shape)}, which is not possible here;"
+            " call the function outside of jax.jit, or put the array on a mesh of"
+            " jax.sharding.AxisType.Auto, without jax.set_mesh."
+        )
 
 
 def checked_mesh(mesh: Any, axes: tuple[str, ...], batch: int) -> Mesh | None:
@@ -18,8 +81,8 @@ def checked_mesh(mesh: Any, axes: tuple[str, ...], batch: int) -> Mesh | None:
       batch: images of a step.
 
     Raises:
-      TypeError: it is no mesh. ValueError: it has other axes, or its devices do not
-        divide the batch.
+      TypeError: it is no mesh. ValueError: it has other axes, has a device twice, or
+        its devices do not divide the batch.
     """
     if mesh is None:
         return None
@@ -43,6 +106,12 @@ def checked_mesh(mesh: Any, axes: tuple[str, ...], batch: int) -> Mesh | None:
         raise ValueError(
             f"mesh spreads the {batch} images of a step over {parts} devices, which do"
             f" not divide them; choose a batch_size that is a multiple of {parts}."
+        )
+    [(device, times)] = Counter(mesh.devices.flat).most_common(1)
+    if times > 1:
+        raise ValueError(
+            f"mesh has {device!r} {times} times; each device may stand there once:"
+            f" {_example(axes)}."
         )
     own = [axis for axis in axes if axis in mesh.axis_names]
     order = [mesh.axis_names.index(axis) for axis in own]

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from linear_cnn.training._compilation import known_options
-from linear_cnn.training._mesh import SEEDS
+from linear_cnn.training._mesh import SEEDS, check_traced, with_automatic_axes
 from linear_cnn.training._plan import _Plan
 from linear_cnn.training._step import (
     _advance,
@@ -156,7 +156,8 @@ def _layout(
     every seed.
     """
     seeds = keys.shape[0]
-    size = _size(seeds, *_bounds(program, keys[0], plan.images))
+    key = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)
+    size = _size(seeds, *_bounds(program, key, plan.images))
     if mesh is None:
         mesh = Mesh(np.array(jax.devices()), (SEEDS,))
     elif SEEDS not in mesh.axis_names:
@@ -196,7 +197,9 @@ def _size(seeds: int, least: int, most: int) -> int:
 _ON_CPU, _ELSEWHERE = (1e5, 4e6, 32), (2e8, 5e8, 4096)
 
 
-def _bounds(program: _Program, key: jax.Array, images: Any) -> tuple[int, int]:
+def _bounds(
+    program: _Program, key: jax.ShapeDtypeStruct, images: Any
+) -> tuple[int, int]:
     """How many seeds should go through one vmap at least, where there are as many, and
     at most.
 
@@ -235,13 +238,15 @@ def _place(
     beside it."""
     mesh = program.mesh if layout is None else layout.mesh
     if mesh is None:
-        return jax.tree.map(jnp.asarray, values)
+        values = jax.tree.map(jnp.asarray, values)
+        jax.tree.map(check_traced, values)
+        return jax.tree.map(with_automatic_axes, values)
     spread = of_each and layout is not None
     total = layout.blocks * layout.size * mesh.shape[SEEDS] if layout else 1
     sharding = NamedSharding(mesh, PartitionSpec(*((SEEDS,) if spread else ())))
 
     def place(array: Any) -> jax.Array:
-        array = jnp.asarray(array)
+        array = with_automatic_axes(jnp.asarray(array))
         if spread and array.shape[0] != total:
             array = array[np.arange(total) % array.shape[0]]
         if sharding.is_fully_addressable:

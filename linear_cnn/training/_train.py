@@ -13,7 +13,13 @@ from jax.typing import ArrayLike
 from linear_cnn._checks import check_keys
 from linear_cnn._losses import ForEach, Loss
 from linear_cnn.training._loop import _run
-from linear_cnn.training._mesh import BATCH, SEEDS, checked_mesh
+from linear_cnn.training._mesh import (
+    BATCH,
+    SEEDS,
+    check_active_mesh,
+    checked_mesh,
+    no_active_mesh,
+)
 from linear_cnn.training._plan import Augment, _plan
 from linear_cnn.training._rows import OnRecord
 from linear_cnn.training._seeds import _layout
@@ -118,6 +124,7 @@ def train(
         those of the whole batch. The result is that of one device up to rounding, and
         a checkpoint goes from one mesh to another. It may span all processes that
         `jax.distributed` connects, each of which makes the same call. None: one device.
+        A mesh that `jax.set_mesh` has made active is set aside.
       checkpoint_dir: folder for checkpoints (Orbax), of one process at a time. Killed
         at any moment and called again with the same arguments, the run continues from
         the last one and ends bit-identical to one that was never interrupted. SIGINT
@@ -134,8 +141,9 @@ def train(
         told, paths that it does not have, outputs that do not match the targets, a loss
         or metric that does not give one number for each image, an augmentation that
         changes shape or type, a mesh of other axes or whose devices do not divide the
-        images of a step, an optimizer that needs more than gradients, parameters
-        and loss, `on_record` inside a JAX transformation, checkpoints of another run,
+        images of a step, an active or explicit mesh inside a JAX transformation, an
+        optimizer that needs more than gradients, parameters and loss, `on_record`
+        inside a JAX transformation, checkpoints of another run,
         in use by another process or all damaged, before anything is trained; the
         message names the remedy. OSError: a checkpoint cannot be written.
       TrainingDiverged: a loss is not finite, which at step 0 is known before the
@@ -184,31 +192,34 @@ def train(
       >>> short.stopped, int(short.steps[-1]) < 1000
       (True, True)
     """
-    check_keys("key", key, axes=0)
-    plan = _plan(
-        images,
-        targets,
-        optimizer,
-        steps,
-        epochs,
-        record_steps,
-        batch_size,
-        loss,
-        validation,
-        frozen,
-        metrics,
-        augment,
-        record,
-        first_layer,
-        on_record,
-    )
-    program = _Program(init, *plan.settings)._replace(
-        fast_convolutions=fast_convolutions,
-        mesh=checked_mesh(mesh, (BATCH,), plan.batch),
-    )
-    return _run(
-        program, None, key, plan, checkpoint_dir, progress, keep_state, on_record
-    )
+    with no_active_mesh():
+        check_keys("key", key, axes=0)
+        plan = _plan(
+            images,
+            targets,
+            optimizer,
+            steps,
+            epochs,
+            record_steps,
+            batch_size,
+            loss,
+            validation,
+            frozen,
+            metrics,
+            augment,
+            record,
+            first_layer,
+            on_record,
+        )
+        program = _Program(init, *plan.settings)._replace(
+            fast_convolutions=fast_convolutions,
+            mesh=checked_mesh(mesh, (BATCH,), plan.batch),
+        )
+        if program.mesh is not None:
+            check_active_mesh(program.mesh)
+        return _run(
+            program, None, key, plan, checkpoint_dir, progress, keep_state, on_record
+        )
 
 
 def train_seeds(
@@ -285,32 +296,34 @@ def train_seeds(
       >>> runs.conv1.shape, runs.loss.shape, runs.steps.tolist()
       ((5, 3, 3, 3, 1, 2), (5, 3), [0, 10, 100])
     """
-    check_keys("keys", keys, axes=1)
-    plan = _plan(
-        images,
-        targets,
-        optimizer,
-        steps,
-        epochs,
-        record_steps,
-        batch_size,
-        loss,
-        validation,
-        frozen,
-        metrics,
-        augment,
-        record,
-        first_layer,
-        on_record,
-        keys.shape[0],
-    )
-    program = _Program(init, *plan.settings)._replace(
-        fast_convolutions=fast_convolutions
-    )
-    both = checked_mesh(mesh, (SEEDS, BATCH), plan.batch)
-    layout = _layout(program, keys, plan, both)
-    if BATCH in layout.mesh.axis_names:
-        program = program._replace(mesh=layout.mesh)
-    return _run(
-        program, layout, keys, plan, checkpoint_dir, progress, keep_state, on_record
-    )
+    with no_active_mesh():
+        check_keys("keys", keys, axes=1)
+        plan = _plan(
+            images,
+            targets,
+            optimizer,
+            steps,
+            epochs,
+            record_steps,
+            batch_size,
+            loss,
+            validation,
+            frozen,
+            metrics,
+            augment,
+            record,
+            first_layer,
+            on_record,
+            keys.shape[0],
+        )
+        program = _Program(init, *plan.settings)._replace(
+            fast_convolutions=fast_convolutions
+        )
+        both = checked_mesh(mesh, (SEEDS, BATCH), plan.batch)
+        layout = _layout(program, keys, plan, both)
+        check_active_mesh(layout.mesh)
+        if BATCH in layout.mesh.axis_names:
+            program = program._replace(mesh=layout.mesh)
+        return _run(
+            program, layout, keys, plan, checkpoint_dir, progress, keep_state, on_record
+        )

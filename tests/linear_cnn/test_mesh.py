@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from linear_cnn import (
     LinearCNN,
@@ -188,6 +188,101 @@ def test_inside_of_jit(alone):
     chex.assert_trees_all_close(conv1(KEYS[0]), alone.conv1, rtol=1e-10)
 
 
+@pytest.mark.parametrize("active", [TWO, Mesh(jax.devices(), ("other",))])
+@pytest.mark.parametrize(
+    ("mesh", "settings"),
+    [
+        (None, {"augment": random_crop_and_flip}),
+        (TWO, {"augment": random_crop_and_flip}),
+        (None, {"keys": KEYS}),
+    ],
+)
+def test_a_mesh_that_is_active_changes_nothing(active, mesh, settings):
+    expected = run(mesh, **settings)
+    with jax.set_mesh(active):
+        found = run(mesh, **settings)
+        assert jax.sharding.get_mesh() == active
+    chex.assert_trees_all_equal(recorded(found), recorded(expected))
+
+
+def explicit(values, *spec):
+    return jax.device_put(values, NamedSharding(TWO, PartitionSpec(*spec)))
+
+
+@pytest.mark.parametrize("spec", [("batch",), (None, None, "batch")])
+def test_data_on_explicit_axes(spec, alone):
+    settings = SETTINGS | {"augment": random_crop_and_flip}
+    found = train(
+        DOUBLE,
+        explicit(IMAGES, *spec),
+        explicit(LABELS, "batch"),
+        key=explicit(KEYS[0]),
+        validation=(explicit(IMAGES[:8]), explicit(LABELS[:8], "batch")),
+        **settings,
+    )
+    np.testing.assert_allclose(found.conv1, alone.conv1, rtol=1e-10)
+
+
+def test_keys_on_explicit_axes():
+    keys = jax.random.split(KEYS[0], 4)
+    chex.assert_trees_all_equal(
+        recorded(run(keys=explicit(keys, "batch"))), recorded(run(keys=keys))
+    )
+
+
+def test_annotated_parameters_are_whole_on_every_device():
+    """Flax asks for an active mesh where it finds one that is annotated."""
+    kernel_init = nnx.initializers.ones
+
+    class Annotated(nnx.Module):
+        def __init__(self, key, kernel_init):
+            self.conv1 = nnx.Conv(
+                3,
+                2,
+                (3, 3),
+                kernel_init=kernel_init,
+                dtype=jnp.float64,
+                param_dtype=jnp.float64,
+                conv_general_dilated=patch_convolution,
+                rngs=nnx.Rngs(key),
+            )
+
+        def __call__(self, images):
+            return self.conv1(images).mean(axis=(1, 2))
+
+    annotated = nnx.with_partitioning(kernel_init, (None, None, None, "batch"))
+    settings = {"optimizer": SGD, "steps": 2, "key": KEYS[0]}
+    targets = IMAGES[:, 3, 3, :2]
+    expected, found = (
+        train(
+            functools.partial(Annotated, kernel_init=own), IMAGES, targets, **settings
+        )
+        for own in (kernel_init, annotated)
+    )
+    np.testing.assert_array_equal(found.conv1, expected.conv1)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda images: train(DOUBLE, images, LABELS, key=KEYS[0], **SETTINGS).conv1,
+            r"shape \(30, 7, 6, 3\) is being traced on the explicit or inactive mesh"
+            r" {'batch': 2}.* outside of jax.jit",
+        ),
+        (
+            lambda images: (
+                train_seeds(DOUBLE, IMAGES, LABELS, keys=KEYS, **SETTINGS).conv1
+            ),
+            r"the active mesh {'batch': 2} cannot be left .* without jax.set_mesh",
+        ),
+    ],
+)
+def test_what_cannot_be_traced_is_refused(function, message):
+    with jax.set_mesh(TWO), pytest.raises(ValueError, match=message):
+        jax.jit(function)(explicit(IMAGES, "batch"))
+
+
 @pytest.mark.parametrize(
     ("mesh", "settings", "message"),
     [
@@ -206,6 +301,11 @@ def test_inside_of_jit(alone):
             Mesh(np.reshape(jax.devices(), (2, 1)), ("seeds", "images")),
             {"keys": KEYS},
             r"may have seeds and batch alone: jax.make_mesh\(\(2, 4\)",
+        ),
+        (
+            Mesh(jax.devices()[:1] * 2, ("batch",)),
+            {},
+            r"mesh has CpuDevice\(id=0\) 2 times; each device may stand there once",
         ),
         (
             TWO,

@@ -226,7 +226,62 @@ def test_images_on_two_hosts():
             assert process.returncode == 0, errors
 
 
+# --- two devices, one process ---
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_a_mesh_that_is_active_changes_nothing(name):
+    mesh = Mesh(np.array(jax.devices()), ("n",))
+    expected = STATISTICS[name](IMAGES, 29, mesh)
+    for active in (jax.make_mesh((2,), ("rows",)), Mesh(mesh.devices, ("rows",))):
+        with jax.set_mesh(active):
+            found = STATISTICS[name](IMAGES, 29, mesh)
+            assert jax.sharding.get_mesh() == active
+        assert largest_error(found, expected) == 0
+
+
+def test_batches_are_read_under_the_mesh_that_is_active():
+    active = jax.make_mesh((2,), ("rows",))
+
+    def batches():
+        for part in (IMAGES[:10], IMAGES[10:28]):
+            assert jax.sharding.get_mesh() == active
+            yield jax.device_put(part, PartitionSpec("rows"))
+
+    expected = theory.patch_moments(IMAGES[:28], 2)
+    with jax.set_mesh(active):
+        found = theory.patch_moments(batches(), 2)
+    assert largest_error(found, expected) < EQUAL
+
+
+@pytest.mark.parametrize(
+    "spec", [("a", "b"), (None, "a"), (None, None, ("a", "b")), ("b",)]
+)
+@pytest.mark.parametrize("given", [False, True])
+def test_images_on_explicit_axes(spec, given):
+    """Also where they are split over others than the first."""
+    mesh = Mesh(np.array(jax.devices()), ("n",)) if given else None
+    explicit = jax.make_mesh((2, 1), ("a", "b"))
+    images = IMAGES[:28]
+    spread = jax.device_put(images, NamedSharding(explicit, PartitionSpec(*spec)))
+    take = STATISTICS["mean_patch_moments"]
+    assert largest_error(take(spread, 28, mesh), take(images, 28, None)) < EQUAL
+
+
 # --- bad input ---
+
+
+def test_a_mesh_with_a_device_twice_is_refused():
+    mesh = Mesh(jax.devices()[:1] * 2, ("n",))
+    with pytest.raises(ValueError, match=r"mesh has CpuDevice\(id=0\) 2 times"):
+        theory.patch_moments(IMAGES, 2, mesh=mesh)
+
+
+def test_traced_images_on_explicit_axes_are_refused():
+    spread = NamedSharding(jax.make_mesh((2,), ("n",)), PartitionSpec("n"))
+    images = jax.device_put(IMAGES[:28], spread)
+    with pytest.raises(ValueError, match=r"traced on the explicit .* {'n': 2}"):
+        jax.jit(lambda images: theory.patch_moments(images, 2))(images)
 
 
 @pytest.mark.parametrize("name", STATISTICS)
