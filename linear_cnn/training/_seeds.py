@@ -158,6 +158,8 @@ def _layout(
     seeds = keys.shape[0]
     key = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)
     size = _size(seeds, *_bounds(program, key, plan.images))
+    if jax.random.key_impl(keys) != "threefry2x32":
+        size = 1  # a vmap of others draws all of its numbers from the first key
     if mesh is None:
         mesh = Mesh(np.array(jax.devices()), (SEEDS,))
     elif SEEDS not in mesh.axis_names:

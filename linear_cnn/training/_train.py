@@ -252,9 +252,9 @@ def train_seeds(
 
     The seeds are spread over the devices that are there, in blocks whose size does
     not depend on how many these are: nor do the bits of a seed, as far as the compiler
-    treats one block and several alike. A checkpoint is continued on any number. A CPU
-    counts as one device unless told otherwise before JAX first computes:
-    `jax.config.update("jax_num_cpu_devices", 2)` uses two cores.
+    treats one device and several, one block and several alike. A checkpoint is
+    continued on any number. A CPU counts as one device unless told otherwise before JAX
+    first computes: `jax.config.update("jax_num_cpu_devices", 2)` uses two cores.
 
     Args:
       targets: shared, as in `train`, or one set a seed with a leading seed axis S.
@@ -264,7 +264,9 @@ def train_seeds(
         devices take seeds, those of the other processes too where `jax.distributed`
         connects several: each of these then makes the same call and gets the same
         trajectory, and the first one alone writes checkpoints.
-      keys: (S,), one a seed, for example `jax.random.split(key, S)`.
+      keys: (S,), one a seed, for example `jax.random.split(key, S)`. Those of other
+        generators than "threefry2x32", such as "rbg", train one after the other on each
+        device, since JAX draws their numbers from the first key of a block alone.
       on_record: as in `train`; its record has the leading seed axis, and True stops all
         seeds.
       others: as in `train`; the validation set is shared.

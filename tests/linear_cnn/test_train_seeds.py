@@ -83,6 +83,16 @@ def test_targets_of_each_seed():
     )
 
 
+def test_keys_of_another_generator():
+    """A vmap over them draws all numbers from the first one."""
+    keys = jax.random.split(jax.random.key(3, impl="rbg"), 5)
+    settings = {"optimizer": SGD, "batch_size": 4}
+    assert_same_trajectories(
+        train_seeds(two_outputs, IMAGES, TARGETS[0], keys=keys, **settings, **SETTINGS),
+        one_by_one(two_outputs, [TARGETS[0]] * 5, keys, **settings),
+    )
+
+
 def test_several_blocks_of_minibatches_in_one_trace():
     """67 seeds divide neither by the devices nor into blocks, and every seed shuffles
     by itself."""
