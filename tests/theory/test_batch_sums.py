@@ -194,9 +194,14 @@ def on_two_hosts(process, port):
     def all_of(images):
         return jax.make_array_from_process_local_data(sharding, images[half])
 
-    found = theory.patch_moments(all_of(IMAGES), KERNEL)
     whole = theory.patch_moments(IMAGES[:16], KERNEL)
-    assert largest_error(found, whole) < EQUAL
+    assert largest_error(theory.patch_moments(all_of(IMAGES), KERNEL), whole) < EQUAL
+    explicit = jax.make_mesh((4, 2), ("seeds", "batch"))
+    with jax.set_mesh(explicit):
+        spread = jax.device_put(all_of(IMAGES), NamedSharding(explicit, sharding.spec))
+        for given in (None, mesh):
+            found = theory.patch_moments(spread, KERNEL, mesh=given)
+            assert largest_error(found, whole) < EQUAL
     holes = IMAGES.copy()
     holes[3, 0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="images has 1 entries that are NaN or inf"):
