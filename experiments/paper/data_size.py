@@ -18,7 +18,7 @@ data_size.pdf}.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +80,6 @@ class Settings(trained.Settings):
     """Of the training on shuffled labels; 0: true labels alone."""
 
 
-@dataclass(frozen=True)
-class _Few:
-    """What the networks on few images have of their own."""
-
-    images: int = 2_000
-    validation: int = 500
-    batch_size: int = 16
-    epochs: int = 50
-    seeds: int = 4
-    shuffled_epochs: int = 90
-
-
 PRESETS = {
     "smoke": Settings(**trained.SMOKE | {"images": 320}, shuffled_epochs=4),
     "cpu": Settings(images=8_000, batch_size=64, epochs=30, seeds=2),
@@ -99,11 +87,13 @@ PRESETS = {
         **trained.PAPER_SIZE | {"width": 0.25}, seeds=2, shuffled_epochs=100
     ),
 }
-FEW: dict[Preset, _Few] = {
-    "smoke": _Few(160, 64, 32, 3, 3, 4),
-    "cpu": _Few(),
-    "paper": _Few(),
+# Whose networks stand beside them, on few images: of these settings those in SIZES.
+FEW: dict[Preset, Settings] = {
+    "smoke": replace(PRESETS["smoke"], images=160),
+    "cpu": Settings(shuffled_epochs=90),
+    "paper": Settings(shuffled_epochs=90),
 }
+SIZES = ("images", "validation", "batch_size", "epochs", "seeds", "shuffled_epochs")
 
 
 def resolve(settings: Settings) -> Settings:
@@ -130,8 +120,7 @@ def compute(settings: Settings) -> Arrays:
     "few/shuffled" and "many/shuffled"; "distances" (D,); and of the runs on true labels
     the autocorrelation of the pixels, "<run>/curve/pixels" (1, D), and of the change at
     the end of training, "<run>/curve/change" (S, D)."""
-    own = FEW[settings.preset]
-    changes = {field.name: getattr(own, field.name) for field in fields(own)}
+    changes = {name: getattr(FEW[settings.preset], name) for name in SIZES}
     sizes = {"few": replace(settings, **changes), "many": settings}
     named = {}
     for size, of_size in sizes.items():
@@ -281,12 +270,10 @@ def table(summary: Mapping[str, Any]) -> frame.Table:
     rows, words = summary["results"], summary["images"]
     columns = {"correlation": [row["measure"] for row in rows]}
     columns |= {
-        words[size]: [f"{frame.number(row[size])}" for row in rows]
+        words[size]: [frame.number(row[size]) for row in rows]
         for size in ("few", "many")
     }
-    columns["paper"] = [
-        _paper(tuple(p) if isinstance(p := row["paper"], list) else p) for row in rows
-    ]
+    columns["paper"] = [_paper(row["paper"]) for row in rows]
     note = (
         "of the change w(t) - w(0) at the end of training; ± standard deviation over"
         " networks, or over pairs of them"

@@ -27,6 +27,7 @@ from linear_cnn.training._step import Init, _Program
 from linear_cnn.training._trajectory import Trajectory
 
 
+@no_active_mesh()
 def train(
     init: Init,
     images: ArrayLike,
@@ -192,36 +193,36 @@ def train(
       >>> short.stopped, int(short.steps[-1]) < 1000
       (True, True)
     """
-    with no_active_mesh():
-        check_keys("key", key, axes=0)
-        plan = _plan(
-            images,
-            targets,
-            optimizer,
-            steps,
-            epochs,
-            record_steps,
-            batch_size,
-            loss,
-            validation,
-            frozen,
-            metrics,
-            augment,
-            record,
-            first_layer,
-            on_record,
-        )
-        program = _Program(init, *plan.settings)._replace(
-            fast_convolutions=fast_convolutions,
-            mesh=checked_mesh(mesh, (BATCH,), plan.batch),
-        )
-        if program.mesh is not None:
-            check_active_mesh(program.mesh)
-        return _run(
-            program, None, key, plan, checkpoint_dir, progress, keep_state, on_record
-        )
+    check_keys("key", key, axes=0)
+    plan = _plan(
+        images,
+        targets,
+        optimizer,
+        steps,
+        epochs,
+        record_steps,
+        batch_size,
+        loss,
+        validation,
+        frozen,
+        metrics,
+        augment,
+        record,
+        first_layer,
+        on_record,
+    )
+    program = _Program(init, *plan.settings)._replace(
+        fast_convolutions=fast_convolutions,
+        mesh=checked_mesh(mesh, (BATCH,), plan.batch),
+    )
+    if program.mesh is not None:
+        check_active_mesh(program.mesh)
+    return _run(
+        program, None, key, plan, checkpoint_dir, progress, keep_state, on_record
+    )
 
 
+@no_active_mesh()
 def train_seeds(
     init: Init,
     images: ArrayLike,
@@ -298,34 +299,33 @@ def train_seeds(
       >>> runs.conv1.shape, runs.loss.shape, runs.steps.tolist()
       ((5, 3, 3, 3, 1, 2), (5, 3), [0, 10, 100])
     """
-    with no_active_mesh():
-        check_keys("keys", keys, axes=1)
-        plan = _plan(
-            images,
-            targets,
-            optimizer,
-            steps,
-            epochs,
-            record_steps,
-            batch_size,
-            loss,
-            validation,
-            frozen,
-            metrics,
-            augment,
-            record,
-            first_layer,
-            on_record,
-            keys.shape[0],
-        )
-        program = _Program(init, *plan.settings)._replace(
-            fast_convolutions=fast_convolutions
-        )
-        both = checked_mesh(mesh, (SEEDS, BATCH), plan.batch)
-        layout = _layout(program, keys, plan, both)
-        check_active_mesh(layout.mesh)
-        if BATCH in layout.mesh.axis_names:
-            program = program._replace(mesh=layout.mesh)
-        return _run(
-            program, layout, keys, plan, checkpoint_dir, progress, keep_state, on_record
-        )
+    check_keys("keys", keys, axes=1)
+    plan = _plan(
+        images,
+        targets,
+        optimizer,
+        steps,
+        epochs,
+        record_steps,
+        batch_size,
+        loss,
+        validation,
+        frozen,
+        metrics,
+        augment,
+        record,
+        first_layer,
+        on_record,
+        keys.shape[0],
+    )
+    program = _Program(init, *plan.settings)._replace(
+        fast_convolutions=fast_convolutions
+    )
+    both = checked_mesh(mesh, (SEEDS, BATCH), plan.batch)
+    layout = _layout(program, keys, plan, both)
+    check_active_mesh(layout.mesh)
+    if BATCH in layout.mesh.axis_names:
+        program = program._replace(mesh=layout.mesh)
+    return _run(
+        program, layout, keys, plan, checkpoint_dir, progress, keep_state, on_record
+    )
