@@ -192,6 +192,18 @@ CATALOGUE: dict[str, Experiment] = {
             ),
         },
     ),
+    "drive": Experiment(
+        "what drives the first layer of real networks along their training",
+        OURS,
+        _times("2 min", UNKNOWN, UNKNOWN),
+        captions={
+            "drive": (
+                "The noise of single batches, and the curvature at its largest, over"
+                " the components; the size of the curvature and of the drive over"
+                " training; and the change at the end, trained and by the law."
+            ),
+        },
+    ),
     "initialisation": Experiment(
         "first layers made from the closed form, against drawn ones",
         OURS,

@@ -245,3 +245,22 @@ def several_runs(settings: SettingsOfSeveral) -> dict[str, Run]:
 def shuffled_run(settings: Settings, epochs: int) -> Run:
     """The run on shuffled labels that experiments share."""
     return base_run(settings, shuffled_labels=settings.seed, epochs=epochs)
+
+
+def batch_and_rate(text: str) -> dict[str, Any]:
+    """A batch size and a learning rate, as --batches has them: size,rate.
+
+    Raises:
+      ValueError: it is none.
+    """
+    size, _, rate = text.partition(",")
+    try:
+        found = {"batch_size": int(size), "learning_rate": float(rate)}
+    except ValueError:
+        found = {}
+    if not found or found["batch_size"] < 1 or not 0 < found["learning_rate"] < np.inf:
+        raise ValueError(
+            "--batches must be batch sizes and learning rates, each as 64,0.04, got"
+            f" {text!r}."
+        )
+    return found

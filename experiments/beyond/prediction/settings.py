@@ -107,23 +107,8 @@ def resolve(given: Settings) -> Settings:
             f"--pair must name two classes, as dog,cat, got {given.pair!r}."
         )
     for text in given.batches:
-        _batch(text)
+        trained.batch_and_rate(text)
     return given
-
-
-def _batch(text: str) -> dict[str, Any]:
-    """A batch size and a learning rate."""
-    size, _, rate = text.partition(",")
-    try:
-        found = {"batch_size": int(size), "learning_rate": float(rate)}
-    except ValueError:
-        found = {}
-    if not found or found["batch_size"] < 1 or not 0 < found["learning_rate"] < np.inf:
-        raise ValueError(
-            "--batches must be batch sizes and learning rates, each as 64,0.04, got"
-            f" {text!r}."
-        )
-    return found
 
 
 def runs(settings: Settings) -> dict[str, trained.Run]:
@@ -135,7 +120,9 @@ def runs(settings: Settings) -> dict[str, trained.Run]:
     """
     changes: dict[str, dict[str, Any]] = {"base": {}}
     changes |= {f"images {size}": {"images": size} for size in settings.sizes}
-    changes |= {f"batch {text}": _batch(text) for text in settings.batches}
+    changes |= {
+        f"batch {text}": trained.batch_and_rate(text) for text in settings.batches
+    }
     shuffled = {"shuffled_labels": settings.seed}
     changes["shuffled"] = shuffled
     changes |= {
