@@ -60,7 +60,8 @@ def follow(
     graph, *variables = nnx.split(network, nnx.Param, ...)
     kernel = network.conv1.kernel[...]  # type: ignore[attr-defined]
     none = jnp.zeros((3, *kernel.shape), kernel.dtype)
-    state = _State(*map(nnx.as_pure, variables), none, jnp.zeros(3, int))
+    parameters, rest = map(nnx.as_pure, variables)
+    state = _State(parameters, rest, none, jnp.zeros(3, int))
     images = (data.images, data.labels), data.validation
     known = jax.tree.map(jnp.asarray, images)
     key = jax.random.fold_in(jax.random.key(run.seed), index)
