@@ -134,7 +134,8 @@ def log_ratio_std(a: Any, b: Any) -> Any:
 
 
 def _centered(values: Any) -> Any:
-    return values - values.mean(axis=-1, keepdims=True)
+    # As their mean, but NumPy is several times faster at it for few values.
+    return values - values.sum(axis=-1, keepdims=True) / values.shape[-1]
 
 
 def standardized(values: Any) -> tuple[Any, Any]:

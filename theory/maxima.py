@@ -76,8 +76,12 @@ def maxima(
         xp.take_along_axis(slope, interval + shift, axis=-1) for shift in (0, 1)
     )
 
+    # A time that does not move any more stays, so that it is the same in any company.
+    still = 4 * xp.finfo(log_times.dtype).eps
+    settled = xp.take_along_axis(height, interval, axis=-1) == -np.inf
+
     def refined(bracket: Any) -> Any:
-        low, high, at_low, at_high, _ = bracket
+        low, high, at_low, at_high, last, settled = bracket
         middle = (low + high) / 2
         at_middle = derivative(middle)
         square = at_middle**2 - at_low * at_high
@@ -90,9 +94,12 @@ def maxima(
                 xp.where(rises, value, at_low),
                 xp.where(rises, at_high, value),
             )
-        return low, high, at_low, at_high, new
+        new = xp.where(settled, last, new)
+        settled = settled | (abs(new - last) <= still * abs(new))
+        return low, high, at_low, at_high, new, settled
 
-    return _repeated(xp, refined, _REFINEMENTS, (low, high, at_low, at_high, low))[-1]
+    start = low, high, at_low, at_high, low, settled
+    return _repeated(xp, refined, _REFINEMENTS, start, lambda bracket: bracket[-1])[-2]
 
 
 def peaks(height: Callable[[Any], Any], log_times: Any, heights: Any) -> Any:
@@ -124,10 +131,19 @@ def peaks(height: Callable[[Any], Any], log_times: Any, heights: Any) -> Any:
     return xp.concatenate([(low + high) / 2, log_times[best]], axis=-1)
 
 
-def _repeated(xp: Any, function: Callable[[Any], Any], count: int, state: Any) -> Any:
-    """The function applied so many times; as a loop that JAX compiles once."""
+def _repeated(
+    xp: Any,
+    function: Callable[[Any], Any],
+    count: int,
+    state: Any,
+    settled: Callable[[Any], Any] | None = None,
+) -> Any:
+    """The function applied so many times; as a loop that JAX compiles once. Without
+    JAX it ends where all is settled, from where on it changes nothing."""
     if xp is not np:
         return lax.fori_loop(0, count, lambda _, state: function(state), state)
     for _ in range(count):
         state = function(state)
+        if settled is not None and settled(state).all():
+            break
     return state
