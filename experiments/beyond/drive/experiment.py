@@ -92,7 +92,10 @@ def table(summary: Mapping[str, Any]) -> frame.Table:
         "accuracy": [frame.number(row["accuracy"]) for row in rows],
         "curvature": [frame.number(row["growth"]) for row in rows],
         "directions": [frame.number(row["participation"]) for row in rows],
-        "drive, unseen": [frame.number(row["unseen"]) for row in rows],
+        "drive turns": [
+            "" if row["turning"] is None else f"{row['turning']:.1f}" for row in rows
+        ],
+        "unseen": [frame.number(row["unseen"]) for row in rows],
         "law": [frame.number(row["law"]) for row in rows],
         "size": [frame.number(row["law, size"]) for row in rows],
         "linear": [frame.number(row["linear"]) for row in rows],
@@ -103,9 +106,10 @@ def table(summary: Mapping[str, Any]) -> frame.Table:
         "± standard deviation over networks; accuracy: on the training images in the"
         " last interval; curvature: its largest trace over that before training;"
         " directions: the share of them that it has at that time, 1 if all are alike;"
-        " drive, unseen: that of images which are not trained on over that of the"
-        " training images, in the first half of training; law: correlation of its"
-        " profile with the trained one at the end, and its size over the trained one;"
-        " linear, one rate, start: correlation with less in the law"
+        " drive turns: epochs after which its correlation with itself is one half;"
+        " unseen: drive of images that are not trained on, over that of the training"
+        " images, in the second quarter of training; law: correlation of its profile"
+        " with the trained one at the end, and its size over the trained one; linear,"
+        " one rate, start: correlation with less in the law"
     )
     return frame.Table(columns, note)

@@ -25,6 +25,7 @@ GROWTH = 5.0  # of the trace of the curvature
 FEW = 0.05  # of the directions
 UNSEEN = (0.6, 1.4)  # drive of unseen images, over that of the training images
 OF_SHUFFLED = 0.5  # the same at most where labels are shuffled
+HALF = 0.5  # correlation of the drive with itself
 IMAGES = (0.75, 1.33)  # drive with another number of images over the base's
 
 
@@ -89,6 +90,30 @@ def _quarter(run: Run) -> slice:
     return slice(count // 4, max(count // 2, count // 4 + 1))
 
 
+def turning(run: Run) -> float:
+    """Epochs after which the drive has a correlation of one half with itself, a mean
+    over networks and over the training after its first quarter; NaN where it stays
+    above."""
+    covariance = run["autocovariance"].mean(axis=0)
+    count = len(covariance)
+    covariance = covariance[count // 4 :, count // 4 :]
+    sizes = np.sqrt(np.maximum(np.diagonal(covariance), 0))
+    correlations = np.array(
+        [
+            np.diagonal(covariance, lag).sum()
+            / (sizes[lag:] @ sizes[: len(sizes) - lag])
+            for lag in range(len(sizes))
+        ]
+    )
+    below = np.flatnonzero(correlations < HALF)
+    if not below.size:
+        return float("nan")
+    after = below[0]
+    high, low = correlations[after - 1], correlations[after]
+    lag = after - 1 + (high - HALF) / (high - low)
+    return float(lag * config(run)["epochs"] / count)
+
+
 def noise_over_curvature(run: Run) -> np.ndarray:
     """Noise of the gradients over the share of the curvature, 1 on average, (S, d)."""
     shares = (run["shares"][:, 1:] + run["shares"][:, :-1]) / 2
@@ -139,6 +164,7 @@ def results(arrays: Arrays) -> list[dict[str, Any]]:
         }
         rows.append(
             {"run": title(name, run), "name": name}
+            | {"turning": frame.finite([turning(run)])[0]}
             | {key: frame.spread(values) for key, values in numbers.items()}
             | {
                 "times": run["times"][0].tolist(),

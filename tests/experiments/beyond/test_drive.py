@@ -329,3 +329,17 @@ def test_drive_is_compared_at_the_same_time() -> None:
         "autocovariance": np.tile(np.diag([1.5, 3.5]), (2, 1, 1)),
     }
     assert verdicts._common_drive(twice, base) == pytest.approx(1)
+
+
+def test_how_fast_the_drive_turns() -> None:
+    times = np.arange(20)
+    decaying = 0.5 ** (abs(times[:, None] - times) / 3.5)
+    strengths = 1 + times / 10
+    run = {
+        "config": np.array(json.dumps(CONFIG | {"epochs": 40})),
+        "autocovariance": (strengths[:, None] * decaying * strengths)[None],
+    }
+    # Two epochs to an interval.
+    assert verdicts.turning(run) == pytest.approx(7, abs=0.05)
+    run["autocovariance"] = np.ones((1, 20, 20))
+    assert np.isnan(verdicts.turning(run))
