@@ -195,7 +195,7 @@ CATALOGUE: dict[str, Experiment] = {
     "drive": Experiment(
         "what drives the first layer of real networks along their training",
         OURS,
-        _times("2 min", UNKNOWN, UNKNOWN),
+        _times("1 min", "45 min", UNKNOWN),
         captions={
             "drive": (
                 "The noise of single batches, and the curvature at its largest, over"

@@ -61,8 +61,8 @@ def _components(axis: Any, run: verdicts.Run) -> None:
 def _curvature(axis: Any, runs: dict[str, verdicts.Run], words: dict[str, str]) -> None:
     for (name, run), colour in zip(runs.items(), figures.COLOURS, strict=False):
         axis.plot(
-            run["times"][0],
-            (run["trace"] / run["trace"][:, :1]).mean(axis=0),
+            run["times"][0, 1:],
+            (run["trace"] / run["trace"][:, :1]).mean(axis=0)[1:],
             color=colour,
             label=words[name],
         )
@@ -70,6 +70,7 @@ def _curvature(axis: Any, runs: dict[str, verdicts.Run], words: dict[str, str]) 
         title="the curvature grows",
         xlabel=TIME,
         ylabel="its trace over that before training",
+        xscale="log",
         yscale="log",
     )
     axis.legend(fontsize=8)
@@ -88,6 +89,7 @@ def _drive(axis: Any, runs: dict[str, verdicts.Run], words: dict[str, str]) -> N
         title=f"drive in components {SOFT + 1} and up",
         xlabel=TIME,
         ylabel="root mean square, over the root of their share",
+        xscale="log",
         ylim=(0, None),
     )
     axis.legend(fontsize=8)
