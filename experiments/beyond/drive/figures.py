@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.beyond.drive import verdicts
-from experiments.beyond.drive.network import SOFT
+from experiments.beyond.drive.network import soft
 from experiments.beyond.drive.settings import NAME
 from experiments.frame import Arrays, figures
 
@@ -48,7 +48,9 @@ def _components(axis: Any, run: verdicts.Run) -> None:
         label="curvature where it is largest, over its start",
     )
     axis.axhline(1, color="grey", linewidth=0.8)
-    axis.axvline(SOFT + 0.5, color="grey", linewidth=0.8, linestyle=":")
+    axis.axvline(
+        soft(len(number)).start + 0.5, color="grey", linewidth=0.8, linestyle=":"
+    )
     axis.set(
         title="noise and curvature have the same components",
         ylabel="over the share of the curvature",
@@ -77,6 +79,7 @@ def _curvature(axis: Any, runs: dict[str, verdicts.Run], words: dict[str, str]) 
 
 
 def _drive(axis: Any, runs: dict[str, verdicts.Run], words: dict[str, str]) -> None:
+    first = soft(runs["base"]["profile"].shape[-1]).start
     for (name, run), colour in zip(runs.items(), figures.COLOURS, strict=False):
         times = run["times"][0]
         axis.plot(
@@ -86,7 +89,7 @@ def _drive(axis: Any, runs: dict[str, verdicts.Run], words: dict[str, str]) -> N
             label=words[name],
         )
     axis.set(
-        title=f"drive in components {SOFT + 1} and up",
+        title=f"drive in components {first + 1} and up",
         xlabel=TIME,
         ylabel="root mean square, over the root of their share",
         xscale="log",

@@ -11,7 +11,7 @@ import numpy as np
 
 import theory
 from experiments import frame, trained
-from experiments.beyond.drive.network import LAWS, SOFT
+from experiments.beyond.drive.network import LAWS, soft
 from experiments.frame import Arrays
 from linear_cnn._text import escaped
 
@@ -119,7 +119,7 @@ def noise_over_curvature(run: Run) -> np.ndarray:
     shares = (run["shares"][:, 1:] + run["shares"][:, :-1]) / 2
     # Every interval counts alike, however strong its noise.
     ratio = run["noise"] / shares
-    ratio /= ratio[..., SOFT:].mean(axis=-1, keepdims=True)
+    ratio /= ratio[..., soft(ratio.shape[-1])].mean(axis=-1, keepdims=True)
     return np.asarray(ratio.mean(axis=1))
 
 

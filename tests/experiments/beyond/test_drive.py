@@ -131,6 +131,11 @@ def test_measured_by_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
     assert abs(found["law"] - found["linear"]).max() > 1e-4
 
 
+def test_soft_components() -> None:
+    assert len(range(27)[network.soft(27)]) == 15
+    assert len(range(9)[network.soft(9)]) == 5  # of images of one channel
+
+
 def test_autocovariance_has_no_noise_in_it() -> None:
     random = np.random.default_rng(1)
     course = np.array([1.0, 0.5, -0.5])
