@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
+from experiments import trained
 from experiments.beyond.drive import verdicts
 from experiments.beyond.drive.network import soft
 from experiments.beyond.drive.settings import NAME
@@ -16,7 +17,7 @@ TIME = "learning rate x steps"
 
 def draw(folder: Path, arrays: Arrays) -> None:
     """The noise and the drive, the curvature, and what the law makes of them."""
-    runs = verdicts.by_run(arrays)
+    runs = trained.measured(arrays)
     words = {name: verdicts.title(name, run) for name, run in runs.items()}
     figure, panels = plt.subplots(2, 2, figsize=(10, 7.6))
     _components(panels[0, 0], runs["base"])

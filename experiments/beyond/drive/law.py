@@ -47,8 +47,9 @@ def draws(
     """So many changes that the law draws, (n, count), at the end of each interval.
 
     Exact within an interval for the drive. The noise acts there evenly, at the strength
-    that leaves the right variance of each mode that is alone; between modes it may
-    correlate a little more or less.
+    that leaves the right variance of what is still pulled back of a mode, which is all
+    of it where nothing is forgotten; between modes it may correlate a little more or
+    less.
 
     Args:
       autocovariance: of the drive between intervals, (T, T); parts of an estimate that

@@ -4,7 +4,6 @@ All bounds stood here before the first network of these seeds was trained; a pil
 others had been seen.
 """
 
-import json
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from experiments.beyond.drive.network import LAWS, soft
 from experiments.frame import Arrays
 from linear_cnn._text import escaped
 
-Run = dict[str, np.ndarray]
+Run = trained.MeasuredRun
 
 SHAPE = 0.92  # smallest correlation of the law, at the end of any interval
 SIZE = (0.5, 1.1)  # of the law, over the trained one
@@ -29,28 +28,9 @@ HALF = 0.5  # correlation of the drive with itself
 IMAGES = (0.75, 1.33)  # drive with another number of images over the base's
 
 
-def by_run(arrays: Arrays) -> dict[str, Run]:
-    """Arrays of each run by its name."""
-    names = [key.removesuffix("/config") for key in arrays if key.endswith("/config")]
-    return {
-        name: {
-            key.removeprefix(f"{name}/"): value
-            for key, value in arrays.items()
-            if key.startswith(f"{name}/")
-        }
-        for name in names
-    }
-
-
-def config(run: Run) -> dict[str, Any]:
-    """The settings of a run."""
-    found: dict[str, Any] = json.loads(str(run["config"]))
-    return found
-
-
 def title(name: str, run: Run) -> str:
     """What is trained, or how it differs from the first run."""
-    known = config(run)
+    known = run.config
     titles = {
         "base": trained.network(known),
         "batch": f"batch {known['batch_size']}, rate {known['learning_rate']:g}",
@@ -111,7 +91,7 @@ def turning(run: Run) -> float:
     after = below[0]
     high, low = correlations[after - 1], correlations[after]
     lag = after - 1 + (high - HALF) / (high - low)
-    return float(lag * config(run)["epochs"] / count)
+    return float(lag * run.config["epochs"] / count)
 
 
 def noise_over_curvature(run: Run) -> np.ndarray:
@@ -144,7 +124,7 @@ def same_shares(run: Run) -> np.ndarray:
 def results(arrays: Arrays) -> list[dict[str, Any]]:
     """For each run what was measured, and how each law agrees with it at the end."""
     rows = []
-    for name, run in by_run(arrays).items():
+    for name, run in trained.measured(arrays).items():
         numbers = {
             "accuracy": run["accuracy"][:, -1, 0],
             "growth": growth(run),
@@ -179,7 +159,7 @@ def results(arrays: Arrays) -> list[dict[str, Any]]:
 
 def checks(arrays: Arrays) -> list[frame.Check]:
     """All checks."""
-    runs = by_run(arrays)
+    runs = trained.measured(arrays)
     found: list[frame.Check] = []
     for name, run in runs.items():
         found += _of_run(title(name, run), run, shuffled=name == "shuffled")

@@ -324,27 +324,27 @@ def test_figure(tmp_path: Any) -> None:
 
 def test_drive_is_compared_at_the_same_time() -> None:
     arrays = fake_drive()
-    runs_ = verdicts.by_run(arrays)
-    base, twice = runs_["base"], dict(runs_["images 4000"])
     # It grows with time; the other run has only half the intervals, twice as long.
-    growing = np.tile(np.diag(np.arange(1.0, 5)), (2, 1, 1))
-    base = base | {"autocovariance": growing}
-    twice |= {
-        "times": np.array([[0.0, 2, 4]] * 2),
-        "autocovariance": np.tile(np.diag([1.5, 3.5]), (2, 1, 1)),
+    arrays |= {
+        "base/autocovariance": np.tile(np.diag(np.arange(1.0, 5)), (2, 1, 1)),
+        "images 4000/times": np.array([[0.0, 2, 4]] * 2),
+        "images 4000/autocovariance": np.tile(np.diag([1.5, 3.5]), (2, 1, 1)),
     }
-    assert verdicts._common_drive(twice, base) == pytest.approx(1)
+    measured = trained.measured(arrays)
+    ratio = verdicts._common_drive(measured["images 4000"], measured["base"])
+    assert ratio == pytest.approx(1)
 
 
 def test_how_fast_the_drive_turns() -> None:
     times = np.arange(20)
     decaying = 0.5 ** (abs(times[:, None] - times) / 3.5)
     strengths = 1 + times / 10
-    run = {
-        "config": np.array(json.dumps(CONFIG | {"epochs": 40})),
-        "autocovariance": (strengths[:, None] * decaying * strengths)[None],
+    arrays = {
+        "base/config": np.array(json.dumps(CONFIG | {"epochs": 40})),
+        "base/autocovariance": (strengths[:, None] * decaying * strengths)[None],
     }
+    run = trained.MeasuredRun(arrays, "base")
     # Two epochs to an interval.
     assert verdicts.turning(run) == pytest.approx(7, abs=0.05)
-    run["autocovariance"] = np.ones((1, 20, 20))
+    arrays["base/autocovariance"] = np.ones((1, 20, 20))
     assert np.isnan(verdicts.turning(run))
