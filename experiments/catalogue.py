@@ -204,6 +204,19 @@ CATALOGUE: dict[str, Experiment] = {
             ),
         },
     ),
+    "whiteness": Experiment(
+        "what makes the signal that flows back to the first layer white",
+        OURS,
+        _times("1 min", UNKNOWN, UNKNOWN),
+        captions={
+            "whiteness": (
+                "Above: how white the signal is before training, by what is kept of"
+                " batch norm, and against what follows from the gates alone. Below: on"
+                " the way down from the mean over locations; and how far blocks of the"
+                " curvature are from moments of patches."
+            ),
+        },
+    ),
     "initialisation": Experiment(
         "first layers made from the closed form, against drawn ones",
         OURS,
