@@ -80,18 +80,19 @@ def compute(settings: Settings) -> Arrays:
                 arrays[f"{network}/locations"] = np.array(np.prod(one.size))
             arrays |= _stacked(f"{network}/{norm}", found)
     for layers in settings.layers:
-        for name, batch_norm in (("norm", True), ("plain", False)):
-            print(f"curvature of {small(layers)}, {name}", flush=True)
-            found = [
-                _of_curvature(
-                    make_small(layers, settings, key, batch_norm=batch_norm),
-                    images,
-                    labels,
-                    batch_norm=batch_norm,
+        for kind, batch_norm in (("norm", True), ("plain", False)):
+            print(f"curvature of {small(layers)}, {kind}", flush=True)
+            found = []
+            for key in keys:
+                network = make_small(layers, settings, key)
+                if not batch_norm:
+                    # With the weights of the other.
+                    random = np.random.default_rng(settings.seed)
+                    network = settled(network, "none", images, random).network
+                found.append(
+                    _of_curvature(network, images, labels, batch_norm=batch_norm)
                 )
-                for key in keys
-            ]
-            arrays |= _stacked(f"blocks/{layers}/{name}", found)
+            arrays |= _stacked(f"blocks/{layers}/{kind}", found)
     return arrays
 
 

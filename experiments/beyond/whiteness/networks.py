@@ -24,7 +24,7 @@ class Held(nnx.Module):
         self.factor = nnx.Variable(factor)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(..., features) -> the same shape."""
+        """(N, h, w, features) -> the same shape."""
         return (x - self.mean[...]) * self.factor[...]
 
 
@@ -55,13 +55,10 @@ def make_deep(name: str, settings: Settings, key: jax.Array) -> Any:
     return linear_cnn.ResNet(18, rngs=rngs, **options)
 
 
-def make_small(
-    layers: int, settings: Settings, key: jax.Array, *, batch_norm: bool = True
-) -> Any:
+def make_small(layers: int, settings: Settings, key: jax.Array) -> Any:
     """SmallCNN of so many layers before training."""
     features = (settings.first_features,) * layers
-    rngs = nnx.Rngs(key)
-    return linear_cnn.SmallCNN(features=features, batch_norm=batch_norm, rngs=rngs)
+    return linear_cnn.SmallCNN(features=features, batch_norm=True, rngs=nnx.Rngs(key))
 
 
 def settled(
@@ -150,12 +147,12 @@ def _pool(pool: Callable[[jax.Array], jax.Array], maps: jax.Array) -> recursion.
 
 def _held(maps: jax.Array, kept: str, random: np.random.Generator) -> Held:
     axes = (0, 1, 2)
-    mean = jnp.zeros(maps.shape[-1], maps.dtype)
+    mean = jnp.zeros((1, 1, 1, maps.shape[-1]), maps.dtype)
     factor = jnp.ones_like(mean)
     if kept in ("full", "gain", "mean"):
-        mean = maps.mean(axes)
+        mean = maps.mean(axes, keepdims=True)
     if kept in ("full", "gain", "variance"):
-        factor = 1 / jnp.sqrt(maps.var(axes) + 1e-5)
+        factor = 1 / jnp.sqrt(maps.var(axes, keepdims=True) + 1e-5)
     if kept == "gain":
-        factor *= jnp.asarray(random.uniform(*GAINS, len(factor)), factor.dtype)
+        factor *= jnp.asarray(random.uniform(*GAINS, factor.shape), factor.dtype)
     return Held(mean, factor)

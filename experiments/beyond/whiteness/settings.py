@@ -63,7 +63,8 @@ def resolve(given: Settings) -> Settings:
       ValueError: one that cannot work.
     """
     frame.check_at_least(given, {"images": 2, "first_features": 2, "seeds": 2})
-    if len(given.layers) < 2 or list(given.layers) != sorted({2, *given.layers}):
+    increasing = list(given.layers) == sorted(set(given.layers))
+    if len(given.layers) < 2 or not increasing or given.layers[0] != 2:
         raise ValueError(
             f"--layers must be 2 and larger numbers, increasing, got {given.layers}."
         )
