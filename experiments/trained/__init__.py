@@ -2,7 +2,12 @@
 experiments."""
 
 from experiments.trained.against_paper import REPORTED, summarize
-from experiments.trained.comparisons import comparison_table, correlations, to_initial
+from experiments.trained.comparisons import (
+    comparison_table,
+    correlations,
+    cosines,
+    to_initial,
+)
 from experiments.trained.data import (
     ENERGY_CLASSES,
     KERNEL_SIZE,
@@ -29,7 +34,14 @@ from experiments.trained.measurements import (
     measured,
     titles,
 )
-from experiments.trained.run import Network, NetworkName, Run, filters, network
+from experiments.trained.run import (
+    Network,
+    NetworkName,
+    Run,
+    difference,
+    filters,
+    network,
+)
 from experiments.trained.settings import (
     PAPER_SIZE,
     PAPER_SIZE_OF_SEVERAL,
@@ -40,6 +52,7 @@ from experiments.trained.settings import (
     base_run,
     batch_and_rate,
     check,
+    check_numbers,
     check_other_network,
     check_several,
     several_runs,
@@ -71,11 +84,14 @@ __all__ = [
     "base_run",
     "batch_and_rate",
     "check",
+    "check_numbers",
     "check_other_network",
     "check_several",
     "comparison_table",
     "correlations",
+    "cosines",
     "dead",
+    "difference",
     "file_title",
     "filters",
     "fits",

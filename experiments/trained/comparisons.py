@@ -10,6 +10,15 @@ from experiments import frame
 from experiments.trained.measurements import MeasuredRun
 
 
+def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Of pairs of matrices (K, d, d), as vectors of their entries, (K,)."""
+    product, *squares = (
+        np.einsum("kab,kab->k", *pair)
+        for pair in ((one, other), (one, one), (other, other))
+    )
+    return np.asarray(product / np.sqrt(squares[0] * squares[1]))
+
+
 def correlations(
     one: MeasuredRun, other: MeasuredRun, kind: str = "change"
 ) -> tuple[np.ndarray, np.ndarray]:

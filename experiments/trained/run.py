@@ -129,6 +129,24 @@ def title(config: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
+def difference(name: str, config: Mapping[str, Any]) -> str:
+    """What is trained, or how it differs from the first run, of a run whose name begins
+    with the kind of the difference, as "images 4000"."""
+    kind, images = name.split()[0], f"{config['images']:,} images"
+    words = {
+        "base": network(config),
+        "images": images,
+        "batch": f"batch {config['batch_size']}, rate {config['learning_rate']:g}",
+        "shuffled": "shuffled labels" + (f", {images}" if " " in name else ""),
+        "dropout": f"dropout {config['network'].get('dropout') or 'nowhere'}",
+        "filters": f"{filters(config)} filters",
+        "pair": " / ".join(config["classes"] or ()),
+        "other": network(config),
+        "small": "SmallCNN" + (", batch norm" if "norm" in name else ""),
+    }
+    return escaped(words[kind])
+
+
 def titles(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """The titles of several runs by their names, each with what tells it from others
     that would be called the same."""

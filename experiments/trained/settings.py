@@ -189,6 +189,14 @@ def check_several(given: AnySeveral) -> AnySeveral:
     return given
 
 
+def check_numbers(option: str, values: tuple[int, ...]) -> None:
+    """Raise ValueError if one of an option's numbers is below 1 or stands twice."""
+    if len(set(values)) < len(values) or min(values, default=1) < 1:
+        raise ValueError(
+            f"--{option} must be positive numbers, none twice, got {values}."
+        )
+
+
 def check_other_network(given: Any) -> None:
     """Raise ValueError if the other network is the same one."""
     if given.other_network == given.network:

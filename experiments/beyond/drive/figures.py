@@ -18,7 +18,7 @@ TIME = "learning rate x steps"
 def draw(folder: Path, arrays: Arrays) -> None:
     """The noise and the drive, the curvature, and what the law makes of them."""
     runs = trained.measured(arrays)
-    words = {name: verdicts.title(name, run) for name, run in runs.items()}
+    words = {name: trained.difference(name, run.config) for name, run in runs.items()}
     figure, panels = plt.subplots(2, 2, figsize=(10, 7.6))
     _components(panels[0, 0], runs["base"])
     _curvature(panels[0, 1], runs, words)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments import frame, trained
-from experiments.trained import batch_and_rate
 
 NAME = "drive"
 
@@ -56,10 +55,7 @@ def resolve(given: Settings) -> Settings:
     given = trained.check(given)
     least = {"curvature_images": 2, "intervals": 2, "validation": 1}
     frame.check_at_least(given, least)
-    if len(set(given.sizes)) < len(given.sizes) or min(given.sizes, default=1) < 1:
-        raise ValueError(
-            f"--sizes must be positive numbers, none twice, got {given.sizes}."
-        )
+    trained.check_numbers("sizes", given.sizes)
     if given.images in given.sizes:
         raise ValueError(
             f"--sizes must not hold --images = {given.images}, which is trained anyway."
@@ -83,7 +79,9 @@ def runs(settings: Settings) -> dict[str, trained.Run]:
     """All that is trained: "base", "batch <size>,<rate>", "images <N>" and
     "shuffled"."""
     changes: dict[str, dict[str, Any]] = {"base": {}}
-    changes |= {f"batch {text}": batch_and_rate(text) for text in settings.batches}
+    changes |= {
+        f"batch {text}": trained.batch_and_rate(text) for text in settings.batches
+    }
     changes |= {f"images {size}": {"images": size} for size in settings.sizes}
     changes["shuffled"] = {"shuffled_labels": settings.seed}
     return {

@@ -12,7 +12,6 @@ import theory
 from experiments import frame, trained
 from experiments.beyond.drive.network import LAWS, soft
 from experiments.frame import Arrays
-from linear_cnn._text import escaped
 
 Run = trained.MeasuredRun
 
@@ -26,18 +25,6 @@ UNSEEN = (0.6, 1.4)  # drive of unseen images, over that of the training images
 OF_SHUFFLED = 0.5  # the same at most where labels are shuffled
 HALF = 0.5  # correlation of the drive with itself
 IMAGES = (0.75, 1.33)  # drive with another number of images over the base's
-
-
-def title(name: str, run: Run) -> str:
-    """What is trained, or how it differs from the first run."""
-    known = run.config
-    titles = {
-        "base": trained.network(known),
-        "batch": f"batch {known['batch_size']}, rate {known['learning_rate']:g}",
-        "images": f"{known['images']:,} images",
-        "shuffled": "shuffled labels",
-    }
-    return escaped(titles[name.split()[0]])
 
 
 def correlation(run: Run, law: str) -> np.ndarray:
@@ -143,7 +130,7 @@ def results(arrays: Arrays) -> list[dict[str, Any]]:
             "trace": run["trace"],
         }
         rows.append(
-            {"run": title(name, run), "name": name}
+            {"run": trained.difference(name, run.config), "name": name}
             | {"turning": frame.finite([turning(run)])[0]}
             | {key: frame.spread(values) for key, values in numbers.items()}
             | {
@@ -162,7 +149,9 @@ def checks(arrays: Arrays) -> list[frame.Check]:
     runs = trained.measured(arrays)
     found: list[frame.Check] = []
     for name, run in runs.items():
-        found += _of_run(title(name, run), run, shuffled=name == "shuffled")
+        found += _of_run(
+            trained.difference(name, run.config), run, shuffled=name == "shuffled"
+        )
     base = runs["base"]
     for name, run in runs.items():
         if name.split()[0] != "images":
@@ -171,7 +160,7 @@ def checks(arrays: Arrays) -> list[frame.Check]:
         found.append(
             frame.check(
                 "drive at the same learning rate times steps, over the base's,"
-                f" {title(name, run)}",
+                f" {trained.difference(name, run.config)}",
                 ratio,
                 group="drive with other numbers of images",
                 at_least=IMAGES[0],

@@ -83,10 +83,7 @@ def resolve(given: Settings) -> Settings:
         ("other-widths", given.other_widths),
         ("shuffled-sizes", given.shuffled_sizes),
     ):
-        if len(set(values)) < len(values) or min(values, default=1) < 1:
-            raise ValueError(
-                f"--{option} must be positive numbers, none twice, got {values}."
-            )
+        trained.check_numbers(option, values)
     if given.images in given.sizes or given.images in given.shuffled_sizes:
         raise ValueError(
             f"--sizes and --shuffled-sizes must not hold --images = {given.images},"

@@ -186,10 +186,6 @@ def at_start(
     kernel: Any = network.conv1.kernel[...]  # type: ignore[attr-defined]
     moments = filter_moments(images, np.asarray(kernel, np.float64), kind)
     traces, moment_traces = (np.einsum("kaa->k", m) for m in (blocks, moments))
-    product, *squares = (
-        np.einsum("kab,kab->k", *pair)
-        for pair in ((blocks, moments), (blocks, blocks), (moments, moments))
-    )
     at = times[:, None] * MULTIPLES
     predicted = dynamics.expected_profile(at, basis, count=count)
     found = {
@@ -209,7 +205,7 @@ def at_start(
         "moments": moments,
         "traces": traces,
         "moment_traces": moment_traces,
-        "cosines": product / np.sqrt(squares[0] * squares[1]),
+        "cosines": trained.cosines(blocks, moments),
         "trace": traces.sum(),
         "drive_ratio": count * (drive**2).sum() / traces.sum(),
     }

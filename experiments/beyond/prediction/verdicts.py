@@ -9,7 +9,6 @@ import theory
 from experiments import frame, trained
 from experiments.beyond.prediction import forms
 from experiments.beyond.prediction.settings import MULTIPLES, OWN_TIME
-from linear_cnn._text import escaped
 
 Runs = Mapping[str, trained.MeasuredRun]
 
@@ -34,23 +33,9 @@ def sizes(measured: Runs) -> list[str]:
 
 def titles(measured: Runs) -> dict[str, str]:
     """What is trained, or how it differs from the first run, by the runs' names."""
-    return {name: _title(name, run.config) for name, run in measured.items()}
-
-
-def _title(name: str, config: Mapping[str, Any]) -> str:
-    kind, images = name.split()[0], f"{config['images']:,} images"
-    titles = {
-        "base": trained.network(config),
-        "images": images,
-        "batch": f"batch {config['batch_size']}, rate {config['learning_rate']:g}",
-        "shuffled": "shuffled labels" + (f", {images}" if " " in name else ""),
-        "dropout": f"dropout {config['network'].get('dropout') or 'nowhere'}",
-        "filters": f"{trained.filters(config)} filters",
-        "pair": " / ".join(config["classes"] or ()),
-        "other": trained.network(config),
-        "small": "SmallCNN" + (", batch norm" if "norm" in name else ""),
+    return {
+        name: trained.difference(name, run.config) for name, run in measured.items()
     }
-    return escaped(titles[kind])
 
 
 def results(measured: Runs) -> list[dict[str, Any]]:

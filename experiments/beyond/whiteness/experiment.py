@@ -25,7 +25,7 @@ import numpy as np
 
 import linear_cnn
 import theory
-from experiments import frame
+from experiments import frame, trained
 from experiments.beyond.whiteness import recursion
 from experiments.beyond.whiteness.figures import draw
 from experiments.beyond.whiteness.networks import (
@@ -133,12 +133,8 @@ def _of_curvature(
     moments = np.asarray(
         theory.filter_curvature(images, filters, pool=2, batch_norm=batch_norm)
     )
-    product, *squares = (
-        np.einsum("kab,kab->k", *pair)
-        for pair in ((blocks, moments), (blocks, blocks), (moments, moments))
-    )
     return {
-        "cosines": product / np.sqrt(squares[0] * squares[1]),
+        "cosines": trained.cosines(blocks, moments),
         "traces": np.einsum("kaa->k", blocks),
         "moment_traces": np.einsum("kaa->k", moments),
     }
