@@ -207,10 +207,11 @@ CATALOGUE: dict[str, Experiment] = {
     "whiteness": Experiment(
         "what makes the signal that flows back to the first layer white",
         OURS,
-        _times("1 min", UNKNOWN, UNKNOWN),
+        _times("1 min", "15 min", UNKNOWN),
         captions={
             "whiteness": (
-                "Above: how white the signal is before training, by what is kept of"
+                "Above: how white the signal is before training (1: locations do not"
+                " correlate), by what is kept of"
                 " batch norm, and against what follows from the gates alone. Below: on"
                 " the way down from the mean over locations; and how far blocks of the"
                 " curvature are from moments of patches."

@@ -100,8 +100,8 @@ def backpropagated_signal(
     Where it is white over locations, and independent of the patches, the curvature of a
     filter follows from the images alone (`theory.filter_curvature`): the whiteness says
     whether that applies. VGG and ResNet at initialisation are about 1; a network that
-    soon takes the mean over locations is far above. Ours; docs/derivations.md, section
-    12.
+    soon takes the mean over locations is far above. Ours; docs/derivations.md, sections
+    12 and 22.
 
     Args:
       network, images, loss, layer, batch_size, progress: as in `tangent_moments`.

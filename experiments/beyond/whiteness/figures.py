@@ -11,7 +11,7 @@ from experiments.beyond.whiteness import verdicts
 from experiments.beyond.whiteness.settings import NAME, NORMS, small
 from experiments.frame import Arrays, figures
 
-WHITENESS = "whiteness (1: locations do not correlate)"
+WHITENESS = "whiteness"
 
 
 def _colours(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
