@@ -204,6 +204,18 @@ CATALOGUE: dict[str, Experiment] = {
             ),
         },
     ),
+    "later": Experiment(
+        "the first layer of a real network, predicted some steps into its training",
+        OURS,
+        _times("30 s", "10 min", UNKNOWN),
+        captions={
+            "later": (
+                "Correlation of the rest of the change with what the curvature after so"
+                " many steps predicts: over training at its own time, and at the end at"
+                " other times, ± s.d. over networks."
+            ),
+        },
+    ),
     "whiteness": Experiment(
         "what makes the signal that flows back to the first layer white",
         OURS,

@@ -58,7 +58,7 @@ from experiments.trained.settings import (
     several_runs,
     shuffled_run,
 )
-from experiments.trained.store import identifier, initial_network
+from experiments.trained.store import followed, identifier, initial_network
 
 __all__ = [
     "COMMAND",
@@ -95,6 +95,7 @@ __all__ = [
     "file_title",
     "filters",
     "fits",
+    "followed",
     "identifier",
     "initial_network",
     "load_all",

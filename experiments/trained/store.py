@@ -255,6 +255,39 @@ def initial_network(run: Run, data: Data, index: int) -> nnx.Module:
         return _init(run.network, data.images.shape[-1], len(data.class_names))(key)
 
 
+def followed(
+    run: Run, data: Data, index: int, records: np.ndarray, wanted: np.ndarray
+) -> tuple[linear_cnn.Trajectory, list[nnx.Module]]:
+    """One of the networks of a run with its first layer recorded at these steps, up to
+    the last one, and as it was after each of some numbers of steps.
+
+    Its batches are those of the run's training.
+    """
+    init = _init(run.network, data.images.shape[-1], len(data.class_names))
+    shared: dict[str, Any] = {
+        "optimizer": _optimizer(run.learning_rate, run.momentum, run.weight_decay),
+        "key": _keys(run)[index],
+        "batch_size": run.batch_size,
+        "loss": "cross_entropy",
+    }
+
+    def trained(steps: int, **more: Any) -> linear_cnn.Trajectory:
+        options = shared | more | {"steps": int(steps)}
+        return linear_cnn.train(init, data.images, data.labels, **options)
+
+    with jax.enable_x64(False):
+        whole = trained(
+            records[-1], record_steps=records, progress=True, keep_state=False
+        )
+        networks = [
+            linear_cnn.trained_network(init, trained(steps, record_steps=[steps]))
+            if steps
+            else initial_network(run, data, index)
+            for steps in wanted
+        ]
+    return whole, networks
+
+
 def _keys(run: Run) -> jax.Array:
     """One a network; those of fewer networks are the first of those of more."""
     with jax.threefry_partitionable(True):
