@@ -25,7 +25,7 @@ def test_presets_complete_every_setting(tmp_path: Path) -> None:
         for name, module in made.items()
         if issubclass(module.Settings, trained.Settings)
     }
-    assert len(made) == 11
+    assert len(made) == 12
     for (name, module), preset in itertools.product(made.items(), PRESET_NAMES):
         settings = dataclasses.replace(module.PRESETS[preset], out=tmp_path)
         given = catalogue.resolved(name, settings)
