@@ -60,17 +60,24 @@ def _command(name: str, preset: Preset | None) -> Callable[..., Any]:
 
 
 def _other(name: str) -> Callable[..., Any]:
-    from experiments import benchmark, everything, report
-    from experiments.download import standard
+    """One of OTHERS; those that are not asked for are not imported."""
+    if name == "all":
+        from experiments import everything
 
-    others: dict[str, Callable[..., Any]] = {
-        "list": catalogue.show,
-        "all": everything.main,
-        "report": report.main,
-        "benchmark": benchmark.main,
-        "data": standard.main,
-    }
-    return others[name]
+        return everything.main
+    if name == "report":
+        from experiments import report
+
+        return report.main
+    if name == "benchmark":
+        from experiments import benchmark
+
+        return benchmark.main
+    if name == "data":
+        from experiments.download import standard
+
+        return standard.main
+    return catalogue.show
 
 
 NO_CACHE = "--no-cache"
