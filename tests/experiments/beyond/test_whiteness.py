@@ -145,6 +145,21 @@ def test_one_location_is_white_on_any_way_down() -> None:
         assert recursion.whiteness(moment) == pytest.approx(1)
 
 
+def test_rows_that_pools_leave_over_get_no_signal() -> None:
+    mask = np.ones((1, 5, 7, 2), bool)
+    found = recursion.back([recursion.gate(mask, 2)], recursion.of_mean(2, 3))
+    assert found.shape == (5, 7, 5, 7)
+    assert (found[:4, :6, :4, :6] == 1).all()
+    assert found.sum() == (4 * 6) ** 2
+    # 12, 6 and 3 pixels: the last pool leaves one location, and drops five.
+    made = networks.settled(plain(), "full", images(4, 12), np.random.default_rng(0))
+    moment = recursion.of_mean(*made.size)
+    for steps in reversed(made.layers):
+        moment = recursion.back(steps, moment)
+        assert recursion.whiteness(moment) == pytest.approx(1)
+    assert moment.shape == (6, 6, 6, 6)
+
+
 # --- networks that keep a part of batch norm ---
 
 
