@@ -132,10 +132,10 @@ def _kept(
         "curvature_images": settings.curvature_images,
     }
     del content["seeds"]
-    assert settings.store is not None
-    folder = disk.prepare_folder(settings.store / NAME, "--store")
-    return disk.kept_arrays(
-        folder / f"{trained.identifier(content)}.npz",
+    return trained.kept(
+        settings.store,
+        NAME,
+        content,
         lambda: measured(run, data, index, settings),
         fresh=settings.fresh,
     )
@@ -160,9 +160,7 @@ def measured(
     conv1 = np.asarray(trajectory.conv1, np.float64)
     at = {int(step): conv1[place] for place, step in enumerate(trajectory.steps)}
     components = np.asarray(theory.patch_spectrum(data.images, KERNEL_SIZE).components)
-    some = frame.inputs.evenly_spaced(
-        data.labels, data.class_names, min(settings.curvature_images, len(data.labels))
-    )
+    some = trained.chosen(data, settings.curvature_images)
     shape = (len(after), len(ends))
     profile = np.full((*shape, len(components)), np.nan)
     predicted = np.full((*shape, len(MULTIPLES), len(components)), np.nan)
@@ -218,10 +216,16 @@ def best_multiples(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.asarray(np.exp(np.log(MULTIPLES)[best].mean(axis=0)))
 
 
+def fall(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Trace of the curvature over that before training, (S, A)."""
+    trace = arrays["run/trace"]
+    return np.asarray(trace / trace[:, :1])
+
+
 def summary(arrays: Arrays) -> dict[str, Any]:
     """What each curvature predicts of the rest, at the end of training; the checks."""
     end = correlations(arrays)[:, :, -1]
-    trace = arrays["run/trace"] / arrays["run/trace"][:, :1]
+    trace, multiples = fall(arrays), best_multiples(arrays)
     rows = [
         {
             "after": int(steps),
@@ -229,7 +233,7 @@ def summary(arrays: Arrays) -> dict[str, Any]:
             "participation": frame.spread(arrays["run/participation"][:, place]),
             "own": frame.spread(end[:, place, OWN_TIME]),
             "best": frame.spread(end[:, place].max(axis=-1)),
-            "multiple": float(best_multiples(arrays)[place]),
+            "multiple": float(multiples[place]),
         }
         for place, steps in enumerate(arrays["run/after"][0])
     ]
@@ -242,7 +246,7 @@ def checks(arrays: Mapping[str, np.ndarray]) -> list[frame.Check]:
     own = whole[..., OWN_TIME]
     end = own[:, :, -1].mean(axis=0)
     best = whole[:, :, -1].max(axis=-1).mean(axis=0)
-    trace = (arrays["run/trace"] / arrays["run/trace"][:, :1]).mean(axis=0)
+    trace = fall(arrays).mean(axis=0)
     multiples = best_multiples(arrays)
     *_, some, many = arrays["run/after"][0]
     lowest = np.nanmin(own[:, -1].mean(axis=0))

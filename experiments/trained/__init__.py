@@ -13,6 +13,7 @@ from experiments.trained.data import (
     KERNEL_SIZE,
     PAPER_CHANNELS,
     Data,
+    chosen,
     load_all,
 )
 from experiments.trained.elsewhere import (
@@ -58,7 +59,7 @@ from experiments.trained.settings import (
     several_runs,
     shuffled_run,
 )
-from experiments.trained.store import followed, identifier, initial_network
+from experiments.trained.store import followed, identifier, initial_network, kept
 
 __all__ = [
     "COMMAND",
@@ -87,6 +88,7 @@ __all__ = [
     "check_numbers",
     "check_other_network",
     "check_several",
+    "chosen",
     "comparison_table",
     "correlations",
     "cosines",
@@ -98,6 +100,7 @@ __all__ = [
     "followed",
     "identifier",
     "initial_network",
+    "kept",
     "load_all",
     "measure",
     "measured",

@@ -85,6 +85,13 @@ def load_all(named: Mapping[str, Run], data_dir: Path | None = None) -> dict[str
     return found
 
 
+def chosen(data: Data, count: int) -> np.ndarray:
+    """Places of so many of the training images, or all, to measure on: of each class as
+    many."""
+    labels = data.labels
+    return inputs.evenly_spaced(labels, data.class_names, min(count, len(labels)))
+
+
 def _source(
     files: tuple[str, int | tuple[int, int] | None, bool],
     count: int | None,

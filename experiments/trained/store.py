@@ -20,7 +20,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import lru_cache
@@ -187,24 +187,18 @@ def _train(
     known = arrays_of_first(lambda: _finished(smaller, folder)) if first else {}
     checkpoints = _checkpoints(place, first)
     continued, started = checkpoints.exists(), time.perf_counter()
-    per_epoch = len(data.labels) // run.batch_size
-    decay_steps = run.epochs * per_epoch if run.schedule == "cosine" else None
+    per_epoch = _steps_of_epoch(run, data)
     # The experiments compute in float64, but a run does not depend on that.
     with jax.enable_x64(False), _counted_from(first):
         trajectory = linear_cnn.train_seeds(
-            _init(run.network, data.images.shape[-1], len(data.class_names)),
+            _init_of(run, data),
             data.images,
             data.labels,
-            optimizer=_optimizer(
-                run.learning_rate, run.momentum, run.weight_decay, decay_steps
-            ),
             keys=_keys(run)[first:],
             epochs=run.epochs,
-            batch_size=run.batch_size,
             record_steps=np.array(run.record_epochs) * per_epoch,
-            loss="cross_entropy",
             validation=data.validation,
-            frozen=run.frozen,
+            **_recipe(run, data),
             checkpoint_dir=checkpoints,
             keep_state=False,
             progress=True,
@@ -247,12 +241,27 @@ def _counted_from(first: int) -> Iterator[None]:
         raise linear_cnn.TrainingDiverged(message, error.trajectory) from error
 
 
+def kept(
+    store: Path | None,
+    name: str,
+    content: dict[str, Any],
+    make: Callable[[], Mapping[str, Any]],
+    *,
+    fresh: bool,
+) -> Arrays:
+    """Arrays that an experiment keeps beside the runs, in a folder of this name: made
+    once for the same content, or again if `fresh`."""
+    assert store is not None  # checked settings have one
+    folder = disk.prepare_folder(store / name, "--store")
+    return disk.kept_arrays(folder / f"{identifier(content)}.npz", make, fresh=fresh)
+
+
 def initial_network(run: Run, data: Data, index: int) -> nnx.Module:
     """One of the networks of a run as it was before its training."""
     with jax.enable_x64(False):
         # As `linear_cnn.train` derives it.
         key = jax.random.split(_keys(run)[index])[0]
-        return _init(run.network, data.images.shape[-1], len(data.class_names))(key)
+        return _init_of(run, data)(key)
 
 
 def followed(
@@ -263,13 +272,8 @@ def followed(
 
     Its batches are those of the run's training.
     """
-    init = _init(run.network, data.images.shape[-1], len(data.class_names))
-    shared: dict[str, Any] = {
-        "optimizer": _optimizer(run.learning_rate, run.momentum, run.weight_decay),
-        "key": _keys(run)[index],
-        "batch_size": run.batch_size,
-        "loss": "cross_entropy",
-    }
+    init = _init_of(run, data)
+    shared = _recipe(run, data) | {"key": _keys(run)[index]}
 
     def trained(steps: int, **more: Any) -> linear_cnn.Trajectory:
         options = shared | more | {"steps": int(steps)}
@@ -286,6 +290,28 @@ def followed(
             for steps in wanted
         ]
     return whole, networks
+
+
+def _recipe(run: Run, data: Data) -> dict[str, Any]:
+    """How a run trains, as `linear_cnn.train` takes it."""
+    decays = run.schedule == "cosine"
+    decay_steps = run.epochs * _steps_of_epoch(run, data) if decays else None
+    return {
+        "optimizer": _optimizer(
+            run.learning_rate, run.momentum, run.weight_decay, decay_steps
+        ),
+        "batch_size": run.batch_size,
+        "loss": "cross_entropy",
+        "frozen": run.frozen,
+    }
+
+
+def _steps_of_epoch(run: Run, data: Data) -> int:
+    return len(data.labels) // run.batch_size
+
+
+def _init_of(run: Run, data: Data) -> Callable[[jax.Array], nnx.Module]:
+    return _init(run.network, data.images.shape[-1], len(data.class_names))
 
 
 def _keys(run: Run) -> jax.Array:

@@ -70,10 +70,10 @@ def _kept(
     }
     for unused in ("seeds", "record_epochs"):
         del content[unused]
-    assert settings.store is not None
-    folder = disk.prepare_folder(settings.store / NAME, "--store")
-    return disk.kept_arrays(
-        folder / f"{trained.identifier(content)}.npz",
+    return trained.kept(
+        settings.store,
+        NAME,
+        content,
         lambda: measured(run, data, index, settings),
         fresh=settings.fresh,
     )

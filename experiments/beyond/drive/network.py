@@ -7,7 +7,7 @@ import numpy as np
 
 import linear_cnn
 import theory
-from experiments import frame, trained
+from experiments import trained
 from experiments.beyond.drive import law
 from experiments.beyond.drive.settings import Settings
 from experiments.beyond.drive.training import AGAIN, OWN, UNSEEN, Record, follow
@@ -57,11 +57,7 @@ def measured(
     """
     spectrum = theory.patch_spectrum(data.images, trained.KERNEL_SIZE)
     components = np.asarray(spectrum.components)
-    some = frame.inputs.evenly_spaced(
-        data.labels,
-        data.class_names,
-        min(settings.curvature_images, len(data.labels)),
-    )
+    some = trained.chosen(data, settings.curvature_images)
     records = list(follow(run, data, index, settings.intervals))
     first = _kernel(records[0])
     states = [_state(record, first, components, data, some) for record in records]

@@ -20,7 +20,7 @@ from experiments.beyond.initialisation.settings import (
     Arm,
     Settings,
 )
-from experiments.frame import Arrays, disk, inputs
+from experiments.frame import Arrays, inputs
 
 # To be raised by a change of the code after which the same settings give other arrays.
 FORMAT = 1
@@ -155,9 +155,6 @@ def trained_group(
     content |= {name: getattr(settings, name) for name in kept}
     if arm.learns == "slowly":
         content["slowed"] = settings.slowed
-    assert settings.store is not None
-    folder = disk.prepare_folder(settings.store / "initialisation", "--store")
-    file = folder / f"{trained.identifier(content)}.npz"
 
     def make() -> Arrays:
         made = _train(arm, rate, data, settings, content)
@@ -166,7 +163,9 @@ def trained_group(
         jax.clear_caches()
         return made
 
-    return disk.kept_arrays(file, make, fresh=settings.fresh)
+    return trained.kept(
+        settings.store, "initialisation", content, make, fresh=settings.fresh
+    )
 
 
 def _train(

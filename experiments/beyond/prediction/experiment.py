@@ -135,7 +135,7 @@ def fitted(
     Args:
       parts, controls: whether to fit the ABLATIONS, and the CONTROLS.
     """
-    images = data.images[start.chosen(data, SOME_IMAGES)]
+    images = data.images[trained.chosen(data, SOME_IMAGES)]
     padded = forms.moment_with_padding(images)
     other_images = forms.other_images(images, data) if controls else {}
     spectrum = measured.variance, measured.components

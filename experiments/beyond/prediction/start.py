@@ -11,14 +11,14 @@ from flax import nnx
 
 import linear_cnn
 import theory
-from experiments import frame, trained
+from experiments import trained
 from experiments.beyond.prediction.forms import (
     filter_moments,
     has_batch_norm,
     padded,
 )
 from experiments.beyond.prediction.settings import MULTIPLES, Settings
-from experiments.frame import Arrays, disk
+from experiments.frame import Arrays
 
 # To be raised by a change of the code after which the same settings give other arrays.
 FORMAT = 1
@@ -107,9 +107,6 @@ def _kept(
         "curvature_images": settings.curvature_images,
     }
     name = trained.identifier(content)
-    assert settings.store is not None
-    folder = disk.prepare_folder(settings.store / "starts", "--store")
-    file = folder / f"{name}.npz"
 
     def make() -> Arrays:
         network = trained.initial_network(run, data, index)
@@ -118,7 +115,7 @@ def _kept(
         return at_start(network, data, *known)
 
     fresh = settings.fresh and name not in made
-    found = disk.kept_arrays(file, make, fresh=fresh)
+    found = trained.kept(settings.store, "starts", content, make, fresh=fresh)
     made.add(name)
     # In one program with others, as it was trained, rounding may differ.
     if not np.allclose(found["kernel"], measured.conv1[index, 0], rtol=1e-4, atol=1e-6):
@@ -127,12 +124,6 @@ def _kept(
             " its seed gives now; train it again with --fresh."
         )
     return found
-
-
-def chosen(data: trained.Data, count: int) -> np.ndarray:
-    """Places of the training images to measure on."""
-    labels = data.labels
-    return frame.inputs.evenly_spaced(labels, data.class_names, min(count, len(labels)))
 
 
 def at_start(
@@ -164,7 +155,7 @@ def at_start(
       of single filters and of their moments, and their "cosines" (K,); "trace" and
       "drive_ratio" (), of the curvature, and N |b|^2 over it.
     """
-    count, some = len(data.labels), chosen(data, curvature_images)
+    count, some = len(data.labels), trained.chosen(data, curvature_images)
     images, labels = data.images[some], data.labels[some]
     measure: dict[str, Any] = {
         "loss": "cross_entropy",
@@ -262,7 +253,7 @@ def signals(run: trained.Run, data: trained.Data, count: int) -> Arrays:
       "border" over that inside, and root mean square correlation of different
       "filters".
     """
-    images, found = data.images[chosen(data, count)], []
+    images, found = data.images[trained.chosen(data, count)], []
     for index in range(run.seeds):
         with warnings.catch_warnings():
             # Whiteness above its bound is a result here.

@@ -68,6 +68,18 @@ def test_networks_along_a_training() -> None:
     assert abs(other.conv1[0] - whole.conv1[0]).max() > 0.1
 
 
+def test_networks_are_trained_as_their_run_says() -> None:
+    data, steps = small_data(), np.array([0, 4, 10])
+    plain, *others = (
+        trained.followed(replace(RUN, **change), data, 0, steps, steps[:0])[0].conv1
+        for change in ({}, {"schedule": "cosine"}, {"frozen": ("conv1",)})
+    )
+    cosine, frozen = others
+    assert abs(cosine[1] - plain[1]).max() > 1e-5
+    np.testing.assert_array_equal(frozen[2], frozen[0])
+    assert abs(plain[2] - plain[0]).max() > 1e-3
+
+
 def test_measured_by_its_definition() -> None:
     data = small_data()
     found = later.measured(RUN, data, 0, SETTINGS)

@@ -110,7 +110,7 @@ def small(request: pytest.FixtureRequest) -> Small:
 
 def curvature_of(small: Small) -> np.ndarray:
     """On the images that were chosen, (n, n), n = K d'."""
-    chosen = start.chosen(small.data, small.curvature_images)
+    chosen = trained.chosen(small.data, small.curvature_images)
     assert len(chosen) == small.curvature_images
     tangent = linear_cnn.tangent_moments(
         small.network,
@@ -327,7 +327,7 @@ def test_what_flows_back(small: Small) -> None:
     run = replace(runs(settings)["base"], network=small.kind, seeds=2)
     found = start.signals(run, small.data, 20)
     assert {values.shape for values in found.values()} == {(2,)}
-    images = small.data.images[start.chosen(small.data, 20)]
+    images = small.data.images[trained.chosen(small.data, 20)]
     network = trained.initial_network(run, small.data, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
