@@ -223,10 +223,10 @@ CATALOGUE: dict[str, Experiment] = {
         captions={
             "whiteness": (
                 "Above: how white the signal is before training (1: locations do not"
-                " correlate), by what is kept of"
-                " batch norm, and against what follows from the gates alone. Below: on"
-                " the way down from the mean over locations; and how far blocks of the"
-                " curvature are from moments of patches."
+                " correlate), by what is kept of batch norm, and against what follows"
+                " from the gates alone. Below: on the way down from the mean over"
+                " locations; and how far blocks of the curvature are from moments of"
+                " patches."
             ),
         },
     ),

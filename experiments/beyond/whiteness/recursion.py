@@ -41,14 +41,15 @@ def gate(mask: np.ndarray, window: int = 1) -> Step:
       mask: whether the signal passes, (N, h, w, C).
       window: of the pool.
     """
+    return partial(_through_gate, mask, window)
+
+
+def _through_gate(mask: np.ndarray, window: int, moment: np.ndarray) -> np.ndarray:
     count, height, width, channels = mask.shape
     rows = np.moveaxis(mask, 3, 1).reshape(count * channels, -1).astype(np.float32)
     # Whole numbers, exact in float32 up to 16 million rows.
     both = (rows.T @ rows).astype(np.float64) / len(rows)
-    return partial(_through_gate, both.reshape(height, width, height, width), window)
-
-
-def _through_gate(both: np.ndarray, window: int, moment: np.ndarray) -> np.ndarray:
+    both = both.reshape(height, width, height, width)
     for axis in range(4):
         moment = moment.repeat(window, axis)
         left_over = both.shape[axis] - moment.shape[axis]  # by windows: no signal
